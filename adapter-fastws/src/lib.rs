@@ -1,0 +1,1 @@
+//! Serves Strait channels from long-lived nodes, on fastwebsockets and hyper.

@@ -1,0 +1,1 @@
+//! Channels, handlers, the event hub and the store traits of Strait.
