@@ -1,0 +1,128 @@
+//! What is published on topics and sent to channels: events, their payloads and their positions.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::name::ChannelId;
+
+/// How the bytes of a payload are to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One JSON value (RFC 8259), in UTF-8.
+    Json,
+    /// UTF-8 text.
+    Text,
+    /// Any bytes.
+    Binary,
+}
+
+/// The content of a message or an event. Text payloads are valid UTF-8 by construction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload {
+    format: Format,
+    bytes: Bytes,
+}
+
+impl Payload {
+    /// A value as JSON.
+    ///
+    /// # Errors
+    /// What the value's `Serialize` answers, or a map key that is not a string.
+    pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        let bytes = Bytes::from(serde_json::to_vec(value)?);
+        Ok(Self { format: Format::Json, bytes })
+    }
+
+    /// Text.
+    #[must_use]
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { format: Format::Text, bytes: Bytes::from(text.into()) }
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn binary(bytes: impl Into<Bytes>) -> Self {
+        Self { format: Format::Binary, bytes: bytes.into() }
+    }
+
+    /// A payload as a store kept it.
+    ///
+    /// # Errors
+    /// Bytes that are not UTF-8 in a format that must be.
+    pub fn from_parts(format: Format, bytes: Bytes) -> Result<Self, std::str::Utf8Error> {
+        if format != Format::Binary {
+            std::str::from_utf8(&bytes)?;
+        }
+        Ok(Self { format, bytes })
+    }
+
+    /// How the bytes are to be read.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The bytes as they are sent.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+}
+
+/// What happened on a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventKind {
+    /// Something was published, or sent to one channel.
+    Message,
+    /// A channel with presence joined; the payload is its presence entry.
+    Join,
+    /// A channel with presence left; the payload is its presence entry.
+    Leave,
+}
+
+/// One event of a topic, or one direct send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// What is sent to the members.
+    pub payload: Payload,
+    /// The channel whose handler published it: there it arrives after the reply to the message that was being handled.
+    pub publisher: Option<ChannelId>,
+    /// The one channel that does not get it.
+    pub exclude: Option<ChannelId>,
+}
+
+impl Event {
+    /// A published message from nobody in particular, for everybody.
+    #[must_use]
+    pub fn message(payload: Payload) -> Self {
+        Self { kind: EventKind::Message, payload, publisher: None, exclude: None }
+    }
+}
+
+/// The place of an event in its topic.
+///
+/// A topic that has had no event is at offset 0 of its epoch, with check 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Changes when the log is lost; below 2^53, so that every JSON reader keeps it.
+    pub epoch: u64,
+    /// Counts up by 1 with each event.
+    pub offset: u64,
+    /// Random per event: a log that failed over and gave an offset again is found out by it.
+    pub check: u32,
+}
+
+/// How much of a topic is kept for recovery. Without it a publication is fan-out only, at most once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// At most so many events.
+    pub count: u32,
+    /// None older than this.
+    pub age: Duration,
+}

@@ -1,0 +1,244 @@
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::StoreError;
+use super::record::{Change, Fence, Location, Record, StoredSession, TokenHash};
+use crate::name::{ChannelId, NodeId, Topic};
+
+/// A channel that is about to be opened.
+#[derive(Debug, Clone)]
+pub struct NewChannel {
+    /// Its id.
+    pub id: ChannelId,
+    /// The name of its endpoint.
+    pub endpoint: Arc<str>,
+    /// Where its connection is.
+    pub location: Location,
+    /// Path and query, as JSON.
+    pub opening: Bytes,
+    /// Who the client is, if authentication said so. Stored as version 1.
+    pub session: Option<StoredSession>,
+    /// How long it may stay without a connection, if it is resumable.
+    pub grace: Option<Duration>,
+    /// The hash of its first resume token.
+    pub token: Option<TokenHash>,
+}
+
+/// The answer to [`ChannelStore::open`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opened {
+    /// The record, new or as it was.
+    pub record: Record,
+    /// Whether this call made it.
+    pub created: bool,
+}
+
+/// By what right a connection takes over a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttachAs {
+    /// The client shows a resume token: the present one, or the previous one while it is not confirmed.
+    Token(TokenHash),
+    /// The node that lost its lease still holds the socket of this generation, and nobody took the channel since.
+    Holder {
+        /// The generation that it held.
+        generation: u64,
+    },
+}
+
+/// A connection that takes over a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    /// By what right.
+    pub by: AttachAs,
+    /// Where the new connection is.
+    pub location: Location,
+    /// The hash of the token that replaces the present one. The one shown stays valid until it is confirmed.
+    pub next_token: Option<TokenHash>,
+}
+
+/// The answer to [`ChannelStore::attach`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attached {
+    /// The channel is at the new location, with a new generation.
+    Attached {
+        /// The record after it.
+        record: Box<Record>,
+        /// The connection that had the channel until now, if it was not detached.
+        displaced: Option<Location>,
+    },
+    /// The channel is dead or unknown, or the right does not hold.
+    Refused,
+}
+
+/// The answer to [`ChannelStore::detach`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detached {
+    /// The grace runs.
+    Done,
+    /// The fence is older than the record, or the channel is dead.
+    Stale,
+}
+
+/// What [`ChannelStore::write`] changes, all of it or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Patch {
+    /// `on_connect` has ended: from opening to open.
+    pub opened: bool,
+    /// The client has shown that it got its token: the previous one is no longer valid.
+    pub token_confirmed: bool,
+    /// The channel's state.
+    pub state: Option<Change<Bytes>>,
+    /// The session.
+    pub session: Option<Change<StoredSession>>,
+}
+
+/// The answer to [`ChannelStore::write`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Written {
+    /// Everything was written; versions went up by 1.
+    Done,
+    /// A version was not the expected one, and nothing was written.
+    Conflict(Box<Record>),
+    /// The fence is older than the record, or the channel is dead or unknown.
+    Stale,
+}
+
+/// A lock on one channel, for handling its messages one at a time across processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lock {
+    /// The channel.
+    pub id: ChannelId,
+    /// Tells this holding of the lock from every other one.
+    pub token: u64,
+}
+
+/// The right to end a channel: whoever holds it runs `on_disconnect`, and then removes the channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// Writes of `on_disconnect` go through this fence; it is stale once another claimer took over.
+    pub fence: Fence,
+    /// The record at its death.
+    pub record: Record,
+    /// What the channel was subscribed to.
+    pub topics: Vec<Topic>,
+}
+
+/// Whether a lease is asked for anew or renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseTerm {
+    /// Begin a term, whatever was before.
+    Acquire,
+    /// Go on with the present term.
+    Renew,
+}
+
+/// The answer to [`ChannelStore::lease`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lease {
+    /// The node holds its lease for the asked time, from now.
+    Held,
+    /// The term had ended: others may have claimed the node's channels.
+    Lost,
+}
+
+/// Keeps the records of channels.
+///
+/// A record dies in one atomic step ([`claim`](Self::claim), [`claim_due`](Self::claim_due)): it becomes a tombstone
+/// with a new generation, which refuses every write of older generations and every subscription, until
+/// [`remove`](Self::remove) has swept its topic rows and, last, the record itself.
+///
+/// All durations run on the store's clock.
+#[async_trait]
+pub trait ChannelStore: Debug + Send + Sync + 'static {
+    /// Makes a record of generation 1, in phase opening. Opening the same id at the same location again answers the
+    /// record as it is.
+    ///
+    /// # Errors
+    /// `Conflict` when the id is in use at another location, or the location by another channel.
+    async fn open(&self, new: NewChannel) -> Result<Opened, StoreError>;
+
+    /// The record of a channel, also when it is dead and not yet removed.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn get(&self, id: &ChannelId) -> Result<Option<Record>, StoreError>;
+
+    /// The record of the channel whose present or last connection is at a location.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn find(&self, location: &Location) -> Result<Option<Record>, StoreError>;
+
+    /// Moves a living channel to a new connection, with the next generation.
+    ///
+    /// # Errors
+    /// The store cannot answer. A right that does not hold is [`Attached::Refused`].
+    async fn attach(&self, id: &ChannelId, attach: Attach) -> Result<Attached, StoreError>;
+
+    /// The connection is gone; the channel stays for `grace`.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn detach(&self, fence: &Fence, grace: Duration) -> Result<Detached, StoreError>;
+
+    /// Changes a record, all of the patch or nothing. A claim's fence may write to the tombstone that it holds.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn write(&self, fence: &Fence, patch: Patch) -> Result<Written, StoreError>;
+
+    /// Locks a channel for `ttl`; `None` while somebody else has it. A holder that outlives its `ttl` has lost it.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn lock(&self, id: &ChannelId, by: &NodeId, ttl: Duration) -> Result<Option<Lock>, StoreError>;
+
+    /// Gives a lock back; `false` if it was lost before.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn unlock(&self, lock: &Lock) -> Result<bool, StoreError>;
+
+    /// Ends a channel: a tombstone and a claim for `ttl` in one step. `None` if the fence is stale, the channel is
+    /// unknown, or somebody else holds a claim that has not run out.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError>;
+
+    /// Holds a claim for another `ttl` from now; `false` if somebody else took it over.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn renew(&self, claim: &Claim, ttl: Duration) -> Result<bool, StoreError>;
+
+    /// Sweeps what is left of claimed channels: topic rows and presence (with its leave events), the record last.
+    /// Claims that were taken over, and channels that are gone already, are passed over. May be called again.
+    ///
+    /// # Errors
+    /// The store cannot answer; what was not swept is found again by [`claim_due`](Self::claim_due).
+    async fn remove(&self, claims: &[Claim]) -> Result<(), StoreError>;
+
+    /// Begins or renews a node's lease.
+    ///
+    /// # Errors
+    /// The store cannot answer: the node counts on its own clock how long it still holds it.
+    async fn lease(&self, node: &NodeId, term: LeaseTerm, ttl: Duration) -> Result<Lease, StoreError>;
+
+    /// Gives a node's lease back; channels that are still on it are due at once.
+    ///
+    /// # Errors
+    /// The store cannot answer; the lease ends by itself.
+    async fn release(&self, node: &NodeId) -> Result<(), StoreError>;
+
+    /// Claims up to `limit` channels that are due: those on nodes without a lease, those whose grace or claim has run
+    /// out. A resumable channel on a node without a lease is detached instead, and due when its grace ends.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn claim_due(&self, by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError>;
+}

@@ -1,0 +1,65 @@
+use std::error::Error as StdError;
+
+/// Why a store could not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StoreErrorKind {
+    /// The backend cannot be reached, or refuses work for now.
+    Unavailable,
+    /// The backend did not answer in time; the operation may or may not have happened.
+    Timeout,
+    /// The request contradicts what is stored, for example an id that is in use at another location.
+    Conflict,
+    /// What the backend holds, or answered, cannot be understood.
+    Corrupt,
+    /// The backend refuses by configuration: credentials, permissions, version.
+    Misconfigured,
+}
+
+/// A failed operation of a store.
+#[derive(Debug, thiserror::Error)]
+#[error("{backend}: {op} failed: {}", .kind.text())]
+pub struct StoreError {
+    /// What kind of failure it is.
+    pub kind: StoreErrorKind,
+    /// Which store: `memory`, `redis`, `postgres`, …
+    pub backend: &'static str,
+    /// The method that failed.
+    pub op: &'static str,
+    /// What the backend's client answered.
+    #[source]
+    pub source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl StoreErrorKind {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Unavailable => "the backend is unavailable, try again later",
+            Self::Timeout => "the backend did not answer in time, try again",
+            Self::Conflict => "the request contradicts what is stored",
+            Self::Corrupt => "the backend holds data that cannot be understood",
+            Self::Misconfigured => "the backend refuses, check its configuration",
+        }
+    }
+}
+
+impl StoreError {
+    /// An error without a source.
+    #[must_use]
+    pub fn new(kind: StoreErrorKind, backend: &'static str, op: &'static str) -> Self {
+        Self { kind, backend, op, source: None }
+    }
+
+    /// The same error with what caused it.
+    #[must_use]
+    pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, StoreErrorKind::Unavailable | StoreErrorKind::Timeout)
+    }
+}

@@ -1,0 +1,223 @@
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::StoreError;
+use super::record::{Fence, Location};
+use crate::event::{Event, Position, Retention};
+use crate::name::{ChannelId, NodeId, Topic, UserId};
+
+/// What others see of a channel that is present in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresenceEntry {
+    /// The user, if the channel has a session.
+    pub user: Option<UserId>,
+    /// The application's own data, as JSON.
+    pub data: Option<Bytes>,
+}
+
+/// A channel that wants a topic's events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// The channel, which must be alive in this generation.
+    pub fence: Fence,
+    /// The topic.
+    pub topic: Topic,
+    /// Whether the member must be found through the store: at a gateway, or in a `$user:` topic.
+    pub indexed: bool,
+    /// The presence entry, if others are to see the channel.
+    pub presence: Option<PresenceEntry>,
+}
+
+/// The answer to one [`Subscription`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subscribed {
+    /// The channel is a member from after `head` on.
+    Joined {
+        /// The topic's last event.
+        head: Position,
+    },
+    /// It was a member already.
+    Already {
+        /// The topic's last event.
+        head: Position,
+    },
+    /// The channel is dead or unknown, or the fence is stale.
+    Dead,
+}
+
+/// One page of a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page<T> {
+    /// The items. A page may hold fewer than asked for, also none, before the last one.
+    pub items: Vec<T>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<String>,
+}
+
+/// An indexed member of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// The channel and the generation that it has now.
+    pub fence: Fence,
+    /// Where its connection is.
+    pub location: Location,
+    /// The topic's last event when it joined: it gets what comes after.
+    pub joined: Position,
+}
+
+/// A channel that is present in a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// The channel.
+    pub channel: ChannelId,
+    /// What it shows.
+    pub entry: PresenceEntry,
+    /// Since when, by the store's clock.
+    pub since: SystemTime,
+}
+
+/// Something to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Where.
+    pub topic: Topic,
+    /// What.
+    pub event: Arc<Event>,
+    /// How much of the topic is kept; `None` keeps nothing and delivers at most once.
+    pub retention: Option<Retention>,
+    /// Two publications on a topic with the same key are one, while the store remembers it: as long as the topic's
+    /// retention, and at least five minutes.
+    pub key: Option<Arc<str>>,
+}
+
+/// The answer to one [`Publication`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Where the event is.
+    pub position: Position,
+    /// Whether the topic has indexed members, which the bus does not reach.
+    pub indexed: bool,
+    /// Whether a publication with the same key had been there before; nothing was delivered again.
+    pub duplicate: bool,
+}
+
+/// The answer to a replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replay {
+    /// Everything after the position, up to the limit.
+    Events {
+        /// The events in order.
+        events: Vec<(Position, Arc<Event>)>,
+        /// The last event of the log.
+        head: Position,
+        /// Whether there are more before `head`.
+        more: bool,
+    },
+    /// Something between the position and what is kept is lost, or the position is of another log.
+    Gap {
+        /// The last event of the log.
+        head: Position,
+    },
+}
+
+/// The answer to a direct send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivered {
+    /// The channel is detached: the event waits in its inbox.
+    Stored(Position),
+    /// The channel is connected there; resumable channels keep the event in the inbox as well.
+    At {
+        /// Where its connection is.
+        location: Location,
+        /// The place in the inbox.
+        position: Option<Position>,
+    },
+    /// There is no such living channel.
+    Absent,
+}
+
+/// The right to post a retained topic's events to its gateway members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// The topic.
+    pub topic: Topic,
+    /// What was posted so far.
+    pub from: Position,
+    /// Tells this holding of the relay from every other one.
+    pub token: u64,
+}
+
+/// Keeps subscriptions, presence and the logs of topics.
+///
+/// Offsets of a topic count up by 1, and the bus delivers its events in that order.
+#[async_trait]
+pub trait EventHubStore: Debug + Send + Sync + 'static {
+    /// Adds members. Joining with presence publishes a `Join` event in the same step.
+    ///
+    /// # Errors
+    /// The store cannot answer; some of the slice may have been done.
+    async fn subscribe(&self, subscriptions: &[Subscription]) -> Result<Vec<Subscribed>, StoreError>;
+
+    /// Removes members; `false` for one that was none. Leaving with presence publishes a `Leave` event.
+    ///
+    /// # Errors
+    /// The store cannot answer; some of the slice may have been done.
+    async fn unsubscribe(&self, members: &[(Fence, Topic)]) -> Result<Vec<bool>, StoreError>;
+
+    /// What a channel is subscribed to, in no particular order.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn topics(&self, id: &ChannelId) -> Result<Vec<Topic>, StoreError>;
+
+    /// The indexed members of a topic whose records are alive. `cursor` is `None` or a page's `next`. Who is a
+    /// member throughout the listing is listed once.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn members(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Member>, StoreError>;
+
+    /// Who is present in a topic: one entry a living channel, paged as [`members`](Self::members).
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn presence(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Present>, StoreError>;
+
+    /// Gives each event its position, keeps it as the retention says, and hands it to the bus: all of one item or
+    /// nothing of it.
+    async fn publish(&self, publications: &[Publication]) -> Vec<Result<Published, StoreError>>;
+
+    /// Up to `limit` events after a position.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn replay(&self, topic: &Topic, after: &Position, limit: usize) -> Result<Replay, StoreError>;
+
+    /// Finds out where direct sends go, and keeps them for channels that are detached or can be.
+    ///
+    /// # Errors
+    /// The store cannot answer; some of the slice may have been done.
+    async fn deliver(&self, sends: &[(ChannelId, Arc<Event>)]) -> Result<Vec<Delivered>, StoreError>;
+
+    /// Up to `limit` direct sends in a channel's inbox after an offset.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn inbox(&self, id: &ChannelId, after: &Position, limit: usize) -> Result<Replay, StoreError>;
+
+    /// Takes the right to relay a topic, for `ttl`; `None` while somebody else has it.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn relay(&self, topic: &Topic, by: &NodeId, ttl: Duration) -> Result<Option<Relay>, StoreError>;
+
+    /// Everything up to `through` was posted; `false` if the relay was lost. The relay is given back.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn relay_done(&self, relay: &Relay, through: &Position) -> Result<bool, StoreError>;
+}
