@@ -2,6 +2,7 @@
 
 mod close;
 mod event;
+pub mod machine;
 mod name;
 pub mod store;
 
