@@ -1,0 +1,36 @@
+//! The wire format of RFC 6455 as a server sees it: what clients send is decoded, what we send is encoded.
+//!
+//! fastwebsockets parses and unmasks, but trusts its peer in ways a server must not (`tests::upstream` holds the list). So each
+//! frame passes three stages:
+//!
+//! 1. `guard` checks the header before fastwebsockets sees a byte of it, and waits until the frame is whole;
+//! 2. `reader` lets `read_frame` run over the bytes in memory: as the frame is whole it ends in one poll, so that there is no
+//!    read future to keep or to cancel, and between two calls no reader exists;
+//! 3. `assembly` joins fragments, with the limit on the message and not on the frame.
+//!
+//! A reader lives for one call of [`Decoder::decode`] and reads ahead as far as its buffer takes, which makes one copy and a few
+//! allocations for all the frames of a chunk. Measured on one core (ns a message, release, best of 15):
+//!
+//! | | 38 bytes, 16 a chunk | 38 bytes, 1 a chunk | 1 KiB, 16 a chunk |
+//! |---|---|---|---|
+//! | this decoder | 82 | 126 | 138 |
+//! | a reader for each frame | 122 | 126 | 158 |
+//! | fastwebsockets alone, its reader and 8 KiB buffer kept, nothing checked | 63 | 66 | 100 |
+//!
+//! So the guard and the copy cost some 20 ns a message in a batch and 60 ns alone, against 8 KiB for each idle connection.
+
+mod assembly;
+mod decode;
+mod encode;
+mod guard;
+mod incoming;
+mod reader;
+mod violation;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use decode::Decoder;
+pub(crate) use encode::{close_payload, encode_header};
+pub(crate) use incoming::Incoming;
+pub(crate) use violation::Violation;
