@@ -22,7 +22,7 @@ impl Header {
     }
 }
 
-/// Checks the header at the start of `bytes` (RFC 6455 §5.2, §5.4, §5.5); `None` if it has not arrived whole.
+/// Checks the header at the start of `bytes` (RFC 6455 §5.2, §5.4, §5.5); `None` if its length has not arrived. The mask may be missing.
 ///
 /// `assembled` is the length so far of an unfinished fragmented message. What is wrong is told as soon as its bytes are there, and
 /// what a shorter prefix shows always comes first, so that the verdict does not depend on how the bytes were cut.
@@ -96,11 +96,10 @@ pub(super) fn check(
         _ => return Err(Violation::TooLarge),
     };
 
-    let head = 2 + extended + 4;
-    Ok((bytes.len() >= head).then_some(Header {
+    Ok(Some(Header {
         fin,
         opcode,
-        head,
+        head: 2 + extended + 4,
         len,
     }))
 }
