@@ -1,0 +1,55 @@
+use bytes::BytesMut;
+
+use super::incoming::Incoming;
+use super::violation::Violation;
+
+/// The fragments of an unfinished message, joined.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    text: bool,
+    data: BytesMut,
+    /// How much of a text is known to be UTF-8; what follows is at most the beginning of one character.
+    valid: usize,
+}
+
+impl Assembly {
+    pub(super) fn new(text: bool) -> Self {
+        Self {
+            text,
+            data: BytesMut::new(),
+            valid: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.data.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.data.capacity()
+    }
+
+    /// Appends a fragment; text that can no longer become UTF-8 fails at once (RFC 6455 §8.1).
+    pub(super) fn push(&mut self, fragment: &[u8]) -> Result<(), Violation> {
+        self.data.extend_from_slice(fragment);
+        if self.text {
+            match simdutf8::compat::from_utf8(&self.data[self.valid..]) {
+                Ok(_) => self.valid = self.data.len(),
+                Err(error) if error.error_len().is_none() => self.valid += error.valid_up_to(),
+                Err(_) => return Err(Violation::Utf8),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Result<Incoming, Violation> {
+        if !self.text {
+            Ok(Incoming::Binary(self.data))
+        } else if self.valid == self.data.len() {
+            Ok(Incoming::Text(self.data))
+        } else {
+            Err(Violation::Utf8)
+        }
+    }
+}

@@ -1,0 +1,224 @@
+use std::ops::ControlFlow;
+
+use bytes::{Buf, BytesMut};
+use fastwebsockets::OpCode;
+
+use super::assembly::Assembly;
+use super::guard::{self, MAX_HEADER};
+use super::incoming::Incoming;
+use super::reader::{Pieces, Reader};
+use super::violation::Violation;
+
+/// Decodes what one client sends. It does no I/O, keeps no reader, and has no heap while nothing is unfinished.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    /// The beginning of a frame; after a break, all that was not decoded.
+    carry: BytesMut,
+    assembly: Option<Box<Assembly>>,
+    max_message: usize,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// All that had arrived whole is decoded.
+    Drained,
+    /// The taker wanted no more for now.
+    Stopped,
+    /// A close frame or a violation has ended the stream.
+    Ended,
+}
+
+impl Decoder {
+    /// `max_message` is in bytes of payload, over all fragments of a message.
+    pub(crate) fn new(max_message: usize) -> Self {
+        Self {
+            carry: BytesMut::new(),
+            assembly: None,
+            max_message,
+            phase: Phase::Drained,
+        }
+    }
+
+    /// Decodes what has arrived whole and hands it to `take`, in order.
+    ///
+    /// When `take` breaks, the rest is copied and kept; `decode(&[], …)` goes on from there. After a close frame or a violation
+    /// nothing is decoded any more, and whatever else comes is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the client broke. The messages before it have been handed over.
+    pub(crate) fn decode(
+        &mut self,
+        chunk: &[u8],
+        take: impl FnMut(Incoming) -> ControlFlow<()>,
+    ) -> Result<(), Violation> {
+        if self.phase == Phase::Ended {
+            return Ok(());
+        }
+        let mut consumed = 0;
+        let bytes = Pieces {
+            carry: &self.carry,
+            chunk,
+        };
+        let result = run(
+            bytes,
+            &mut consumed,
+            &mut self.assembly,
+            self.max_message,
+            take,
+        );
+        self.phase = *result.as_ref().unwrap_or(&Phase::Ended);
+        match self.phase {
+            Phase::Drained => self.keep_partial(consumed, chunk),
+            Phase::Stopped => self.keep_rest(consumed, chunk),
+            Phase::Ended => {
+                self.carry = BytesMut::new();
+                self.assembly = None;
+            }
+        }
+        result.map(drop)
+    }
+
+    /// Whether the client is between two messages, with nothing of the next one here.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.carry.is_empty() && self.assembly.is_none()
+    }
+
+    /// Whether `take` has broken off and there are bytes to go on with.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.phase == Phase::Stopped && !self.carry.is_empty()
+    }
+
+    /// Bytes of heap reserved for what is unfinished.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        let assembly = self
+            .assembly
+            .as_ref()
+            .map_or(0, |assembly| size_of::<Assembly>() + assembly.capacity());
+        self.carry.capacity() + assembly
+    }
+
+    /// Keeps the beginning of a frame. If frames went before it, it gets an allocation of just its size: the client decides how
+    /// long it stays.
+    fn keep_partial(&mut self, consumed: usize, chunk: &[u8]) {
+        if consumed == 0 {
+            self.carry.extend_from_slice(chunk);
+        } else if let Some(chunk) = consumed
+            .checked_sub(self.carry.len())
+            .map(|skipped| &chunk[skipped..])
+        {
+            self.carry = BytesMut::from(chunk);
+        } else {
+            let mut carry = BytesMut::with_capacity(self.carry.len() - consumed + chunk.len());
+            carry.extend_from_slice(&self.carry[consumed..]);
+            carry.extend_from_slice(chunk);
+            self.carry = carry;
+        }
+    }
+
+    /// Keeps what was not decoded, in place where it can: it may be taken one message at a time.
+    fn keep_rest(&mut self, consumed: usize, chunk: &[u8]) {
+        if let Some(skipped) = consumed.checked_sub(self.carry.len()) {
+            self.carry = BytesMut::from(&chunk[skipped..]);
+        } else {
+            self.carry.advance(consumed);
+            self.carry.extend_from_slice(chunk);
+        }
+    }
+}
+
+/// Counts in `consumed` the bytes of the frames that were decoded.
+fn run(
+    bytes: Pieces<'_>,
+    consumed: &mut usize,
+    assembly: &mut Option<Box<Assembly>>,
+    max_message: usize,
+    mut take: impl FnMut(Incoming) -> ControlFlow<()>,
+) -> Result<Phase, Violation> {
+    let mut reader = None;
+    let mut scratch = [0; MAX_HEADER];
+    loop {
+        let header = guard::check(
+            peek(bytes, *consumed, &mut scratch),
+            assembly.as_ref().map(|a| a.len()),
+            max_message,
+        )?;
+        let Some(header) = header.filter(|header| header.frame_len() <= bytes.len() - *consumed)
+        else {
+            return Ok(Phase::Drained);
+        };
+        // A reader starts at the first frame of the call, whose bytes nothing has consumed yet.
+        let payload = reader
+            .get_or_insert_with(|| Reader::new(bytes))
+            .read(&header)?;
+        *consumed += header.frame_len();
+
+        let incoming = match header.opcode {
+            OpCode::Text if header.fin => Incoming::Text(payload),
+            OpCode::Binary if header.fin => Incoming::Binary(payload),
+            OpCode::Text | OpCode::Binary => {
+                assembly
+                    .insert(Box::new(Assembly::new(header.opcode == OpCode::Text)))
+                    .push(&payload)?;
+                continue;
+            }
+            OpCode::Continuation => {
+                let mut message = assembly.take().ok_or(Violation::ContinuationWithoutStart)?;
+                message.push(&payload)?;
+                if !header.fin {
+                    *assembly = Some(message);
+                    continue;
+                }
+                message.finish()?
+            }
+            OpCode::Ping => Incoming::Ping(payload),
+            OpCode::Pong => Incoming::Pong,
+            OpCode::Close => {
+                let close = close(&payload)?;
+                // Whether the taker wants more is no question any more.
+                let _ = take(Incoming::Close(close));
+                return Ok(Phase::Ended);
+            }
+        };
+        if take(incoming).is_break() {
+            return Ok(Phase::Stopped);
+        }
+    }
+}
+
+/// The bytes from `at` on, as many as a header can have, joined in `scratch` where they lie in both pieces.
+#[inline]
+fn peek<'a>(bytes: Pieces<'a>, at: usize, scratch: &'a mut [u8; MAX_HEADER]) -> &'a [u8] {
+    let Pieces { carry, chunk } = bytes;
+    match carry.get(at..) {
+        None | Some([]) => &chunk[at - carry.len()..],
+        Some(front) if front.len() >= MAX_HEADER => front,
+        Some(front) => {
+            let back = &chunk[..chunk.len().min(MAX_HEADER - front.len())];
+            let len = front.len() + back.len();
+            scratch[..front.len()].copy_from_slice(front);
+            scratch[front.len()..len].copy_from_slice(back);
+            &scratch[..len]
+        }
+    }
+}
+
+/// Checks the payload of a close frame (RFC 6455 §5.5.1, §7.4).
+fn close(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
+    let Some((&code, reason)) = payload.split_first_chunk() else {
+        return if payload.is_empty() {
+            Ok(None)
+        } else {
+            Err(Violation::ClosePayload)
+        };
+    };
+    let code = u16::from_be_bytes(code);
+    // 1004–1006 and 1015 are never sent; 1012–1014 came into the IANA registry after the RFC.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Violation::CloseCode);
+    }
+    let reason = simdutf8::basic::from_utf8(reason).map_err(|_| Violation::Utf8)?;
+    Ok(Some((code, reason.to_owned())))
+}
