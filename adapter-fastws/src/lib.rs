@@ -2,10 +2,6 @@
 
 #[cfg_attr(
     not(test),
-    expect(
-        dead_code,
-        unused_imports,
-        reason = "the connection task that reads through it comes next"
-    )
+    expect(dead_code, unused_imports, reason = "the connection task that reads through it comes next")
 )]
 mod frame;

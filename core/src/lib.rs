@@ -1,11 +1,36 @@
 //! Channels, handlers, the event hub and the store traits of Strait.
 
+mod app;
+mod channel;
 mod close;
+mod conversation;
+mod endpoint;
+mod error;
 mod event;
+mod frame;
+mod handler;
+mod hub;
 pub mod machine;
 mod name;
+mod outlet;
+mod policy;
+mod protocol;
 pub mod store;
 
+pub use app::{Accepted, Admitted, App, AppBuilder, BuildError, Gaps, OpeningData, Refusal};
+pub use channel::{Channel, ChannelState, Session};
 pub use close::{Close, MAX_REASON};
+pub use conversation::{Conversation, Driven, Inbound};
+pub use endpoint::{Endpoint, Route};
+pub use error::Error;
 pub use event::{Event, EventKind, Format, Payload, Position, Retention};
+pub use frame::{Frame, FrameKind, MAX_HEADER, frame_header};
+pub use handler::{
+    Admit, BoxFuture, ConnectContext, Connected, Context, DisconnectContext, DisconnectReason, Extract, Handler,
+    HandlerLayer, HasChannel, Headers, IntoReply, Json, MessageContext, MessageService, NoReply, OpenContext, Opening,
+    Peer, Reply, Requirement, Respond, State, Valid, Validate,
+};
+pub use hub::{EventHub, Publish};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};
+pub use outlet::{Nowhere, Outlet};
+pub use policy::{Limits, Origins, RateLimit, SlowClient};

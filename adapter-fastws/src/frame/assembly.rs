@@ -14,11 +14,7 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn new(text: bool) -> Self {
-        Self {
-            text,
-            data: BytesMut::new(),
-            valid: 0,
-        }
+        Self { text, data: BytesMut::new(), valid: 0 }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -32,12 +32,7 @@ enum Phase {
 impl Decoder {
     /// `max_message` is in bytes of payload, over all fragments of a message.
     pub(crate) fn new(max_message: usize) -> Self {
-        Self {
-            carry: BytesMut::new(),
-            assembly: None,
-            max_message,
-            phase: Phase::Drained,
-        }
+        Self { carry: BytesMut::new(), assembly: None, max_message, phase: Phase::Drained }
     }
 
     /// Decodes what has arrived whole and hands it to `take`, in order.
@@ -57,17 +52,8 @@ impl Decoder {
             return Ok(());
         }
         let mut consumed = 0;
-        let bytes = Pieces {
-            carry: &self.carry,
-            chunk,
-        };
-        let result = run(
-            bytes,
-            &mut consumed,
-            &mut self.assembly,
-            self.max_message,
-            take,
-        );
+        let bytes = Pieces { carry: &self.carry, chunk };
+        let result = run(bytes, &mut consumed, &mut self.assembly, self.max_message, take);
         self.phase = *result.as_ref().unwrap_or(&Phase::Ended);
         match self.phase {
             Phase::Drained => self.keep_partial(consumed, chunk),
@@ -93,10 +79,7 @@ impl Decoder {
     /// Bytes of heap reserved for what is unfinished.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
-        let assembly = self
-            .assembly
-            .as_ref()
-            .map_or(0, |assembly| size_of::<Assembly>() + assembly.capacity());
+        let assembly = self.assembly.as_ref().map_or(0, |assembly| size_of::<Assembly>() + assembly.capacity());
         self.carry.capacity() + assembly
     }
 
@@ -105,10 +88,7 @@ impl Decoder {
     fn keep_partial(&mut self, consumed: usize, chunk: &[u8]) {
         if consumed == 0 {
             self.carry.extend_from_slice(chunk);
-        } else if let Some(chunk) = consumed
-            .checked_sub(self.carry.len())
-            .map(|skipped| &chunk[skipped..])
-        {
+        } else if let Some(chunk) = consumed.checked_sub(self.carry.len()).map(|skipped| &chunk[skipped..]) {
             self.carry = BytesMut::from(chunk);
         } else {
             let mut carry = BytesMut::with_capacity(self.carry.len() - consumed + chunk.len());
@@ -140,28 +120,20 @@ fn run(
     let mut reader = None;
     let mut scratch = [0; MAX_HEADER];
     loop {
-        let header = guard::check(
-            peek(bytes, *consumed, &mut scratch),
-            assembly.as_ref().map(|a| a.len()),
-            max_message,
-        )?;
-        let Some(header) = header.filter(|header| header.frame_len() <= bytes.len() - *consumed)
-        else {
+        let header =
+            guard::check(peek(bytes, *consumed, &mut scratch), assembly.as_ref().map(|a| a.len()), max_message)?;
+        let Some(header) = header.filter(|header| header.frame_len() <= bytes.len() - *consumed) else {
             return Ok(Phase::Drained);
         };
         // A reader starts at the first frame of the call, whose bytes nothing has consumed yet.
-        let payload = reader
-            .get_or_insert_with(|| Reader::new(bytes))
-            .read(&header)?;
+        let payload = reader.get_or_insert_with(|| Reader::new(bytes)).read(&header)?;
         *consumed += header.frame_len();
 
         let incoming = match header.opcode {
             OpCode::Text if header.fin => Incoming::Text(payload),
             OpCode::Binary if header.fin => Incoming::Binary(payload),
             OpCode::Text | OpCode::Binary => {
-                assembly
-                    .insert(Box::new(Assembly::new(header.opcode == OpCode::Text)))
-                    .push(&payload)?;
+                assembly.insert(Box::new(Assembly::new(header.opcode == OpCode::Text))).push(&payload)?;
                 continue;
             }
             OpCode::Continuation => {
@@ -208,11 +180,7 @@ fn peek<'a>(bytes: Pieces<'a>, at: usize, scratch: &'a mut [u8; MAX_HEADER]) -> 
 /// Checks the payload of a close frame (RFC 6455 §5.5.1, §7.4).
 fn close(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
     let Some((&code, reason)) = payload.split_first_chunk() else {
-        return if payload.is_empty() {
-            Ok(None)
-        } else {
-            Err(Violation::ClosePayload)
-        };
+        return if payload.is_empty() { Ok(None) } else { Err(Violation::ClosePayload) };
     };
     let code = u16::from_be_bytes(code);
     // 1004–1006 and 1015 are never sent; 1012–1014 came into the IANA registry after the RFC.

@@ -27,11 +27,7 @@ impl Header {
 /// `assembled` is the length so far of an unfinished fragmented message. What is wrong is told as soon as its bytes are there, and
 /// what a shorter prefix shows always comes first, so that the verdict does not depend on how the bytes were cut.
 #[inline]
-pub(super) fn check(
-    bytes: &[u8],
-    assembled: Option<usize>,
-    max_message: usize,
-) -> Result<Option<Header>, Violation> {
+pub(super) fn check(bytes: &[u8], assembled: Option<usize>, max_message: usize) -> Result<Option<Header>, Violation> {
     let &[first, second, ref rest @ ..] = bytes else {
         return Ok(None);
     };
@@ -96,10 +92,5 @@ pub(super) fn check(
         _ => return Err(Violation::TooLarge),
     };
 
-    Ok(Some(Header {
-        fin,
-        opcode,
-        head: 2 + extended + 4,
-        len,
-    }))
+    Ok(Some(Header { fin, opcode, head: 2 + extended + 4, len }))
 }

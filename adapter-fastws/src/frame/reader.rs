@@ -27,11 +27,7 @@ impl Pieces<'_> {
 /// Never pending, as all that will ever come is there.
 impl AsyncRead for Pieces<'_> {
     #[inline]
-    fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let Self { carry, chunk } = self.get_mut();
         for piece in [carry, chunk] {
             let (now, later) = piece.split_at(piece.len().min(buf.remaining()));
@@ -67,8 +63,7 @@ impl<'a> Reader<'a> {
             Poll::Ready(Err(WebSocketError::InvalidUTF8)) => return Err(Violation::Utf8),
             Poll::Ready(Err(_)) | Poll::Pending => return Err(Violation::Parser),
         };
-        if (frame.fin, frame.opcode, frame.payload.len()) != (header.fin, header.opcode, header.len)
-        {
+        if (frame.fin, frame.opcode, frame.payload.len()) != (header.fin, header.opcode, header.len) {
             return Err(Violation::Parser);
         }
         Ok(match frame.payload {

@@ -6,6 +6,8 @@ mod tests;
 
 use std::collections::VecDeque;
 
+use smallvec::SmallVec;
+
 use crate::close::Close;
 
 /// How much may wait while a handler runs before the socket is no longer read.
@@ -106,6 +108,9 @@ pub enum Effect<M> {
     Done,
 }
 
+/// The caller's buffer of effects; one event never has more than a few.
+pub type Effects<M> = SmallVec<[Effect<M>; 4]>;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Running {
     Nothing,
@@ -183,7 +188,7 @@ impl<M: Weigh> Machine<M> {
     }
 
     /// Takes an event and pushes what is to be done about it.
-    pub fn handle(&mut self, event: Event<M>, backlog: Backlog, effects: &mut Vec<Effect<M>>) {
+    pub fn handle(&mut self, event: Event<M>, backlog: Backlog, effects: &mut Effects<M>) {
         match event {
             Event::Opened => {
                 self.running = Running::Connect;
@@ -225,7 +230,7 @@ impl<M: Weigh> Machine<M> {
         self.go_on(backlog, effects);
     }
 
-    fn received(&mut self, message: M, backlog: Backlog, effects: &mut Vec<Effect<M>>) {
+    fn received(&mut self, message: M, backlog: Backlog, effects: &mut Effects<M>) {
         if self.link != Link::Up || self.draining.is_some() || matches!(self.phase, Phase::Closing | Phase::Closed) {
             return;
         }
@@ -239,7 +244,7 @@ impl<M: Weigh> Machine<M> {
         }
     }
 
-    fn ended(&mut self, effects: &mut Vec<Effect<M>>) {
+    fn ended(&mut self, effects: &mut Effects<M>) {
         match self.running {
             Running::Connect if self.phase == Phase::Opening => self.phase = Phase::Open,
             Running::End => {
@@ -251,7 +256,7 @@ impl<M: Weigh> Machine<M> {
         self.running = Running::Nothing;
     }
 
-    fn close(&mut self, close: Close, effects: &mut Vec<Effect<M>>) {
+    fn close(&mut self, close: Close, effects: &mut Effects<M>) {
         if matches!(self.phase, Phase::Closing | Phase::Closed) {
             return;
         }
@@ -265,7 +270,7 @@ impl<M: Weigh> Machine<M> {
         }
     }
 
-    fn go_on(&mut self, backlog: Backlog, effects: &mut Vec<Effect<M>>) {
+    fn go_on(&mut self, backlog: Backlog, effects: &mut Effects<M>) {
         if self.running != Running::Nothing || matches!(self.phase, Phase::Opening | Phase::Closed) {
             return;
         }
@@ -313,7 +318,7 @@ impl<M: Weigh> Machine<M> {
         }
     }
 
-    fn end(&mut self, effects: &mut Vec<Effect<M>>) {
+    fn end(&mut self, effects: &mut Effects<M>) {
         self.waiting = VecDeque::new();
         self.waiting_bytes = 0;
         self.phase = Phase::Closing;

@@ -16,9 +16,9 @@ fn bye() -> Close {
 
 /// Feeds events, answering nothing by itself, and tells the effects.
 fn run(machine: &mut Machine<u32>, event: Event<u32>) -> Vec<Effect<u32>> {
-    let mut effects = Vec::new();
+    let mut effects = Effects::new();
     machine.handle(event, BACKLOG, &mut effects);
-    effects
+    effects.into_vec()
 }
 
 fn opened(resumable: bool) -> Machine<u32> {
@@ -201,7 +201,7 @@ proptest! {
             if matches!(event, Event::Close(_) | Event::Refused(_)) {
                 closed_by_us = true;
             }
-            let mut effects = Vec::new();
+            let mut effects = Effects::new();
             machine.handle(event, BACKLOG, &mut effects);
             for effect in effects {
                 match effect {

@@ -47,12 +47,7 @@ pub(super) fn header(first: u8, masked: bool, form: Form, len: u64) -> Vec<u8> {
 }
 
 pub(super) fn masked(mask: [u8; 4], payload: &[u8]) -> impl Iterator<Item = u8> {
-    mask.into_iter().chain(
-        payload
-            .iter()
-            .zip(mask.into_iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    )
+    mask.into_iter().chain(payload.iter().zip(mask.into_iter().cycle()).map(|(byte, mask)| byte ^ mask))
 }
 
 /// A masked frame with its length in the given form.
@@ -69,12 +64,7 @@ pub(super) fn frame(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
 }
 
 pub(super) fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = header(
-        first,
-        false,
-        Form::shortest(payload.len()),
-        payload.len() as u64,
-    );
+    let mut bytes = header(first, false, Form::shortest(payload.len()), payload.len() as u64);
     bytes.extend(payload);
     bytes
 }

@@ -18,11 +18,7 @@ fn a_decoder_is_small() {
 #[test]
 fn an_idle_decoder_holds_no_heap_after_a_big_message() {
     let whole = frame(FIN | BINARY, vec![1; LIMIT]);
-    let fragments = [
-        frame(BINARY, vec![1; LIMIT / 2]),
-        frame(FIN | CONTINUATION, vec![1; LIMIT / 2]),
-    ]
-    .concat();
+    let fragments = [frame(BINARY, vec![1; LIMIT / 2]), frame(FIN | CONTINUATION, vec![1; LIMIT / 2])].concat();
     let mut decoder = Decoder::new(LIMIT);
     for bytes in [whole, fragments] {
         for chunk in bytes.chunks(4096) {
@@ -41,11 +37,7 @@ fn the_carry_grows_with_what_arrives() {
     for chunk in bytes[..bytes.len() - 1].chunks(1000) {
         decoder.decode(chunk, keep_going).unwrap();
         arrived += chunk.len();
-        assert!(
-            decoder.held() <= 2 * arrived + 64,
-            "{} bytes for {arrived}",
-            decoder.held()
-        );
+        assert!(decoder.held() <= 2 * arrived + 64, "{} bytes for {arrived}", decoder.held());
     }
 }
 
@@ -66,9 +58,7 @@ fn empty_fragments_hold_no_more_the_more_they_are() {
     let mut decoder = Decoder::new(LIMIT);
     decoder.decode(&frame(TEXT, "start"), keep_going).unwrap();
     let held = decoder.held();
-    decoder
-        .decode(&frame(CONTINUATION, "").repeat(10_000), keep_going)
-        .unwrap();
+    decoder.decode(&frame(CONTINUATION, "").repeat(10_000), keep_going).unwrap();
     assert_eq!(decoder.held(), held);
 }
 

@@ -60,23 +60,12 @@ fn drive<'a>(
                 assert!(!stopped, "an item came after the break");
                 taken.push(incoming);
                 stopped = break_off();
-                if stopped {
-                    ControlFlow::Break(())
-                } else {
-                    ControlFlow::Continue(())
-                }
+                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             });
-            let ended =
-                failed.is_some() || matches!(taken[..before].last(), Some(Incoming::Close(_)));
-            assert!(
-                !ended || (result.is_ok() && taken.len() == before),
-                "decoded past the end"
-            );
+            let ended = failed.is_some() || matches!(taken[..before].last(), Some(Incoming::Close(_)));
+            assert!(!ended || (result.is_ok() && taken.len() == before), "decoded past the end");
             failed = failed.or(result.err());
-            assert!(
-                stopped || !decoder.has_pending(),
-                "bytes are pending that nobody refused"
-            );
+            assert!(stopped || !decoder.has_pending(), "bytes are pending that nobody refused");
             if !decoder.has_pending() {
                 break;
             }
@@ -97,21 +86,9 @@ fn drive<'a>(
 fn check_within(max_message: usize, bytes: &[u8], items: &[Incoming], end: End) {
     let expected = (items.to_vec(), end);
     assert_eq!(drive(max_message, [bytes], || false), expected, "whole");
-    assert_eq!(
-        drive(max_message, bytes.chunks(1), || false),
-        expected,
-        "byte by byte"
-    );
-    assert_eq!(
-        drive(max_message, [bytes], || true),
-        expected,
-        "with breaks"
-    );
-    assert_eq!(
-        drive(max_message, bytes.chunks(7), || true),
-        expected,
-        "in chunks with breaks"
-    );
+    assert_eq!(drive(max_message, bytes.chunks(1), || false), expected, "byte by byte");
+    assert_eq!(drive(max_message, [bytes], || true), expected, "with breaks");
+    assert_eq!(drive(max_message, bytes.chunks(7), || true), expected, "in chunks with breaks");
 }
 
 #[track_caller]

@@ -65,16 +65,12 @@ fn read(bytes: &[u8], max_message: u64, items: &mut Vec<Incoming>) -> Result<Ver
         }
         let mut length = u64::from(length_code);
         if length_bytes > 0 {
-            length = rest[2..2 + length_bytes]
-                .iter()
-                .fold(0, |length, byte| length << 8 | u64::from(*byte));
+            length = rest[2..2 + length_bytes].iter().fold(0, |length, byte| length << 8 | u64::from(*byte));
         }
         if length < least || length > i64::MAX as u64 {
             return Err(1002);
         }
-        let before = message
-            .as_ref()
-            .map_or(0, |message| message.data.len() as u64);
+        let before = message.as_ref().map_or(0, |message| message.data.len() as u64);
         if !control && before + length > max_message {
             return Err(1009);
         }
@@ -87,11 +83,7 @@ fn read(bytes: &[u8], max_message: u64, items: &mut Vec<Incoming>) -> Result<Ver
         let (frame, after) = rest.split_at(start + length as usize);
         rest = after;
         let (mask, masked) = (&frame[start - 4..start], &frame[start..]);
-        let payload: Vec<u8> = masked
-            .iter()
-            .enumerate()
-            .map(|(i, byte)| byte ^ mask[i % 4])
-            .collect();
+        let payload: Vec<u8> = masked.iter().enumerate().map(|(i, byte)| byte ^ mask[i % 4]).collect();
 
         match opcode {
             8 => {
@@ -101,10 +93,7 @@ fn read(bytes: &[u8], max_message: u64, items: &mut Vec<Incoming>) -> Result<Ver
             9 => items.push(Incoming::Ping(BytesMut::from(&payload[..]))),
             10 => items.push(Incoming::Pong),
             _ => {
-                let mut joined = message.take().unwrap_or(Message {
-                    text: opcode == 1,
-                    data: Vec::new(),
-                });
+                let mut joined = message.take().unwrap_or(Message { text: opcode == 1, data: Vec::new() });
                 joined.data.extend(payload);
                 if joined.text && !could_be_utf8(&joined.data, fin) {
                     return Err(1007);

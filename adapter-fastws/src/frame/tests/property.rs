@@ -56,18 +56,13 @@ fn spoil() -> impl Strategy<Value = Spoil> {
 }
 
 fn run() -> impl Strategy<Value = Run> {
-    let max_message =
-        prop_oneof![4 => Just(70_000), 1 => Just(usize::MAX), 1 => Just(126), 1 => 0..60usize];
+    let max_message = prop_oneof![4 => Just(70_000), 1 => Just(usize::MAX), 1 => Just(126), 1 => 0..60usize];
     let cuts = prop_oneof![1 => Just(vec![usize::MAX]), 2 => vec(1..12usize, 1..6), 2 => vec(0..300usize, 1..6).prop_map(|mut cuts| {
         // An empty chunk among others is fair; none but empty ones would not end.
         cuts.push(50);
         cuts
     })];
-    let breaks = prop_oneof![
-        Just(vec![false]),
-        Just(vec![true]),
-        vec(any::<bool>(), 1..8)
-    ];
+    let breaks = prop_oneof![Just(vec![false]), Just(vec![true]), vec(any::<bool>(), 1..8)];
     let spoils = prop_oneof![3 => Just(Vec::new()), 2 => vec(spoil(), 1..3)];
     (max_message, cuts, breaks, spoils).prop_map(|(max_message, cuts, breaks, spoils)| Run {
         max_message,
@@ -78,12 +73,7 @@ fn run() -> impl Strategy<Value = Run> {
 }
 
 fn encode(first: u8, mask: [u8; 4], payload: &[u8]) -> Bytes {
-    let mut bytes = header(
-        first,
-        true,
-        Form::shortest(payload.len()),
-        payload.len() as u64,
-    );
+    let mut bytes = header(first, true, Form::shortest(payload.len()), payload.len() as u64);
     bytes.extend(masked(mask, payload));
     bytes
 }
@@ -116,37 +106,27 @@ fn control() -> impl Strategy<Value = Bytes> {
 fn message() -> impl Strategy<Value = Bytes> {
     let cuts = prop_oneof![2 => Just(Vec::new()), 1 => vec(any::<Index>(), 1..5)];
     let interleaved = prop_oneof![3 => Just(None), 1 => control().prop_map(Some)];
-    (
-        any::<bool>(),
-        payload(),
-        cuts,
-        interleaved,
-        any::<[u8; 4]>(),
-    )
-        .prop_map(|(text, payload, cuts, control, mask)| {
-            let mut cuts: Vec<_> = cuts
-                .iter()
-                .map(|cut| cut.index(payload.len() + 1))
-                .collect();
-            cuts.sort_unstable();
-            cuts.push(payload.len());
-            let mut bytes = Bytes::new();
-            let mut from = 0;
-            for (i, to) in cuts.iter().copied().enumerate() {
-                let fin = if i + 1 == cuts.len() { FIN } else { 0 };
-                let opcode = match (i, text) {
-                    (0, true) => TEXT,
-                    (0, false) => BINARY,
-                    _ => CONTINUATION,
-                };
-                bytes.extend(encode(fin | opcode, mask, &payload[from..to]));
-                if i == 0 {
-                    bytes.extend(control.iter().flatten());
-                }
-                from = to;
+    (any::<bool>(), payload(), cuts, interleaved, any::<[u8; 4]>()).prop_map(|(text, payload, cuts, control, mask)| {
+        let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(payload.len() + 1)).collect();
+        cuts.sort_unstable();
+        cuts.push(payload.len());
+        let mut bytes = Bytes::new();
+        let mut from = 0;
+        for (i, to) in cuts.iter().copied().enumerate() {
+            let fin = if i + 1 == cuts.len() { FIN } else { 0 };
+            let opcode = match (i, text) {
+                (0, true) => TEXT,
+                (0, false) => BINARY,
+                _ => CONTINUATION,
+            };
+            bytes.extend(encode(fin | opcode, mask, &payload[from..to]));
+            if i == 0 {
+                bytes.extend(control.iter().flatten());
             }
-            bytes
-        })
+            from = to;
+        }
+        bytes
+    })
 }
 
 /// A frame whose header may be wrong in any of its parts, on its own.
@@ -155,35 +135,19 @@ fn odd() -> impl Strategy<Value = Bytes> {
         any::<u8>(),
         (any::<bool>(), 0..=10u8).prop_map(|(fin, opcode)| if fin { FIN | opcode } else { opcode })
     ];
-    let form =
-        prop_oneof![3 => Just(Form::Seven), 1 => Just(Form::Sixteen), 1 => Just(Form::SixtyFour)];
+    let form = prop_oneof![3 => Just(Form::Seven), 1 => Just(Form::Sixteen), 1 => Just(Form::SixtyFour)];
     let announced = prop_oneof![4 => Just(None), 1 => any::<u64>().prop_map(Some), 1 => (0..70_000u64).prop_map(Some)];
-    (
-        first,
-        proptest::bool::weighted(0.9),
-        form,
-        announced,
-        vec(any::<u8>(), 0..130),
-        any::<[u8; 4]>(),
-    )
-        .prop_map(|(first, mask_bit, form, announced, payload, mask)| {
-            let mut bytes = header(
-                first,
-                mask_bit,
-                form,
-                announced.unwrap_or(payload.len() as u64),
-            );
+    (first, proptest::bool::weighted(0.9), form, announced, vec(any::<u8>(), 0..130), any::<[u8; 4]>()).prop_map(
+        |(first, mask_bit, form, announced, payload, mask)| {
+            let mut bytes = header(first, mask_bit, form, announced.unwrap_or(payload.len() as u64));
             bytes.extend(masked(mask, &payload));
             bytes
-        })
+        },
+    )
 }
 
 fn stream() -> impl Strategy<Value = Bytes> {
-    vec(
-        prop_oneof![12 => message(), 6 => control(), 1 => odd()],
-        0..8,
-    )
-    .prop_map(|frames| frames.concat())
+    vec(prop_oneof![12 => message(), 6 => control(), 1 => odd()], 0..8).prop_map(|frames| frames.concat())
 }
 
 fn chunks<'a>(mut bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
@@ -201,19 +165,13 @@ fn chunks<'a>(mut bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
 
 /// Runs `cases` streams through decoder and reference; counts the verdicts.
 fn compare(cases: u32, streams: impl Strategy<Value = Bytes>) -> BTreeMap<Verdict, usize> {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        rng_seed: RngSeed::Fixed(6455),
-        ..Config::default()
-    };
+    let config = Config { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(6455), ..Config::default() };
     let seen = RefCell::new(BTreeMap::new());
     let result = TestRunner::new(config).run(&(streams, run()), |(mut bytes, run)| {
         run.spoils.iter().for_each(|spoil| spoil.apply(&mut bytes));
         let mut breaks = run.breaks.iter().cycle();
-        let (items, end) = drive(run.max_message, chunks(&bytes, &run.cuts), || {
-            breaks.next().copied().unwrap_or_default()
-        });
+        let (items, end) =
+            drive(run.max_message, chunks(&bytes, &run.cuts), || breaks.next().copied().unwrap_or_default());
         let verdict = match end {
             End::Idle => Verdict::Idle,
             End::Unfinished => Verdict::Unfinished,
@@ -249,13 +207,7 @@ fn almost_valid_streams_are_decoded_as_by_the_reference() {
         Verdict::Failed(1009),
     ] {
         let count = seen.get(&verdict).copied().unwrap_or_default();
-        assert!(
-            count >= cases as usize / 50,
-            "{verdict:?} came {count} times: {seen:?}"
-        );
+        assert!(count >= cases as usize / 50, "{verdict:?} came {count} times: {seen:?}");
     }
-    assert!(
-        !seen.contains_key(&Verdict::Failed(1011)),
-        "guard and parser disagree: {seen:?}"
-    );
+    assert!(!seen.contains_key(&Verdict::Failed(1011)), "guard and parser disagree: {seen:?}");
 }

@@ -9,14 +9,11 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use fastwebsockets::{
-    FragmentCollectorRead, Frame, OpCode, Role, WebSocketError, WebSocketRead,
-    after_handshake_split,
+    FragmentCollectorRead, Frame, OpCode, Role, WebSocketError, WebSocketRead, after_handshake_split,
 };
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::client::{
-    BINARY, CLOSE, CONTINUATION, FIN, Form, PONG, TEXT, frame, frame_as, header, unmasked,
-};
+use super::client::{BINARY, CLOSE, CONTINUATION, FIN, Form, PONG, TEXT, frame, frame_as, header, unmasked};
 use super::{Decoder, End, LIMIT, Violation, check_within, drive, refuse, text};
 
 /// Gives one chunk a read and is pending between them and after the last, as a socket is.
@@ -28,11 +25,7 @@ struct Socket<'a> {
 }
 
 impl AsyncRead for Socket<'_> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.room.set(self.room.get().max(buf.remaining()));
         self.ready = !self.ready;
         if !self.ready || self.chunks.is_empty() {
@@ -44,11 +37,7 @@ impl AsyncRead for Socket<'_> {
 }
 
 fn bare<'a>(chunks: &[&'a [u8]], room: &'a Cell<usize>) -> WebSocketRead<Socket<'a>> {
-    let socket = Socket {
-        chunks: chunks.to_vec(),
-        ready: false,
-        room,
-    };
+    let socket = Socket { chunks: chunks.to_vec(), ready: false, room };
     let (mut reader, _) = after_handshake_split(socket, tokio::io::sink(), Role::Server);
     reader.set_auto_close(false);
     reader.set_auto_pong(false);
@@ -67,9 +56,7 @@ fn owned(read: Poll<Result<Frame<'_>, WebSocketError>>) -> Poll<Read> {
 
 /// The next frame; the future is dropped if it is not there yet.
 fn next(reader: &mut WebSocketRead<Socket<'_>>) -> Poll<Read> {
-    owned(poll(
-        reader.read_frame(&mut |_| ready(Ok::<(), Infallible>(()))),
-    ))
+    owned(poll(reader.read_frame(&mut |_| ready(Ok::<(), Infallible>(())))))
 }
 
 /// The next message, assembled by fastwebsockets with its own limit.
@@ -78,29 +65,21 @@ fn assembled(limit: usize, bytes: &[u8]) -> Poll<Read> {
     let mut reader = bare(&[bytes], &room);
     reader.set_max_message_size(limit);
     let mut reader = FragmentCollectorRead::new(reader);
-    owned(poll(
-        reader.read_frame(&mut |_| ready(Ok::<(), Infallible>(()))),
-    ))
+    owned(poll(reader.read_frame(&mut |_| ready(Ok::<(), Infallible>(())))))
 }
 
 #[track_caller]
 fn upstream_accepts(bytes: &[u8], opcode: OpCode, payload: &[u8]) {
     let read = assembled(LIMIT, bytes);
     let accepted = matches!(&read, Poll::Ready(Ok(read)) if read.0 == opcode && read.1 == payload);
-    assert!(
-        accepted,
-        "fastwebsockets no longer has this defect: {read:?}"
-    );
+    assert!(accepted, "fastwebsockets no longer has this defect: {read:?}");
 }
 
 #[test]
 fn the_size_limit_is_on_the_message_and_not_on_each_frame() {
     let bytes = [frame(BINARY, [1; 10]), frame(FIN | CONTINUATION, [1; 10])].concat();
     let read = assembled(16, &bytes);
-    assert!(
-        matches!(&read, Poll::Ready(Ok((_, payload))) if payload.len() == 20),
-        "upstream: {read:?}"
-    );
+    assert!(matches!(&read, Poll::Ready(Ok((_, payload))) if payload.len() == 20), "upstream: {read:?}");
     check_within(16, &bytes, &[], End::Failed(Violation::TooLarge));
 }
 
@@ -115,18 +94,11 @@ fn a_frame_cut_anywhere_is_not_lost() {
     let mut reader = bare(&[front, back], &room);
     assert!(next(&mut reader).is_pending());
     let read = next(&mut reader);
-    assert!(
-        !matches!(&read, Poll::Ready(Ok((_, payload))) if payload == message.as_bytes()),
-        "upstream: {read:?}"
-    );
+    assert!(!matches!(&read, Poll::Ready(Ok((_, payload))) if payload == message.as_bytes()), "upstream: {read:?}");
 
     for cut in 0..=bytes.len() {
         let (front, back) = bytes.split_at(cut);
-        assert_eq!(
-            drive(LIMIT, [front, back], || false),
-            (vec![text(&message)], End::Idle),
-            "cut at {cut}"
-        );
+        assert_eq!(drive(LIMIT, [front, back], || false), (vec![text(&message)], End::Idle), "cut at {cut}");
     }
 }
 
@@ -141,12 +113,7 @@ fn unmasked_client_frames_are_refused() {
 
 #[test]
 fn a_second_fragmented_start_does_not_discard_the_first() {
-    let bytes = [
-        frame(TEXT, "a"),
-        frame(TEXT, "b"),
-        frame(FIN | CONTINUATION, "c"),
-    ]
-    .concat();
+    let bytes = [frame(TEXT, "a"), frame(TEXT, "b"), frame(FIN | CONTINUATION, "c")].concat();
     upstream_accepts(&bytes, OpCode::Text, b"bc");
     refuse(&bytes, Violation::StartInsideMessage);
 }
@@ -179,46 +146,29 @@ fn a_declared_length_reserves_nothing() {
     let room = Cell::new(0);
     let mut reader = bare(&[&bytes], &room);
     assert!(next(&mut reader).is_pending());
-    assert!(
-        room.get() >= DECLARED,
-        "fastwebsockets no longer has this defect: room for {} bytes",
-        room.get()
-    );
+    assert!(room.get() >= DECLARED, "fastwebsockets no longer has this defect: room for {} bytes", room.get());
 
     let mut decoder = Decoder::new(2 * DECLARED);
-    decoder
-        .decode(&bytes, |incoming| panic!("{incoming:?} came from nothing"))
-        .unwrap();
+    decoder.decode(&bytes, |incoming| panic!("{incoming:?} came from nothing")).unwrap();
     assert!(!decoder.is_idle());
     assert!(decoder.held() <= 64, "{} bytes", decoder.held());
 }
 
 #[test]
 fn non_minimal_lengths_are_refused() {
-    for (form, len) in [
-        (Form::Sixteen, 0),
-        (Form::Sixteen, 125),
-        (Form::SixtyFour, 3),
-        (Form::SixtyFour, 1000),
-    ] {
+    for (form, len) in [(Form::Sixteen, 0), (Form::Sixteen, 125), (Form::SixtyFour, 3), (Form::SixtyFour, 1000)] {
         let payload = vec![b'x'; len];
         let bytes = frame_as(form, FIN | TEXT, &payload);
         upstream_accepts(&bytes, OpCode::Text, &payload);
         refuse(&bytes, Violation::NonMinimalLength);
     }
-    refuse(
-        &header(FIN | TEXT, true, Form::SixtyFour, 0xffff),
-        Violation::NonMinimalLength,
-    );
+    refuse(&header(FIN | TEXT, true, Form::SixtyFour, 0xffff), Violation::NonMinimalLength);
 }
 
 #[test]
 fn a_message_of_the_limit_is_not_too_large() {
     let bytes = frame(FIN | TEXT, "12345");
     let read = assembled(5, &bytes);
-    assert!(
-        matches!(read, Poll::Ready(Err(WebSocketError::FrameTooLarge))),
-        "upstream: {read:?}"
-    );
+    assert!(matches!(read, Poll::Ready(Err(WebSocketError::FrameTooLarge))), "upstream: {read:?}");
     check_within(5, &bytes, &[text("12345")], End::Idle);
 }

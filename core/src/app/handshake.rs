@@ -1,0 +1,281 @@
+//! The handshake, step by step, in the order in which refusals are documented: path, origin, capacity, authentication,
+//! opening data.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, StatusCode, header};
+use percent_encoding::percent_decode_str;
+
+use super::{App, OpeningData};
+use crate::channel::{Channel, SessionValue};
+use crate::conversation::Conversation;
+use crate::endpoint::EndpointInner;
+use crate::error::Error;
+use crate::handler::{OpenContext, Requirement};
+use crate::name::{ChannelId, ConnectionId};
+use crate::outlet::Outlet;
+use crate::policy::{Limits, Origins};
+use crate::store::{Location, NewChannel, StoreError};
+
+/// Why a handshake is refused.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The HTTP status.
+    pub status: StatusCode,
+    /// What the client is told, as text.
+    pub message: Cow<'static, str>,
+    /// When it may try again.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal with a status and a text.
+    #[must_use]
+    pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, message: message.into(), retry_after: None }
+    }
+
+    /// 503: at its limits, or without its store.
+    #[must_use]
+    pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
+        let retry_after = Some(Duration::from_secs(2));
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into(), retry_after }
+    }
+
+    fn of_error(error: &Error) -> Self {
+        if let Some(source) = error.source() {
+            tracing::warn!(code = error.code(), error = %source, "a handshake was refused");
+        }
+        let retry_after = (error.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(2));
+        Self { status: error.status(), message: error.message().to_owned().into(), retry_after }
+    }
+
+    fn of_store(error: &StoreError) -> Self {
+        tracing::error!(error = %error, "a channel could not be opened");
+        Self::unavailable("the server cannot take connections at the moment")
+    }
+}
+
+/// A request that an endpoint takes, from an origin that may.
+#[derive(Debug)]
+pub struct Accepted {
+    app: App,
+    endpoint: Arc<EndpointInner>,
+    opening: OpeningData,
+}
+
+/// A client that was let in.
+pub struct Admitted {
+    app: App,
+    endpoint: Arc<EndpointInner>,
+    opening: Arc<OpeningData>,
+    session: Option<Arc<SessionValue>>,
+}
+
+impl fmt::Debug for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admitted").field("endpoint", &self.endpoint.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EndpointInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl App {
+    /// Finds the endpoint of a path and checks the origin. At the path `/` the endpoint's path may be given as
+    /// `?path=/rooms/a`, as it must be behind API Gateway.
+    ///
+    /// # Errors
+    /// 404 for a path without an endpoint, 403 for an origin that may not connect.
+    pub fn accept(&self, path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Accepted, Refusal> {
+        let (path, query) = match path {
+            "/" | "" => path_in_query(query.unwrap_or_default()),
+            _ => (Cow::Borrowed(path), Cow::Borrowed(query.unwrap_or_default())),
+        };
+        let not_found = || Refusal::new(StatusCode::NOT_FOUND, "there is no endpoint at this path");
+        let found = self.0.router.at(&path).map_err(|_| not_found())?;
+        let params = found
+            .params
+            .iter()
+            .map(|(name, value)| percent_decode_str(value).decode_utf8().map(|value| (name, value.into_owned())));
+        let params = params.collect::<Result<Vec<_>, _>>().map_err(|_| not_found())?;
+        let endpoint = Arc::clone(&self.0.endpoints[*found.value]);
+        if !origin_passes(&endpoint.origins, headers) {
+            return Err(Refusal::new(StatusCode::FORBIDDEN, "pages of this origin may not connect"));
+        }
+        Ok(Accepted { app: self.clone(), opening: OpeningData::new(&path, &params, &query), endpoint })
+    }
+}
+
+/// The path that a query gives, and what is left of the query.
+fn path_in_query(query: &str) -> (Cow<'_, str>, Cow<'_, str>) {
+    let given = query.split('&').enumerate().find_map(|(at, field)| Some((at, field.strip_prefix("path=")?)));
+    let Some((at, path)) = given else { return ("/".into(), query.into()) };
+    let rest: Vec<&str> = query.split('&').enumerate().filter(|(other, _)| *other != at).map(|(_, f)| f).collect();
+    // Only what cannot stand in a query was encoded; the path's own encoding is decoded by segment later.
+    let path = path.replace("%2F", "/").replace("%2f", "/");
+    (path.into(), rest.join("&").into())
+}
+
+fn origin_passes(origins: &Origins, headers: &HeaderMap) -> bool {
+    let mut given = headers.get_all(header::ORIGIN).iter();
+    let Some(origin) = given.next() else { return true };
+    if matches!(origins, Origins::Any) {
+        return true;
+    }
+    let (Ok(origin), None) = (origin.to_str(), given.next()) else { return false };
+    if let Origins::Listed(listed) = origins
+        && listed.iter().any(|listed| listed.eq_ignore_ascii_case(origin))
+    {
+        return true;
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    same_host(origin, host.unwrap_or_default())
+}
+
+/// Whether host and port of an origin (RFC 6454 §6.1) are those of a `Host` header, which leaves its scheme's default
+/// port out.
+fn same_host(origin: &str, host: &str) -> bool {
+    let Some((scheme, authority)) = origin.split_once("://") else { return false };
+    let default = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return false,
+    };
+    let without = |authority: &str| authority.strip_suffix(default).unwrap_or(authority).to_ascii_lowercase();
+    !authority.is_empty() && without(authority) == without(host)
+}
+
+impl Accepted {
+    /// Asks the endpoint who the client is, and reads its opening data.
+    ///
+    /// # Errors
+    /// 503 while the node is not sure of its lease, the status of what `authenticate` answered, 422 for opening data
+    /// that cannot be read.
+    pub async fn admit(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Result<Admitted, Refusal> {
+        let Self { app, endpoint, mut opening } = self;
+        if !app.hub().is_sure() {
+            return Err(Refusal::unavailable("the server cannot take connections at the moment"));
+        }
+        // Read first, so that `authenticate` can use it, but told only after authentication has passed.
+        let typed = endpoint.read_opening.map(|read| read(&opening)).transpose();
+        let (typed, unreadable) = match typed {
+            Ok(typed) => (typed, None),
+            Err(error) => (None, Some(error)),
+        };
+        opening.typed = typed;
+        let opening = Arc::new(opening);
+        let mut session = None;
+        if let Some(authenticate) = &endpoint.authenticate {
+            let context =
+                OpenContext { app: app.clone(), opening: Arc::clone(&opening), headers: Arc::new(headers), peer };
+            let limit = endpoint.limits.handler;
+            let result = tokio::time::timeout(limit, crate::conversation::guarded(|| authenticate(context))).await;
+            let result = result.unwrap_or_else(|_| Err(Error::timeout("authentication took too long")));
+            session = result.map_err(|error| Refusal::of_error(&error))?.0;
+        }
+        if let Some(error) = unreadable {
+            return Err(Refusal::of_error(&error));
+        }
+        Ok(Admitted { app, endpoint, opening, session })
+    }
+}
+
+impl Admitted {
+    /// What the connection may use.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.endpoint.limits
+    }
+
+    /// The gap notices of this endpoint, for the outlet.
+    #[must_use]
+    pub fn gaps(&self) -> Gaps {
+        Gaps(Arc::clone(&self.endpoint))
+    }
+
+    /// Stores the new channel, whose connection is on this node, and makes its conversation.
+    ///
+    /// # Errors
+    /// 503 if the store does not take it.
+    pub async fn open(self, outlet: Arc<dyn Outlet>) -> Result<Conversation, Refusal> {
+        let id = ChannelId::unique();
+        let hub = self.app.hub();
+        let location = Location::Node { node: hub.node().clone(), connection: ConnectionId::from(id.clone()) };
+        let new = NewChannel {
+            id,
+            endpoint: Arc::clone(&self.endpoint.name),
+            location,
+            opening: self.opening.to_stored(),
+            session: self.session.as_ref().map(|session| session.to_stored().clone()),
+            grace: self.endpoint.grace,
+            token: None,
+        };
+        let opened = self.app.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
+        let Self { app, endpoint, opening, session } = self;
+        let channel = Channel::new(app, endpoint, opened.record, opening, session, outlet);
+        Ok(Conversation::new(channel))
+    }
+}
+
+/// Encodes the notices of lost events of one endpoint.
+#[derive(Clone, Debug)]
+pub struct Gaps(Arc<EndpointInner>);
+
+impl Gaps {
+    /// The notice for a topic.
+    #[must_use]
+    pub fn frame(&self, topic: &crate::name::Topic) -> crate::frame::Frame {
+        self.0.gap_frame(Some(topic))
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passes(origins: &Origins, origin: &str, host: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ORIGIN, origin.parse().expect("a header"));
+        headers.insert(header::HOST, host.parse().expect("a header"));
+        origin_passes(origins, &headers)
+    }
+
+    #[test]
+    fn only_pages_of_the_same_host_and_port_pass() {
+        let same = Origins::SameHost;
+        assert!(origin_passes(&same, &HeaderMap::new()));
+        assert!(passes(&same, "http://a.test:8080", "a.test:8080"));
+        assert!(passes(&same, "https://a.test", "A.test:443"));
+        assert!(passes(&same, "http://[::1]:8080", "[::1]:8080"));
+        assert!(!passes(&same, "http://a.test:8081", "a.test:8080"));
+        assert!(!passes(&same, "http://a.test.evil.test", "a.test"));
+        assert!(!passes(&same, "null", "a.test"));
+        assert!(!passes(&same, "file://", ""));
+        let listed = Origins::Listed(vec!["https://b.test".to_owned()]);
+        assert!(passes(&listed, "https://b.test", "a.test"));
+        assert!(passes(&listed, "http://a.test", "a.test"));
+        assert!(!passes(&listed, "http://b.test", "a.test"));
+        assert!(passes(&Origins::Any, "null", "a.test"));
+    }
+
+    #[test]
+    fn the_path_may_travel_in_the_query() {
+        assert_eq!(path_in_query("path=/rooms/a&x=1"), ("/rooms/a".into(), "x=1".into()));
+        assert_eq!(path_in_query("x=1&path=%2Frooms%2Fa%20b"), ("/rooms/a%20b".into(), "x=1".into()));
+        assert_eq!(path_in_query("x=1"), ("/".into(), "x=1".into()));
+    }
+}

@@ -1,0 +1,240 @@
+//! The application: endpoints, state and a store, ready to be served.
+
+mod handshake;
+mod opening;
+
+use std::any::{Any, TypeId};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use matchit::Router;
+
+pub use handshake::{Accepted, Admitted, Gaps, Refusal};
+pub use opening::OpeningData;
+
+use crate::channel::Channel;
+use crate::endpoint::{Endpoint, EndpointInner};
+use crate::event::Retention;
+use crate::handler::Requirement;
+use crate::hub::{EventHub, HubSettings};
+use crate::name::NodeId;
+use crate::outlet::Nowhere;
+use crate::store::{Record, Store, StoreError};
+
+/// An application. Clones are the same one.
+#[derive(Clone)]
+pub struct App(Arc<Inner>);
+
+struct Inner {
+    endpoints: Vec<Arc<EndpointInner>>,
+    router: Router<usize>,
+    states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    hub: EventHub,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.0.endpoints.iter().map(|endpoint| &*endpoint.name);
+        f.debug_set().entries(names).finish()
+    }
+}
+
+/// Why an application cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// There is no store.
+    #[error("the application has no store, give one with `store`")]
+    NoStore,
+    /// There is no endpoint.
+    #[error("the application has no endpoint, give one with `endpoint`")]
+    NoEndpoint,
+    /// Two endpoints have one name.
+    #[error("two endpoints are named {0:?}, give each a name of its own")]
+    EndpointTwice(String),
+    /// A path pattern cannot be read, or is taken.
+    #[error("the path {path:?} of endpoint {endpoint:?} cannot be served")]
+    Path {
+        /// The endpoint.
+        endpoint: String,
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        source: matchit::InsertError,
+    },
+    /// An endpoint has two routes for one key.
+    #[error("endpoint {endpoint:?} has two routes for {key:?}")]
+    RouteTwice {
+        /// The endpoint.
+        endpoint: String,
+        /// The key.
+        key: String,
+    },
+    /// A routing key that replies need for themselves.
+    #[error("endpoint {0:?} cannot route by that key: it must not be empty, `error`, `gap` or `result`")]
+    RoutingKey(String),
+    /// A handler needs a state that was not given.
+    #[error("a handler of endpoint {endpoint:?} needs a state of type {state}, give one with `state`")]
+    NoState {
+        /// The endpoint.
+        endpoint: String,
+        /// The type.
+        state: &'static str,
+    },
+}
+
+/// Builds an [`App`].
+#[derive(Default)]
+#[must_use]
+pub struct AppBuilder {
+    endpoints: Vec<Endpoint>,
+    states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    store: Option<Arc<dyn Store>>,
+    settings: HubSettings,
+}
+
+impl fmt::Debug for AppBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppBuilder").field("endpoints", &self.endpoints).finish_non_exhaustive()
+    }
+}
+
+impl AppBuilder {
+    /// Adds an endpoint.
+    pub fn endpoint(mut self, endpoint: Endpoint) -> Self {
+        self.endpoints.push(endpoint);
+        self
+    }
+
+    /// Gives handlers a value by its type: [`State<T>`](crate::State).
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(TypeId::of::<T>(), Arc::new(state));
+        self
+    }
+
+    /// Chooses the store.
+    pub fn store(mut self, store: impl Store) -> Self {
+        self.store = Some(Arc::new(store));
+        self
+    }
+
+    /// Chooses the store at run time.
+    pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// How much is kept of topics whose names begin with `prefix`. The longest prefix that fits decides; of topics
+    /// that none fits nothing is kept.
+    pub fn retain(mut self, prefix: impl Into<String>, retention: Retention) -> Self {
+        self.settings.retentions.push((prefix.into(), retention));
+        self
+    }
+
+    /// How long the node's lease in the store lasts without being renewed: 15 s. A dead node's channels are taken over
+    /// after about this time.
+    pub fn lease(mut self, term: Duration) -> Self {
+        self.settings.lease = term;
+        self
+    }
+
+    /// Checks everything and puts it together.
+    ///
+    /// # Errors
+    /// [`BuildError`] says what is wrong and what to do.
+    pub fn build(mut self) -> Result<App, BuildError> {
+        let store = self.store.ok_or(BuildError::NoStore)?;
+        if self.endpoints.is_empty() {
+            return Err(BuildError::NoEndpoint);
+        }
+        let mut router = Router::new();
+        let mut endpoints: Vec<Arc<EndpointInner>> = Vec::new();
+        for endpoint in self.endpoints {
+            let (inner, requirements, twice) = endpoint.finish();
+            check(&inner, &requirements, twice, &self.states)?;
+            if endpoints.iter().any(|other| other.name == inner.name) {
+                return Err(BuildError::EndpointTwice(inner.name.as_ref().to_owned()));
+            }
+            router.insert(inner.path.clone(), endpoints.len()).map_err(|source| BuildError::Path {
+                endpoint: inner.name.as_ref().to_owned(),
+                path: inner.path.clone(),
+                source,
+            })?;
+            endpoints.push(Arc::new(inner));
+        }
+        self.settings.retentions.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        let hub = EventHub::new(NodeId::unique(), store, self.settings);
+        Ok(App(Arc::new(Inner { endpoints, router, states: self.states, hub })))
+    }
+}
+
+fn check(
+    endpoint: &EndpointInner,
+    requirements: &[Requirement],
+    twice: Vec<String>,
+    states: &HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+) -> Result<(), BuildError> {
+    let name = || endpoint.name.as_ref().to_owned();
+    if let Some(key) = twice.into_iter().next() {
+        return Err(BuildError::RouteTwice { endpoint: name(), key });
+    }
+    if matches!(endpoint.routing_key.as_str(), "" | "error" | "gap" | "result") {
+        return Err(BuildError::RoutingKey(name()));
+    }
+    match requirements.iter().find(|requirement| !states.contains_key(&requirement.state)) {
+        Some(missing) => Err(BuildError::NoState { endpoint: name(), state: missing.name }),
+        None => Ok(()),
+    }
+}
+
+impl App {
+    /// An application without anything yet.
+    #[expect(clippy::new_ret_no_self, reason = "an application is made by its builder")]
+    pub fn new() -> AppBuilder {
+        AppBuilder::default()
+    }
+
+    /// Publishing, sending and asking from outside of handlers.
+    #[must_use]
+    pub fn hub(&self) -> &EventHub {
+        &self.0.hub
+    }
+
+    /// Puts the node on the bus and begins its lease, on the present tokio runtime. Adapters for long-lived nodes call
+    /// it before they accept connections.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn start(&self) -> Result<(), StoreError> {
+        self.0.hub.start(self).await
+    }
+
+    /// Gives the lease back and leaves the bus. Channels that are still here end elsewhere.
+    pub async fn stop(&self) {
+        self.0.hub.stop().await;
+    }
+
+    pub(crate) fn state<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.0.states.get(&TypeId::of::<T>()).and_then(|state| state.downcast_ref())
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        self.0.hub.store()
+    }
+
+    /// A channel as its record tells, without a connection; `None` if this application has no such endpoint.
+    pub(crate) fn rehydrate(&self, record: Record) -> Option<Channel> {
+        let endpoint = self.0.endpoints.iter().find(|endpoint| endpoint.name == record.endpoint)?;
+        let opening = match OpeningData::from_stored(&record.opening) {
+            Ok(opening) => opening,
+            Err(error) => {
+                tracing::error!(channel = %record.id, error = %error, "the record's opening data cannot be read");
+                OpeningData::new("", &[], "")
+            }
+        };
+        let endpoint = Arc::clone(endpoint);
+        Some(Channel::new(self.clone(), endpoint, record, Arc::new(opening), None, Arc::new(Nowhere)))
+    }
+}

@@ -1,0 +1,83 @@
+use std::any::Any;
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// What the client asked for when it connected: path and query. It is kept with the channel, so secrets do not belong
+/// into a query.
+pub struct OpeningData {
+    path: Box<str>,
+    /// Path parameters and then the query, form-encoded.
+    fields: Box<str>,
+    /// How many of the fields are path parameters.
+    params: u8,
+    pub(super) typed: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+/// As the store keeps it.
+#[derive(Serialize, Deserialize)]
+struct Stored<'a> {
+    path: Cow<'a, str>,
+    fields: Cow<'a, str>,
+    params: u8,
+}
+
+impl fmt::Debug for OpeningData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpeningData").finish_non_exhaustive()
+    }
+}
+
+impl OpeningData {
+    pub(super) fn new(path: &str, params: &[(&str, String)], query: &str) -> Self {
+        let mut fields = serde_urlencoded::to_string(params).unwrap_or_default();
+        if !fields.is_empty() && !query.is_empty() {
+            fields.push('&');
+        }
+        fields.push_str(query);
+        let params = u8::try_from(params.len()).unwrap_or(u8::MAX);
+        Self { path: path.into(), fields: fields.into(), params, typed: None }
+    }
+
+    /// The path, decoded no further than it came.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// A path parameter, decoded.
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<String> {
+        let fields: Vec<(String, String)> = serde_urlencoded::from_str(&self.fields).ok()?;
+        fields.into_iter().take(self.params.into()).find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// Path parameters and query as a `T`.
+    pub(crate) fn decode<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
+        serde_urlencoded::from_str(&self.fields).map(Arc::new).map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// As [`decode`](Self::decode), from memory where the handshake has read it already.
+    pub(crate) fn read<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
+        match self.typed.clone().map(Arc::downcast::<T>) {
+            Some(Ok(value)) => Ok(value),
+            _ => self.decode(),
+        }
+    }
+
+    pub(crate) fn to_stored(&self) -> Bytes {
+        let stored = Stored { path: (&*self.path).into(), fields: (&*self.fields).into(), params: self.params };
+        serde_json::to_vec(&stored).map(Bytes::from).unwrap_or_default()
+    }
+
+    pub(crate) fn from_stored(stored: &[u8]) -> Result<Self, serde_json::Error> {
+        let Stored { path, fields, params } = serde_json::from_slice(stored)?;
+        Ok(Self { path: path.into(), fields: fields.into(), params, typed: None })
+    }
+}

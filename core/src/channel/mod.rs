@@ -1,0 +1,324 @@
+//! A channel as handlers see it.
+
+mod session;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+pub use session::Session;
+pub(crate) use session::SessionValue;
+pub(crate) use session::unauthenticated;
+pub use state::ChannelState;
+pub(crate) use state::StateValue;
+
+use crate::app::{App, OpeningData};
+use crate::close::Close;
+use crate::endpoint::EndpointInner;
+use crate::error::Error;
+use crate::event::{Event, EventKind, Payload, Position};
+use crate::frame::Frame;
+use crate::hub::{Joined, Publish};
+use crate::name::{ChannelId, Topic, UserId};
+use crate::outlet::Outlet;
+use crate::store::{Change, Fence, Patch, PresenceEntry, Record, Versioned, Written};
+
+/// One client's conversation with an endpoint. Clones are the same channel.
+///
+/// A handler may keep a clone and use it after it has ended, also when the channel has: then nothing is sent, and what
+/// would change something answers `conflict`.
+#[derive(Clone)]
+pub struct Channel {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) app: App,
+    pub(crate) endpoint: Arc<EndpointInner>,
+    pub(crate) id: ChannelId,
+    pub(crate) generation: AtomicU64,
+    pub(crate) opening: Arc<OpeningData>,
+    pub(crate) outlet: Arc<dyn Outlet>,
+    pub(crate) live: Mutex<Live>,
+    close_asked: AtomicBool,
+}
+
+/// What changes while a channel lives.
+#[derive(Default)]
+pub(crate) struct Live {
+    session_version: u64,
+    session: Option<Arc<SessionValue>>,
+    state: StateValue,
+    pub(crate) topics: Vec<Joined>,
+    close: Option<CloseAsked>,
+    /// Nothing can be joined any more.
+    pub(crate) left: bool,
+}
+
+/// A close that the driver has yet to carry out.
+#[derive(Debug)]
+pub(crate) struct CloseAsked {
+    pub(crate) close: Close,
+    /// The channel goes on elsewhere, or in another generation.
+    pub(crate) displaced: bool,
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel").field("id", &self.inner.id).finish_non_exhaustive()
+    }
+}
+
+impl Channel {
+    pub(crate) fn new(
+        app: App,
+        endpoint: Arc<EndpointInner>,
+        record: Record,
+        opening: Arc<OpeningData>,
+        session: Option<Arc<SessionValue>>,
+        outlet: Arc<dyn Outlet>,
+    ) -> Self {
+        let live = Live {
+            session_version: record.session.version,
+            session: session.or_else(|| record.session.value.map(SessionValue::stored)),
+            state: StateValue::stored(record.state),
+            ..Live::default()
+        };
+        Self {
+            inner: Arc::new(Inner {
+                app,
+                endpoint,
+                id: record.id,
+                generation: AtomicU64::new(record.generation),
+                opening,
+                outlet,
+                live: Mutex::new(live),
+                close_asked: AtomicBool::new(false),
+            }),
+        }
+    }
+
+    /// The channel's id.
+    #[must_use]
+    pub fn id(&self) -> &ChannelId {
+        &self.inner.id
+    }
+
+    /// The name of its endpoint.
+    #[must_use]
+    pub fn endpoint(&self) -> &str {
+        &self.inner.endpoint.name
+    }
+
+    /// A parameter of the path, decoded: `room` of `/rooms/{room}`.
+    #[must_use]
+    pub fn param(&self, name: &str) -> Option<String> {
+        self.inner.opening.param(name)
+    }
+
+    pub(crate) fn app(&self) -> &App {
+        &self.inner.app
+    }
+
+    pub(crate) fn opening(&self) -> &OpeningData {
+        &self.inner.opening
+    }
+
+    pub(crate) fn fence(&self) -> Fence {
+        Fence { id: self.inner.id.clone(), generation: self.inner.generation.load(Ordering::Acquire) }
+    }
+
+    /// Sends a message to the client.
+    ///
+    /// # Errors
+    /// None on a node, where a client that has gone gets nothing; what the store answers where the message must wait.
+    #[allow(clippy::unused_async)] // a resumable protocol gives direct sends their place in the inbox first
+    pub async fn send(&self, payload: &Payload) -> Result<(), Error> {
+        self.inner.outlet.send(&Frame::of(payload));
+        Ok(())
+    }
+
+    /// Sends a value as JSON.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and a value that cannot be serialised.
+    pub async fn send_json<T: Serialize + ?Sized + Sync>(&self, value: &T) -> Result<(), Error> {
+        self.send(&Payload::json(value)?).await
+    }
+
+    /// Closes the channel: what this handler has sent and its reply still go out if it ends at once, then the close
+    /// frame; no other message is handled. A second close changes nothing.
+    pub fn close(&self, close: Close) {
+        self.ask_close(close, false);
+    }
+
+    /// Drops the connection without ending the channel, which goes on elsewhere.
+    pub(crate) fn displace(&self) {
+        self.ask_close(Close::restart("connected elsewhere"), true);
+    }
+
+    fn ask_close(&self, close: Close, displaced: bool) {
+        let mut live = self.inner.live.lock();
+        if live.close.is_none() {
+            live.close = Some(CloseAsked { close, displaced });
+            self.inner.close_asked.store(true, Ordering::Release);
+            drop(live);
+            self.inner.outlet.wake();
+        }
+    }
+
+    /// Whether a close was asked for that nobody has taken yet.
+    pub(crate) fn is_close_asked(&self) -> bool {
+        self.inner.close_asked.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn take_close(&self) -> Option<CloseAsked> {
+        if !self.is_close_asked() {
+            return None;
+        }
+        let mut live = self.inner.live.lock();
+        self.inner.close_asked.store(false, Ordering::Release);
+        live.close.take()
+    }
+
+    /// Subscribes the channel: every event that is published after this has returned reaches it.
+    ///
+    /// Handlers decide who may subscribe to what; for a client's own wish ask [`Topic::is_reserved`] first.
+    ///
+    /// # Errors
+    /// `conflict` if the channel has ended; what the store answers, and then it is not subscribed.
+    pub async fn subscribe(&self, topic: &Topic) -> Result<(), Error> {
+        self.app().hub().join(self, topic, None).await
+    }
+
+    /// As [`subscribe`](Self::subscribe), and others see the channel in the topic, with `data`.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe), and data that cannot be serialised.
+    pub async fn subscribe_present<T: Serialize + Sync>(&self, topic: &Topic, data: Option<&T>) -> Result<(), Error> {
+        let data = data.map(serde_json::to_vec).transpose()?.map(Into::into);
+        let user = self.session_value().map(|session| session.user().clone());
+        self.app().hub().join(self, topic, Some(PresenceEntry { user, data })).await
+    }
+
+    /// Ends a subscription; `false` if there was none.
+    ///
+    /// # Errors
+    /// What the store answers; the channel no longer gets the topic's events all the same.
+    pub async fn unsubscribe(&self, topic: &Topic) -> Result<bool, Error> {
+        self.app().hub().leave(self, topic).await
+    }
+
+    /// Publishes on a topic, to every subscriber, this channel too if it is one: there the event arrives after the
+    /// reply to the message that is being handled.
+    ///
+    /// # Errors
+    /// What the store answers; nothing was delivered then, unless the answer itself was lost.
+    pub async fn publish(&self, topic: &Topic, payload: Payload) -> Result<Position, Error> {
+        self.publish_event(topic, payload, None).await
+    }
+
+    /// Publishes on a topic, to every subscriber but this channel.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn publish_to_others(&self, topic: &Topic, payload: Payload) -> Result<Position, Error> {
+        self.publish_event(topic, payload, Some(self.inner.id.clone())).await
+    }
+
+    async fn publish_event(
+        &self,
+        topic: &Topic,
+        payload: Payload,
+        exclude: Option<ChannelId>,
+    ) -> Result<Position, Error> {
+        let publisher = Some(self.inner.id.clone());
+        let event = Event { kind: EventKind::Message, payload, publisher, exclude };
+        let published = self.app().hub().publish(Publish::event(topic.clone(), event)).await?;
+        Ok(published.position)
+    }
+
+    pub(crate) fn session_value(&self) -> Option<Arc<SessionValue>> {
+        self.inner.live.lock().session.clone()
+    }
+
+    /// Sets who the client is; the next message sees it, in every deployment.
+    ///
+    /// # Errors
+    /// `conflict` if the channel has ended, or another handler's change came first; what the store answers.
+    pub async fn login<U: Serialize + Send + Sync + 'static>(&self, session: Session<U>) -> Result<(), Error> {
+        self.set_session(Some(SessionValue::of(session)?)).await
+    }
+
+    /// Forgets who the client is, at once.
+    ///
+    /// # Errors
+    /// As [`login`](Self::login).
+    pub async fn logout(&self) -> Result<(), Error> {
+        self.set_session(None).await
+    }
+
+    async fn set_session(&self, session: Option<Arc<SessionValue>>) -> Result<(), Error> {
+        let (expected, before) = {
+            let mut live = self.inner.live.lock();
+            // A logout holds here even if the store does not hear of it.
+            let before = if session.is_none() { live.session.take() } else { live.session.clone() };
+            (live.session_version, before)
+        };
+        let value = session.as_ref().map(|session| session.to_stored().clone());
+        let patch = Patch { session: Some(Change { expected, value }), ..Patch::default() };
+        if !self.write(patch).await? {
+            return Err(Error::conflict("the session was changed by another handler meanwhile, try again"));
+        }
+        let user = session.as_ref().map(|session| session.user().clone());
+        {
+            let mut live = self.inner.live.lock();
+            live.session_version = expected + 1;
+            live.session = session;
+        }
+        let before = before.map(|session| session.user().clone());
+        self.index_user(before.as_ref(), user.as_ref()).await
+    }
+
+    /// Keeps the user's index of channels as the session says.
+    pub(crate) async fn index_user(&self, before: Option<&UserId>, now: Option<&UserId>) -> Result<(), Error> {
+        if before == now {
+            return Ok(());
+        }
+        if let Some(user) = now {
+            self.app().hub().index_user(self, user).await?;
+        }
+        if let Some(user) = before {
+            self.app().hub().unindex_user(self, user).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the record; `false` after a conflict, when memory was brought up to date.
+    pub(crate) async fn write(&self, patch: Patch) -> Result<bool, Error> {
+        match self.app().store().write(&self.fence(), patch).await? {
+            Written::Done => Ok(true),
+            Written::Conflict(record) => {
+                self.refresh(*record);
+                Ok(false)
+            }
+            Written::Stale => Err(Error::conflict("the channel has ended or is connected elsewhere")),
+        }
+    }
+
+    fn refresh(&self, record: Record) {
+        let mut live = self.inner.live.lock();
+        if record.state.version > live.state.version {
+            live.state = StateValue::stored(record.state);
+        }
+        let Versioned { version, value } = record.session;
+        if version > live.session_version {
+            live.session_version = version;
+            live.session = value.map(SessionValue::stored);
+        }
+    }
+}

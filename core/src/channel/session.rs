@@ -1,0 +1,119 @@
+use std::any::Any;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::handler::{Extract, HasChannel};
+use crate::name::{InvalidName, UserId};
+use crate::store::StoredSession;
+
+/// Who the client is: a user and the application's value.
+///
+/// As an argument of a handler it is the session at the time the handler starts; a client without one is answered
+/// `unauthenticated`, unless the argument is an `Option<Session<U>>`.
+pub struct Session<U> {
+    user: UserId,
+    value: Arc<U>,
+}
+
+impl<U> Session<U> {
+    /// A session of a user.
+    ///
+    /// # Errors
+    /// A user id that is not a name.
+    pub fn new(user: impl AsRef<str>, value: U) -> Result<Self, InvalidName> {
+        Ok(Self { user: UserId::new(user)?, value: Arc::new(value) })
+    }
+
+    /// The user.
+    #[must_use]
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+}
+
+impl<U> Deref for Session<U> {
+    type Target = U;
+
+    fn deref(&self) -> &U {
+        &self.value
+    }
+}
+
+impl<U> Clone for Session<U> {
+    fn clone(&self) -> Self {
+        Self { user: self.user.clone(), value: Arc::clone(&self.value) }
+    }
+}
+
+impl<U> fmt::Debug for Session<U> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Neither user nor value belong into a log line.
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl<C: HasChannel, U: DeserializeOwned + Send + Sync + 'static> Extract<C> for Session<U> {
+    fn extract(context: &mut C) -> Result<Self, Error> {
+        let value = context.channel().session_value();
+        value.ok_or_else(unauthenticated)?.typed()
+    }
+}
+
+impl<C: HasChannel, U: DeserializeOwned + Send + Sync + 'static> Extract<C> for Option<Session<U>> {
+    fn extract(context: &mut C) -> Result<Self, Error> {
+        context.channel().session_value().map(|value| value.typed()).transpose()
+    }
+}
+
+pub(crate) fn unauthenticated() -> Error {
+    Error::unauthenticated("log in first")
+}
+
+/// A session without its type: as it is stored, and typed once it was asked for.
+pub(crate) struct SessionValue {
+    stored: StoredSession,
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl fmt::Debug for SessionValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionValue").finish_non_exhaustive()
+    }
+}
+
+impl SessionValue {
+    pub(crate) fn of<U: Serialize + Send + Sync + 'static>(session: Session<U>) -> Result<Arc<Self>, Error> {
+        let value = Bytes::from(serde_json::to_vec(&*session.value)?);
+        let stored = StoredSession { user: session.user, value };
+        Ok(Arc::new(Self { stored, typed: OnceLock::from(session.value as Arc<dyn Any + Send + Sync>) }))
+    }
+
+    pub(crate) fn stored(stored: StoredSession) -> Arc<Self> {
+        Arc::new(Self { stored, typed: OnceLock::new() })
+    }
+
+    pub(crate) fn to_stored(&self) -> &StoredSession {
+        &self.stored
+    }
+
+    pub(crate) fn user(&self) -> &UserId {
+        &self.stored.user
+    }
+
+    /// The session as a `U`; read once, and again only where another type was asked for.
+    pub(crate) fn typed<U: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Session<U>, Error> {
+        let user = self.stored.user.clone();
+        if let Some(value) = self.typed.get().and_then(|value| Arc::clone(value).downcast::<U>().ok()) {
+            return Ok(Session { user, value });
+        }
+        let value: Arc<U> = Arc::new(serde_json::from_slice(&self.stored.value)?);
+        let _ = self.typed.set(value.clone());
+        Ok(Session { user, value })
+    }
+}

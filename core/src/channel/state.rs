@@ -1,0 +1,118 @@
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Channel;
+use crate::error::Error;
+use crate::handler::{Extract, HasChannel};
+use crate::store::{Change, Patch, Versioned};
+
+/// How often an update is tried again after another one came first.
+const ATTEMPTS: usize = 16;
+
+/// The state of one channel, kept in the store and gone with the channel. A channel whose state was never set has
+/// `T::default()`.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use strait_core::{ChannelState, Error, Json};
+///
+/// #[derive(Default, Clone, Serialize, Deserialize)]
+/// struct Seen {
+///     messages: u64,
+/// }
+///
+/// async fn count(state: ChannelState<Seen>) -> Result<Json<u64>, Error> {
+///     let count = state.update(|seen| {
+///         seen.messages += 1;
+///         seen.messages
+///     });
+///     Ok(Json(count.await?))
+/// }
+/// ```
+pub struct ChannelState<T> {
+    channel: Channel,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> fmt::Debug for ChannelState<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChannelState").field("channel", &self.channel).finish_non_exhaustive()
+    }
+}
+
+impl<C: HasChannel, T> Extract<C> for ChannelState<T> {
+    fn extract(context: &mut C) -> Result<Self, Error> {
+        Ok(Self { channel: context.channel().clone(), kind: PhantomData })
+    }
+}
+
+/// A channel's state in memory: as it is stored, and typed once it was asked for.
+#[derive(Default)]
+pub(crate) struct StateValue {
+    pub(crate) version: u64,
+    bytes: Option<Bytes>,
+    typed: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl StateValue {
+    pub(crate) fn stored(stored: Versioned<Bytes>) -> Self {
+        Self { version: stored.version, bytes: stored.value, typed: None }
+    }
+
+    fn typed<T: Default + DeserializeOwned + Send + Sync + 'static>(&mut self) -> Result<Arc<T>, Error> {
+        if let Some(value) = self.typed.as_ref().and_then(|value| Arc::clone(value).downcast::<T>().ok()) {
+            return Ok(value);
+        }
+        let value: Arc<T> = match &self.bytes {
+            Some(bytes) => Arc::new(serde_json::from_slice(bytes)?),
+            None => Arc::default(),
+        };
+        self.typed = Some(value.clone());
+        Ok(value)
+    }
+}
+
+impl<T> ChannelState<T>
+where
+    T: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static,
+{
+    /// The state as it is now.
+    ///
+    /// # Errors
+    /// `internal` for a stored state that is no `T`.
+    pub fn get(&self) -> Result<Arc<T>, Error> {
+        self.channel.inner.live.lock().state.typed::<T>()
+    }
+
+    /// Changes the state, by compare-and-set: `change` gets the newest state and runs again if another update came
+    /// first, so it must have no effect but on its argument.
+    ///
+    /// # Errors
+    /// `conflict` if the channel has moved on or ended, or other updates kept coming first; what the store answers.
+    pub async fn update<R>(&self, mut change: impl FnMut(&mut T) -> R) -> Result<R, Error> {
+        for _ in 0..ATTEMPTS {
+            let (expected, current) = {
+                let mut live = self.channel.inner.live.lock();
+                (live.state.version, live.state.typed::<T>()?)
+            };
+            let mut next = T::clone(&current);
+            let result = change(&mut next);
+            let bytes = Bytes::from(serde_json::to_vec(&next)?);
+            let patch = Patch { state: Some(Change { expected, value: Some(bytes.clone()) }), ..Patch::default() };
+            if self.channel.write(patch).await? {
+                let mut live = self.channel.inner.live.lock();
+                if live.state.version <= expected {
+                    live.state = StateValue { version: expected + 1, bytes: Some(bytes), typed: Some(Arc::new(next)) };
+                }
+                return Ok(result);
+            }
+        }
+        Err(Error::conflict("the state was changed by others all the time, try again"))
+    }
+}

@@ -1,0 +1,414 @@
+//! Drives one channel's machine: runs its handlers, writes their replies. An adapter brings what arrives and carries
+//! out the close.
+
+mod rate;
+mod run;
+
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use crate::channel::{Channel, unauthenticated};
+use crate::close::Close;
+use crate::endpoint::RouteInner;
+use crate::error::Error;
+use crate::frame::FrameKind;
+use crate::handler::{ConnectContext, DisconnectReason, MessageContext, Reply};
+use crate::hub::ending;
+use crate::machine::{Effect, Effects, Event, Machine, Step, Weigh};
+use crate::protocol::plain::{self, Request};
+use rate::{Bucket, Taken};
+pub(crate) use run::guarded;
+use run::{Ended, Route, Run, Task, call};
+
+/// A message as it arrived.
+#[derive(Debug)]
+pub struct Inbound {
+    payload: BytesMut,
+    binary: bool,
+    limited: bool,
+}
+
+impl Inbound {
+    /// Text, which the adapter has checked to be UTF-8.
+    #[must_use]
+    pub fn text(payload: BytesMut) -> Self {
+        Self { payload, binary: false, limited: false }
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn binary(payload: BytesMut) -> Self {
+        Self { payload, binary: true, limited: false }
+    }
+}
+
+impl Weigh for Inbound {
+    fn weight(&self) -> usize {
+        self.payload.len()
+    }
+}
+
+/// What the adapter has to carry out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Driven {
+    /// Send what is queued and a close frame, and end the connection.
+    Close(Close),
+    /// The channel has come to its end, or lives elsewhere: drop the conversation.
+    Done,
+}
+
+/// One channel's conversation on this node.
+pub struct Conversation {
+    channel: Channel,
+    machine: Machine<Inbound>,
+    run: Option<Box<Run>>,
+    bucket: Bucket,
+    close: Option<Box<Close>>,
+    reason: DisconnectReason,
+    opened: bool,
+    suspended: bool,
+    displaced: bool,
+    done: bool,
+}
+
+impl fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conversation").field("channel", &self.channel).finish_non_exhaustive()
+    }
+}
+
+impl Conversation {
+    pub(crate) fn new(channel: Channel) -> Self {
+        let bucket = Bucket::new(channel.inner.endpoint.limits.rate.as_ref());
+        Self {
+            channel,
+            // The plain protocol cannot resume.
+            machine: Machine::new(false),
+            run: None,
+            bucket,
+            close: None,
+            reason: DisconnectReason::Lost,
+            opened: false,
+            suspended: false,
+            displaced: false,
+            done: false,
+        }
+    }
+
+    /// The channel.
+    #[must_use]
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Whether messages are to be read.
+    #[must_use]
+    pub fn reads(&self) -> bool {
+        self.opened && self.machine.reads()
+    }
+
+    /// Whether what arrives now waits for a handler.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.machine.is_running()
+    }
+
+    /// The handshake was answered: `on_connect` runs.
+    pub fn opened(&mut self, cx: &mut Context<'_>) {
+        self.opened = true;
+        self.channel.app().hub().register(&self.channel);
+        self.channel.inner.endpoint.counters.opened.increment(1);
+        self.handle(Event::Opened, cx);
+    }
+
+    /// A message has arrived.
+    pub fn receive(&mut self, mut message: Inbound, now: Instant, cx: &mut Context<'_>) {
+        let endpoint = &self.channel.inner.endpoint;
+        endpoint.counters.messages.increment(1);
+        if let Some(limit) = &endpoint.limits.rate {
+            match self.bucket.take(limit, now) {
+                Taken::Yes => {}
+                Taken::No => {
+                    endpoint.counters.limited.increment(1);
+                    message.limited = true;
+                }
+                Taken::Flooding => return self.close(Close::policy("flooding"), cx),
+            }
+        }
+        self.handle(Event::Received(message), cx);
+    }
+
+    /// The peer has closed the connection.
+    pub fn peer_closed(&mut self, cx: &mut Context<'_>) {
+        if self.reason == DisconnectReason::Lost {
+            self.reason = DisconnectReason::Client;
+        }
+        self.handle(Event::PeerClosed { leaves: true }, cx);
+    }
+
+    /// The connection is gone, or nothing comes from it any more. Before [`opened`](Self::opened) it undoes what the
+    /// handshake stored.
+    pub fn lost(&mut self, cx: &mut Context<'_>) {
+        if self.opened {
+            return self.handle(Event::Lost, cx);
+        }
+        self.opened = true;
+        let end = ending::end(self.channel.clone(), DisconnectReason::Lost, false);
+        self.start(Task::End(Box::pin(end)));
+    }
+
+    /// The server closes.
+    pub fn close(&mut self, close: Close, cx: &mut Context<'_>) {
+        self.handle(Event::Close(close), cx);
+    }
+
+    /// The node drains: what waits is handled, then the channel closes.
+    pub fn drain(&mut self, close: Close, cx: &mut Context<'_>) {
+        self.handle(Event::Drain(close), cx);
+    }
+
+    /// Runs what can run. To be called whenever one of the other methods was, and when the waker says so.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Driven> {
+        loop {
+            if let Some(event) = self.asked_close() {
+                self.handle(event, cx);
+            }
+            if let Some(close) = self.close.take() {
+                return Poll::Ready(Driven::Close(*close));
+            }
+            if self.done {
+                return Poll::Ready(Driven::Done);
+            }
+            let suspended = !self.channel.app().hub().is_sure();
+            if suspended != self.suspended {
+                self.suspended = suspended;
+                self.handle(if suspended { Event::Suspend } else { Event::Unsuspend }, cx);
+            }
+            let Some(run) = &mut self.run else { return Poll::Pending };
+            match run.poll(cx) {
+                Poll::Ready(ended) => {
+                    self.run = None;
+                    let step = self.ended(ended);
+                    self.go(step, cx);
+                }
+                Poll::Pending if self.channel.is_close_asked() => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Takes an event through the machine, and all that follows from it at once.
+    fn handle(&mut self, event: Event<Inbound>, cx: &mut Context<'_>) {
+        let step = self.step(event);
+        self.go(step, cx);
+    }
+
+    fn go(&mut self, mut step: Option<Step<Inbound>>, cx: &mut Context<'_>) {
+        while let Some(next) = step {
+            step = self.begin(next, cx).and_then(|ended| self.ended(ended));
+        }
+    }
+
+    /// Takes an event through the machine; what is to be run is told.
+    fn step(&mut self, event: Event<Inbound>) -> Option<Step<Inbound>> {
+        match &event {
+            Event::Close(_) | Event::Refused(_) | Event::Drain(_) => self.reason = DisconnectReason::Server,
+            Event::Displaced(_) => self.displaced = true,
+            _ => {}
+        }
+        let mut effects = Effects::new();
+        self.machine.handle(event, self.channel.inner.endpoint.limits.backlog, &mut effects);
+        let mut step = None;
+        for effect in effects {
+            match effect {
+                Effect::Run(next) => step = Some(next),
+                Effect::Close(close) => self.close = Some(Box::new(close)),
+                Effect::Done => self.finish(),
+                // `reads` tells of the first two; the machine was made so that it does not detach.
+                Effect::Pause | Effect::Resume | Effect::Detach => {}
+            }
+        }
+        step
+    }
+
+    fn finish(&mut self) {
+        self.done = true;
+        if self.displaced {
+            let channel = self.channel.clone();
+            tokio::spawn(async move { channel.app().hub().leave_here(&channel).await });
+        }
+    }
+
+    /// What a handler's end leads to: its reply, the close that it asked for, and then the next step.
+    fn ended(&mut self, ended: Ended) -> Option<Step<Inbound>> {
+        let event = match ended {
+            Ended::Connect(Ok(_)) | Ended::End => Event::Ended,
+            Ended::Connect(Err(error)) => {
+                self.log(&error);
+                Event::Refused(Close::policy(error.message().to_owned()))
+            }
+            Ended::Message(result, route) => {
+                self.reply(result, &route);
+                Event::Ended
+            }
+        };
+        self.channel.inner.outlet.handler_ended();
+        if let Some(close) = self.asked_close() {
+            // The machine still counts the handler as running, so that this starts nothing.
+            self.step(close);
+        }
+        self.step(event)
+    }
+
+    fn asked_close(&self) -> Option<Event<Inbound>> {
+        let asked = self.channel.take_close()?;
+        Some(if asked.displaced { Event::Displaced(asked.close) } else { Event::Close(asked.close) })
+    }
+
+    fn start(&mut self, task: Task) {
+        self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
+    }
+
+    /// Begins a step; tells its end if it ended at once.
+    fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Ended> {
+        self.channel.inner.outlet.handler_begins();
+        let mut task = match step {
+            Step::Message(message) => match self.message(message) {
+                Ok(task) => task,
+                Err(ended) => return Some(ended),
+            },
+            Step::Connect => match self.connect() {
+                Some(task) => task,
+                None => return Some(Ended::End),
+            },
+            Step::End => Task::End(Box::pin(ending::end(self.channel.clone(), self.reason, true))),
+        };
+        match task.poll(cx) {
+            Poll::Ready(ended) => Some(ended),
+            Poll::Pending => {
+                self.start(task);
+                None
+            }
+        }
+    }
+
+    fn connect(&self) -> Option<Task> {
+        let handler = self.channel.inner.endpoint.connect.clone();
+        let session = self.channel.session_value();
+        if handler.is_none() && session.is_none() {
+            return None;
+        }
+        let channel = self.channel.clone();
+        Some(Task::Connect(Box::pin(async move {
+            if let Some(session) = session {
+                channel.index_user(None, Some(session.user())).await?;
+            }
+            match handler {
+                Some(handler) => handler(ConnectContext { channel }).await.map(|_| ()),
+                None => Ok(()),
+            }
+        })))
+    }
+
+    /// Finds the handler of a message and calls it.
+    fn message(&self, message: Inbound) -> Result<Task, Ended> {
+        let endpoint = &self.channel.inner.endpoint;
+        let refused = |error, route| Err(Ended::Message(Err(error), route));
+        let Inbound { payload, binary, limited } = message;
+        if binary {
+            return match &endpoint.binary {
+                _ if limited => refused(too_many(), Route::None),
+                None => refused(Error::invalid("this endpoint takes no binary messages"), Route::None),
+                Some(found) => self.call(found, payload, true),
+            };
+        }
+        let known = |key: &str| endpoint.routes.contains_key(key);
+        let (request, unknown) = plain::decode(payload, &endpoint.routing_key, known);
+        match request {
+            Request::Keyed { key, .. } if limited => refused(too_many(), Route::of_key(endpoint, key)),
+            Request::Keyed { key, payload } => match endpoint.routes.get(&*key) {
+                Some(found) => self.call(found, payload, false),
+                None => refused(unknown_route(), Route::Unknown(key)),
+            },
+            Request::Twice { key } => {
+                let route = key.map_or(Route::None, |key| Route::of_key(endpoint, key));
+                refused(Error::invalid("a key stands twice in the message"), route)
+            }
+            Request::Whole(_) if limited => refused(too_many(), unknown.map_or(Route::None, Route::Unknown)),
+            Request::Whole(payload) => match &endpoint.message {
+                Some(found) => self.call(found, payload, false),
+                None => refused(unknown_route(), unknown.map_or(Route::None, Route::Unknown)),
+            },
+        }
+    }
+
+    fn call(&self, found: &RouteInner, payload: BytesMut, binary: bool) -> Result<Task, Ended> {
+        let route = found.key.clone().map_or(Route::None, Route::Known);
+        if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
+            return Err(Ended::Message(Err(unauthenticated()), route));
+        }
+        let context = MessageContext {
+            channel: self.channel.clone(),
+            route: found.key.clone(),
+            payload: payload.freeze(),
+            binary,
+        };
+        match call(|| (found.handler)(context)) {
+            Ok(future) => Ok(Task::Message(future, route)),
+            Err(error) => Err(Ended::Message(Err(error), route)),
+        }
+    }
+
+    fn reply(&self, result: Result<Reply, Error>, route: &Route) {
+        let endpoint = &self.channel.inner.endpoint;
+        let outlet = &self.channel.inner.outlet;
+        let text = |parts: &[&[u8]]| outlet.reply(FrameKind::Text, parts);
+        let unknown;
+        let prefix = match route {
+            Route::None => None,
+            Route::Known(key) => endpoint.routes.get(key).map(|route| &*route.prefix),
+            Route::Unknown(key) => {
+                unknown = plain::reply_prefix(&endpoint.routing_key, key);
+                Some(&*unknown)
+            }
+        };
+        match (result, prefix) {
+            (Ok(Reply::None), _) | (Ok(Reply::Acknowledged), None) => {}
+            (Ok(Reply::Acknowledged), Some(prefix)) => text(&[prefix, b"}"]),
+            (Ok(Reply::Json(json)), Some(prefix)) => plain::reply(prefix, &endpoint.routing_key, &json, text),
+            (Ok(Reply::Json(json)), None) => text(&[&json]),
+            (Ok(Reply::Text(reply)), Some(prefix)) => {
+                let json = serde_json::Value::String(reply).to_string();
+                plain::reply(prefix, &endpoint.routing_key, json.as_bytes(), text);
+            }
+            (Ok(Reply::Text(reply)), None) => text(&[reply.as_bytes()]),
+            (Ok(Reply::Bytes(bytes)), _) => outlet.reply(FrameKind::Binary, &[&bytes]),
+            (Err(error), prefix) => {
+                self.log(&error);
+                plain::error(prefix, &error, text);
+            }
+        }
+    }
+
+    fn log(&self, error: &Error) {
+        let endpoint = &self.channel.inner.endpoint;
+        endpoint.counters.failed.increment(1);
+        if error.code() == "internal" {
+            let source = error.source().map(tracing::field::display);
+            tracing::error!(channel = %self.channel.id(), endpoint = %endpoint.name, source, "a handler failed");
+        } else {
+            tracing::debug!(channel = %self.channel.id(), code = error.code(), "a handler answered with an error");
+        }
+    }
+}
+
+fn too_many() -> Error {
+    Error::rate_limited("too many messages, slow down")
+}
+
+fn unknown_route() -> Error {
+    Error::unknown_route("there is no such route")
+}

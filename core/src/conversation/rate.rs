@@ -1,0 +1,74 @@
+//! How many messages a client may send: a token bucket.
+
+use std::time::Instant;
+
+use crate::policy::RateLimit;
+
+/// Whether a message is within the limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    No,
+    /// It has been beyond the limit for longer than the patience lasts.
+    Flooding,
+}
+
+#[derive(Debug)]
+pub(super) struct Bucket {
+    tokens: f32,
+    filled: Option<Instant>,
+    beyond_since: Option<Instant>,
+}
+
+impl Bucket {
+    pub(super) fn new(limit: Option<&RateLimit>) -> Self {
+        Self { tokens: limit.map_or(0.0, |limit| limit.burst as f32), filled: None, beyond_since: None }
+    }
+
+    pub(super) fn take(&mut self, limit: &RateLimit, now: Instant) -> Taken {
+        let burst = limit.burst as f32;
+        let passed = self.filled.map_or(0.0, |filled| now.saturating_duration_since(filled).as_secs_f32());
+        self.tokens = (self.tokens + passed * limit.per_second as f32).min(burst);
+        self.filled = Some(now);
+        if self.tokens >= burst / 2.0 {
+            self.beyond_since = None;
+        }
+        if self.tokens >= 1.0 {
+            self.tokens -= 1.0;
+            return Taken::Yes;
+        }
+        let since = *self.beyond_since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= limit.patience { Taken::Flooding } else { Taken::No }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LIMIT: RateLimit = RateLimit { per_second: 100, burst: 20, patience: Duration::from_secs(5) };
+
+    #[test]
+    fn a_burst_passes_and_then_the_rate() {
+        let (mut bucket, start) = (Bucket::new(Some(&LIMIT)), Instant::now());
+        let passed = (0..100).filter(|_| bucket.take(&LIMIT, start) == Taken::Yes).count();
+        assert_eq!(passed, 20);
+        let passed = (0..100).filter(|n| bucket.take(&LIMIT, start + Duration::from_millis(10 * n)) == Taken::Yes);
+        assert!((95..=100).contains(&passed.count()));
+    }
+
+    #[test]
+    fn only_who_floods_for_long_is_flooding() {
+        let (mut bucket, start) = (Bucket::new(Some(&LIMIT)), Instant::now());
+        let mut flood = |from: u64, to: u64| -> Option<u64> {
+            (from..to)
+                .find(|ms| (0..2).any(|_| bucket.take(&LIMIT, start + Duration::from_millis(*ms)) == Taken::Flooding))
+        };
+        assert_eq!(flood(0, 4_000), None);
+        assert_eq!(flood(10_000, 14_000), None, "a pause is forgiven");
+        let found = flood(14_000, 20_000).expect("it is noticed in the end");
+        assert!((15_000..15_200).contains(&found), "{found}");
+    }
+}

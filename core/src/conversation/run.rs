@@ -1,0 +1,115 @@
+//! A handler that is running.
+
+use std::any::Any;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Sleep, sleep};
+
+use crate::endpoint::EndpointInner;
+use crate::error::Error;
+use crate::handler::{BoxFuture, Reply};
+
+/// What a reply is sent behind.
+pub(super) enum Route {
+    /// Nothing: an answer to a whole message.
+    None,
+    /// The key of a route.
+    Known(Arc<str>),
+    /// A key that no route has.
+    Unknown(String),
+}
+
+impl Route {
+    pub(super) fn of_key(endpoint: &EndpointInner, key: String) -> Self {
+        endpoint.routes.get_key_value(&*key).map_or(Self::Unknown(key), |(key, _)| Self::Known(Arc::clone(key)))
+    }
+}
+
+pub(super) enum Task {
+    Connect(BoxFuture<Result<(), Error>>),
+    Message(BoxFuture<Result<Reply, Error>>, Route),
+    End(BoxFuture<()>),
+}
+
+/// How a task ended.
+pub(super) enum Ended {
+    Connect(Result<(), Error>),
+    Message(Result<Reply, Error>, Route),
+    End,
+}
+
+impl Task {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        match self {
+            Self::Connect(future) => poll(future, cx).map(Ended::Connect),
+            Self::Message(future, route) => {
+                poll(future, cx).map(|result| Ended::Message(result, std::mem::replace(route, Route::None)))
+            }
+            Self::End(future) => future.as_mut().poll(cx).map(|()| Ended::End),
+        }
+    }
+
+    fn late(&mut self) -> Option<Ended> {
+        let error = || Error::timeout("the server took too long");
+        match self {
+            Self::Connect(_) => Some(Ended::Connect(Err(error()))),
+            Self::Message(_, route) => Some(Ended::Message(Err(error()), std::mem::replace(route, Route::None))),
+            // It bounds its own handler, and must come to its end.
+            Self::End(_) => None,
+        }
+    }
+}
+
+/// A task that did not end at once, with its time limit.
+pub(super) struct Run {
+    task: Task,
+    limit: Pin<Box<Sleep>>,
+}
+
+impl Run {
+    pub(super) fn new(task: Task, limit: Duration) -> Self {
+        Self { task, limit: Box::pin(sleep(limit)) }
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+        if let Poll::Ready(ended) = self.task.poll(cx) {
+            return Poll::Ready(ended);
+        }
+        if !matches!(self.task, Task::End(_)) && self.limit.as_mut().poll(cx).is_ready() {
+            tracing::warn!("a handler took too long and was dropped");
+            return self.task.late().map_or(Poll::Pending, Poll::Ready);
+        }
+        Poll::Pending
+    }
+}
+
+/// Calls a handler; a panic in its extractors is `internal`.
+pub(super) fn call<O>(
+    handler: impl FnOnce() -> BoxFuture<Result<O, Error>>,
+) -> Result<BoxFuture<Result<O, Error>>, Error> {
+    catch_unwind(AssertUnwindSafe(handler)).map_err(|panic| panicked(&*panic))
+}
+
+/// Polls a handler; a panic is `internal`, and nothing but this handler ends by it.
+fn poll<O>(future: &mut BoxFuture<Result<O, Error>>, cx: &mut Context<'_>) -> Poll<Result<O, Error>> {
+    catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
+        .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))
+}
+
+fn panicked(panic: &(dyn Any + Send)) -> Error {
+    let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
+    metrics::counter!("strait_handler_panics_total").increment(1);
+    Error::internal(format!("a handler panicked: {}", message.as_deref().unwrap_or("without a message")))
+}
+
+/// Calls a handler outside of a conversation, with its panics caught.
+pub(crate) async fn guarded<O>(handler: impl FnOnce() -> BoxFuture<Result<O, Error>>) -> Result<O, Error> {
+    let mut future = call(handler)?;
+    std::future::poll_fn(|cx| poll(&mut future, cx)).await
+}

@@ -1,0 +1,316 @@
+//! Endpoints: what kind of channel there is at a path, and who handles what.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use crate::app::OpeningData;
+use crate::error::Error;
+use crate::frame::Frame;
+use crate::handler::{
+    Admit, Call, ConnectContext, Connected, DisconnectContext, Handler, HandlerLayer, MessageContext, MessageService,
+    OpenContext, Reply, Requirement, erase,
+};
+use crate::name::Topic;
+use crate::policy::{Limits, Origins};
+use crate::protocol::plain;
+
+type ReadOpening = fn(&OpeningData) -> Result<Arc<dyn Any + Send + Sync>, Error>;
+type OnGap = Arc<dyn Fn(Option<&Topic>) -> Frame + Send + Sync>;
+
+/// The definition of a kind of channel: a name, a path pattern, handlers and policies.
+///
+/// Mistakes, such as a path that cannot be read or two routes of one name, are told by `AppBuilder::build`.
+#[must_use]
+pub struct Endpoint {
+    pub(crate) inner: EndpointInner,
+    pub(crate) requirements: Vec<Requirement>,
+    pub(crate) twice: Vec<String>,
+    layers: Vec<Arc<dyn HandlerLayer>>,
+    extra_routes: Vec<(String, Route)>,
+}
+
+/// What serves an endpoint's channels.
+pub(crate) struct EndpointInner {
+    pub(crate) name: Arc<str>,
+    pub(crate) path: String,
+    pub(crate) routing_key: String,
+    pub(crate) public: bool,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) limits: Limits,
+    pub(crate) origins: Origins,
+    pub(crate) authenticate: Option<Call<OpenContext, Admit>>,
+    pub(crate) read_opening: Option<ReadOpening>,
+    pub(crate) connect: Option<Call<ConnectContext, Connected>>,
+    pub(crate) disconnect: Option<Call<DisconnectContext, Connected>>,
+    pub(crate) routes: HashMap<Arc<str>, RouteInner, foldhash::fast::RandomState>,
+    pub(crate) message: Option<RouteInner>,
+    pub(crate) binary: Option<RouteInner>,
+    pub(crate) gap: Option<OnGap>,
+    pub(crate) counters: Counters,
+}
+
+pub(crate) struct RouteInner {
+    pub(crate) key: Option<Arc<str>>,
+    /// What its replies begin with; empty without a key.
+    pub(crate) prefix: Vec<u8>,
+    pub(crate) public: bool,
+    pub(crate) handler: Call<MessageContext, Reply>,
+}
+
+/// What is counted per endpoint; registered when the application is built, so install the recorder before.
+pub(crate) struct Counters {
+    pub(crate) opened: metrics::Counter,
+    pub(crate) closed: metrics::Counter,
+    pub(crate) messages: metrics::Counter,
+    pub(crate) limited: metrics::Counter,
+    pub(crate) failed: metrics::Counter,
+}
+
+impl Counters {
+    pub(crate) fn register(endpoint: &str) -> Self {
+        let label = || [metrics::Label::new("endpoint", endpoint.to_owned())];
+        Self {
+            opened: metrics::counter!("strait_channels_opened_total", label().iter()),
+            closed: metrics::counter!("strait_channels_ended_total", label().iter()),
+            messages: metrics::counter!("strait_messages_received_total", label().iter()),
+            limited: metrics::counter!("strait_messages_rate_limited_total", label().iter()),
+            failed: metrics::counter!("strait_handler_errors_total", label().iter()),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("name", &self.inner.name)
+            .field("path", &self.inner.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handler of messages with its own policies.
+#[must_use]
+pub struct Route {
+    handler: MessageService,
+    public: bool,
+    requirements: Vec<Requirement>,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Route").field("public", &self.public).finish_non_exhaustive()
+    }
+}
+
+impl Route {
+    /// A route to a handler.
+    pub fn new<H, Args>(handler: H) -> Self
+    where
+        H: Handler<Args, MessageContext, Reply>,
+        Args: 'static,
+    {
+        Self { handler: MessageService(erase(handler)), public: false, requirements: H::requirements() }
+    }
+
+    /// Clients without a session may use it too.
+    pub fn public(mut self) -> Self {
+        self.public = true;
+        self
+    }
+
+    /// Wraps the handler, outside of the layers it already has.
+    pub fn layer(mut self, layer: impl HandlerLayer) -> Self {
+        self.handler = layer.wrap(self.handler);
+        self
+    }
+}
+
+impl Endpoint {
+    /// An endpoint at a path such as `/rooms/{room}`.
+    pub fn new(name: impl AsRef<str>, path: impl Into<String>) -> Self {
+        let name: Arc<str> = Arc::from(name.as_ref());
+        Self {
+            inner: EndpointInner {
+                counters: Counters::register(&name),
+                name,
+                path: path.into(),
+                routing_key: "action".to_owned(),
+                public: false,
+                grace: None,
+                limits: Limits::default(),
+                origins: Origins::default(),
+                authenticate: None,
+                read_opening: None,
+                connect: None,
+                disconnect: None,
+                routes: HashMap::default(),
+                message: None,
+                binary: None,
+                gap: None,
+            },
+            requirements: Vec::new(),
+            twice: Vec::new(),
+            layers: Vec::new(),
+            extra_routes: Vec::new(),
+        }
+    }
+
+    /// Runs during the handshake and says who the client is, or refuses it with an HTTP status.
+    pub fn authenticate<H, Args>(mut self, handler: H) -> Self
+    where
+        H: Handler<Args, OpenContext, Admit>,
+        Args: 'static,
+    {
+        self.inner.authenticate = Some(erase(handler));
+        self.requirements.extend(H::requirements());
+        self
+    }
+
+    /// Reads path parameters and query as a `T` during the handshake; mistakes are answered 422.
+    pub fn opening<T: DeserializeOwned + Send + Sync + 'static>(mut self) -> Self {
+        self.inner.read_opening = Some(|data| Ok(data.decode::<T>()? as Arc<dyn Any + Send + Sync>));
+        self
+    }
+
+    /// Runs once the client is let in, before any message is handled. An error refuses the client: on a node with
+    /// close code 1008, on Lambda with the handshake's HTTP status.
+    pub fn on_connect<H, Args>(mut self, handler: H) -> Self
+    where
+        H: Handler<Args, ConnectContext, Connected>,
+        Args: 'static,
+    {
+        self.inner.connect = Some(erase(handler));
+        self.requirements.extend(H::requirements());
+        self
+    }
+
+    /// Runs at least once for every channel whose `on_connect` started, after everything else of it.
+    pub fn on_disconnect<H, Args>(mut self, handler: H) -> Self
+    where
+        H: Handler<Args, DisconnectContext, Connected>,
+        Args: 'static,
+    {
+        self.inner.disconnect = Some(erase(handler));
+        self.requirements.extend(H::requirements());
+        self
+    }
+
+    /// Handles messages whose routing key is `key`.
+    pub fn on<H, Args>(self, key: impl Into<String>, handler: H) -> Self
+    where
+        H: Handler<Args, MessageContext, Reply>,
+        Args: 'static,
+    {
+        self.route(key, Route::new(handler))
+    }
+
+    /// Handles messages whose routing key is `key`, by a route with policies of its own.
+    pub fn route(mut self, key: impl Into<String>, route: Route) -> Self {
+        self.extra_routes.push((key.into(), route));
+        self
+    }
+
+    /// Handles text that no route takes.
+    pub fn on_message<H, Args>(mut self, handler: H) -> Self
+    where
+        H: Handler<Args, MessageContext, Reply>,
+        Args: 'static,
+    {
+        self.inner.message = Some(keyless(Route::new(handler), &mut self.requirements));
+        self
+    }
+
+    /// Handles binary messages; without it they are answered with `invalid`.
+    pub fn on_binary<H, Args>(mut self, handler: H) -> Self
+    where
+        H: Handler<Args, MessageContext, Reply>,
+        Args: 'static,
+    {
+        self.inner.binary = Some(keyless(Route::new(handler), &mut self.requirements));
+        self
+    }
+
+    /// What a client is told that has missed events of a topic (`None`: direct sends), instead of
+    /// `{"gap":{"topic":"…"}}`.
+    pub fn on_gap(mut self, gap: impl Fn(Option<&Topic>) -> crate::event::Payload + Send + Sync + 'static) -> Self {
+        self.inner.gap = Some(Arc::new(move |topic| Frame::of(&gap(topic))));
+        self
+    }
+
+    /// Wraps every message handler of the endpoint, outside of the layers of its routes.
+    pub fn layer(mut self, layer: impl HandlerLayer) -> Self {
+        self.layers.push(Arc::new(layer));
+        self
+    }
+
+    /// Clients without a session may send messages.
+    pub fn public(mut self) -> Self {
+        self.inner.public = true;
+        self
+    }
+
+    /// The member of a message that chooses its route: `action` unless said otherwise.
+    pub fn routing_key(mut self, key: impl Into<String>) -> Self {
+        self.inner.routing_key = key.into();
+        self
+    }
+
+    /// A channel outlives its connection by `grace`, for clients whose protocol can resume.
+    pub fn resumable(mut self, grace: Duration) -> Self {
+        self.inner.grace = Some(grace);
+        self
+    }
+
+    /// What one connection may use.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.inner.limits = limits;
+        self
+    }
+
+    /// Which pages may connect.
+    pub fn origins(mut self, origins: Origins) -> Self {
+        self.inner.origins = origins;
+        self
+    }
+
+    /// Puts routes, layers and prefixes together.
+    pub(crate) fn finish(mut self) -> (EndpointInner, Vec<Requirement>, Vec<String>) {
+        for (key, route) in self.extra_routes {
+            self.requirements.extend(&route.requirements);
+            let key: Arc<str> = Arc::from(key);
+            let route = RouteInner {
+                key: Some(Arc::clone(&key)),
+                prefix: plain::reply_prefix(&self.inner.routing_key, &key),
+                public: route.public,
+                handler: route.handler.0,
+            };
+            if self.inner.routes.insert(Arc::clone(&key), route).is_some() {
+                self.twice.push(key.as_ref().to_owned());
+            }
+        }
+        let keyless = self.inner.message.iter_mut().chain(self.inner.binary.iter_mut());
+        for route in self.inner.routes.values_mut().chain(keyless) {
+            for layer in &self.layers {
+                route.handler = layer.wrap(MessageService(Arc::clone(&route.handler))).0;
+            }
+        }
+        (self.inner, self.requirements, self.twice)
+    }
+}
+
+fn keyless(route: Route, requirements: &mut Vec<Requirement>) -> RouteInner {
+    requirements.extend(&route.requirements);
+    RouteInner { key: None, prefix: Vec::new(), public: false, handler: route.handler.0 }
+}
+
+impl EndpointInner {
+    /// The notice of lost events.
+    pub(crate) fn gap_frame(&self, topic: Option<&Topic>) -> Frame {
+        self.gap.as_ref().map_or_else(|| plain::gap(topic), |gap| gap(topic))
+    }
+}

@@ -1,0 +1,158 @@
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::extract::Extract;
+use crate::app::{App, OpeningData};
+use crate::channel::Channel;
+use crate::error::Error;
+
+/// What exists whenever a handler runs.
+pub trait Context {
+    /// The application.
+    fn app(&self) -> &App;
+
+    /// What the client asked for when it connected.
+    fn opening(&self) -> &OpeningData;
+}
+
+/// What exists once the client is let in.
+pub trait HasChannel: Context {
+    /// The channel.
+    fn channel(&self) -> &Channel;
+}
+
+/// The handshake, before anything of the client is trusted: for `authenticate`.
+#[derive(Debug)]
+pub struct OpenContext {
+    pub(crate) app: App,
+    pub(crate) opening: Arc<OpeningData>,
+    pub(crate) headers: Arc<HeaderMap>,
+    pub(crate) peer: Option<SocketAddr>,
+}
+
+/// The channel has just been opened.
+#[derive(Debug)]
+pub struct ConnectContext {
+    pub(crate) channel: Channel,
+}
+
+/// A message has arrived.
+#[derive(Debug)]
+pub struct MessageContext {
+    pub(crate) channel: Channel,
+    pub(crate) route: Option<Arc<str>>,
+    pub(crate) payload: Bytes,
+    pub(crate) binary: bool,
+}
+
+impl MessageContext {
+    /// The value of the routing key, if a route takes the message.
+    #[must_use]
+    pub fn route(&self) -> Option<&str> {
+        self.route.as_deref()
+    }
+
+    /// What was sent; without the routing key where a route takes it.
+    #[must_use]
+    pub fn payload(&self) -> &Bytes {
+        &self.payload
+    }
+}
+
+/// Why a channel has ended. Can be an argument of `on_disconnect`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// The client closed the connection.
+    Client,
+    /// The connection broke, or nothing came from it any more.
+    Lost,
+    /// The server closed it: a handler, a limit or a drain.
+    Server,
+    /// Its grace ended, or its node died.
+    Expired,
+}
+
+/// The channel has ended.
+#[derive(Debug)]
+pub struct DisconnectContext {
+    pub(crate) channel: Channel,
+    pub(crate) reason: DisconnectReason,
+}
+
+impl Context for OpenContext {
+    fn app(&self) -> &App {
+        &self.app
+    }
+
+    fn opening(&self) -> &OpeningData {
+        &self.opening
+    }
+}
+
+macro_rules! with_channel {
+    ($($context:ident),*) => {
+        $(
+            impl Context for $context {
+                fn app(&self) -> &App {
+                    self.channel.app()
+                }
+
+                fn opening(&self) -> &OpeningData {
+                    self.channel.opening()
+                }
+            }
+
+            impl HasChannel for $context {
+                fn channel(&self) -> &Channel {
+                    &self.channel
+                }
+            }
+        )*
+    };
+}
+
+with_channel!(ConnectContext, MessageContext, DisconnectContext);
+
+/// The handshake's headers.
+#[derive(Clone)]
+pub struct Headers(pub Arc<HeaderMap>);
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Header values hold cookies and tokens.
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl Extract<OpenContext> for Headers {
+    fn extract(context: &mut OpenContext) -> Result<Self, Error> {
+        Ok(Self(Arc::clone(&context.headers)))
+    }
+}
+
+/// The address of the other end of the connection: the client, or the nearest proxy. `None` where it is not known.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub Option<SocketAddr>);
+
+impl Extract<OpenContext> for Peer {
+    fn extract(context: &mut OpenContext) -> Result<Self, Error> {
+        Ok(Self(context.peer))
+    }
+}
+
+impl Extract<DisconnectContext> for DisconnectReason {
+    fn extract(context: &mut DisconnectContext) -> Result<Self, Error> {
+        Ok(context.reason)
+    }
+}
+
+impl<C: HasChannel> Extract<C> for Channel {
+    fn extract(context: &mut C) -> Result<Self, Error> {
+        Ok(context.channel().clone())
+    }
+}

@@ -1,0 +1,138 @@
+//! From the bus to a node's members: one lane's worth of topics, each topic's events in order, many at once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::members::{List, Members};
+use crate::event::{Event, EventKind, Position};
+use crate::frame::Frame;
+use crate::name::ChannelId;
+
+/// Events that may wait in a lane; beyond, they are dropped and their topics' members told of a gap.
+const MOST_WAITING: usize = 16 * 1024;
+/// Above so many, publishers on this node wait.
+const PLENTY: usize = 1024;
+/// After so many members other tasks get their turn.
+const MEMBERS_A_TURN: usize = 256;
+
+/// See the [module's documentation](self).
+#[derive(Default)]
+pub(super) struct Delivery {
+    waiting: Mutex<VecDeque<Waiting>>,
+    arrived: Notify,
+    drained: Notify,
+}
+
+enum Waiting {
+    Event(Arc<Members>, Arc<Event>),
+    Gap(Arc<Members>),
+}
+
+impl Delivery {
+    pub(super) fn push(&self, members: &Arc<Members>, events: &[(Position, Arc<Event>)]) {
+        let mut waiting = self.waiting.lock();
+        for (_, event) in events {
+            if waiting.len() < MOST_WAITING {
+                waiting.push_back(Waiting::Event(Arc::clone(members), Arc::clone(event)));
+            } else {
+                metrics::counter!("strait_events_dropped_total").increment(1);
+                // One notice for a run of drops.
+                if !matches!(waiting.back(), Some(Waiting::Gap(last)) if Arc::ptr_eq(last, members)) {
+                    waiting.push_back(Waiting::Gap(Arc::clone(members)));
+                }
+            }
+        }
+        drop(waiting);
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn gap(&self, members: &Arc<Members>) {
+        self.waiting.lock().push_back(Waiting::Gap(Arc::clone(members)));
+        self.arrived.notify_one();
+    }
+
+    /// Waits until the lane is not overfull, so that a publisher is no quicker than its node's deliveries.
+    pub(super) async fn room(&self) {
+        loop {
+            let drained = self.drained.notified();
+            if self.waiting.lock().len() <= PLENTY {
+                return;
+            }
+            drained.await;
+        }
+    }
+
+    pub(super) async fn run(self: Arc<Self>) {
+        loop {
+            self.arrived.notified().await;
+            // Whoever publishes in this turn of the runtime comes along.
+            tokio::task::yield_now().await;
+            let waiting = std::mem::take(&mut *self.waiting.lock());
+            self.drained.notify_waiters();
+            for topic in by_topic(waiting) {
+                deliver(topic).await;
+            }
+        }
+    }
+}
+
+/// What waits of one topic.
+struct Batch {
+    members: Arc<Members>,
+    events: Vec<Arc<Event>>,
+    gap: bool,
+}
+
+fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
+    let mut batches: Vec<Batch> = Vec::new();
+    let mut found = std::collections::HashMap::<*const Members, usize>::new();
+    for waiting in waiting {
+        let (members, event) = match waiting {
+            Waiting::Event(members, event) => (members, Some(event)),
+            Waiting::Gap(members) => (members, None),
+        };
+        let at = *found.entry(Arc::as_ptr(&members)).or_insert(batches.len());
+        if at == batches.len() {
+            batches.push(Batch { members, events: Vec::new(), gap: false });
+        }
+        let batch = &mut batches[at];
+        batch.gap |= event.is_none();
+        // Plain clients get what was published; joins and leaves have no plain form.
+        batch.events.extend(event.filter(|event| event.kind == EventKind::Message));
+    }
+    batches
+}
+
+async fn deliver(batch: Batch) {
+    let topic = &batch.members.topic;
+    let frames: Vec<Frame> = batch.events.iter().map(|event| Frame::of(&event.payload)).collect();
+    let personal = batch.events.iter().any(|event| event.exclude.is_some() || event.publisher.is_some());
+    let members: Arc<List> = batch.members.snapshot();
+    metrics::counter!("strait_events_delivered_total").increment((frames.len() * members.len()) as u64);
+    for (done, member) in members.values().enumerate() {
+        if done % MEMBERS_A_TURN == MEMBERS_A_TURN - 1 {
+            tokio::task::yield_now().await;
+        }
+        let outlet = member.outlet();
+        if personal && batch.events.iter().any(|event| concerns(event, member.channel.id())) {
+            for (event, frame) in batch.events.iter().zip(&frames) {
+                if event.exclude.as_ref() != Some(member.channel.id()) {
+                    let own = event.publisher.as_ref() == Some(member.channel.id());
+                    outlet.events(topic, std::slice::from_ref(frame), own);
+                }
+            }
+        } else if !frames.is_empty() {
+            outlet.events(topic, &frames, false);
+        }
+        if batch.gap {
+            outlet.gap(topic);
+        }
+    }
+}
+
+fn concerns(event: &Event, channel: &ChannelId) -> bool {
+    event.exclude.as_ref() == Some(channel) || event.publisher.as_ref() == Some(channel)
+}

@@ -1,0 +1,84 @@
+//! The end of a channel: claim it, run `on_disconnect`, sweep what is stored.
+
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use tokio::time::{sleep, timeout};
+
+use super::lease::jittered;
+use crate::app::App;
+use crate::channel::Channel;
+use crate::conversation::guarded;
+use crate::handler::{DisconnectContext, DisconnectReason};
+use crate::store::{Claim, StoreError};
+
+/// Ends a channel of this node, once: others that end it too find it claimed.
+pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
+    let hub = channel.app().hub().clone();
+    hub.leave_here(&channel).await;
+    channel.inner.endpoint.counters.closed.increment(1);
+    let fence = channel.fence();
+    let claim = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await;
+    if let Some(Some(claim)) = claim {
+        run(&channel, claim, reason, connected).await;
+    }
+}
+
+/// Ends a channel that another node, or nobody, held.
+pub(crate) async fn end_claimed(app: App, claim: Claim) {
+    match app.rehydrate(claim.record.clone()) {
+        Some(channel) => run(&channel, claim, DisconnectReason::Expired, true).await,
+        None => {
+            tracing::error!(endpoint = %claim.record.endpoint, "no endpoint of this name, its channel is swept only");
+            persist("remove", || app.store().remove(std::slice::from_ref(&claim))).await;
+        }
+    }
+}
+
+async fn run(channel: &Channel, claim: Claim, reason: DisconnectReason, connected: bool) {
+    let hub = channel.app().hub();
+    let term = hub.lease_term();
+    channel.inner.generation.store(claim.fence.generation, Ordering::Release);
+    if connected && let Some(handler) = &channel.inner.endpoint.disconnect {
+        let context = DisconnectContext { channel: channel.clone(), reason };
+        let handled = Box::pin(timeout(channel.inner.endpoint.limits.handler, guarded(|| handler(context))));
+        let renewing = Box::pin(async {
+            loop {
+                sleep(term / 3).await;
+                if let Err(error) = hub.store().renew(&claim, term).await {
+                    tracing::warn!(error = %error, "a claim could not be renewed");
+                }
+            }
+        });
+        match select(handled, renewing).await {
+            Either::Left((Ok(Ok(_)), _)) => {}
+            Either::Left((Ok(Err(error)), _)) => tracing::error!(error = ?error, "on_disconnect failed"),
+            Either::Left((Err(_), _)) => tracing::error!("on_disconnect took too long"),
+            Either::Right((never, _)) => match never {},
+        }
+    }
+    hub.leave_all(channel).await;
+    persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
+}
+
+/// Tries until the store answers. `None` if it answers what trying again does not change: the janitor of some node
+/// finds what is left.
+async fn persist<T, F: Future<Output = Result<T, StoreError>>>(op: &str, mut call: impl FnMut() -> F) -> Option<T> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match call().await {
+            Ok(done) => return Some(done),
+            Err(error) if error.is_retryable() => {
+                tracing::warn!(op, error = %error, "ending a channel waits for the store");
+                sleep(jittered(pause)).await;
+                pause = (pause * 2).min(Duration::from_secs(5));
+            }
+            Err(error) => {
+                tracing::error!(op, error = %error, "a channel could not be ended");
+                return None;
+            }
+        }
+    }
+}

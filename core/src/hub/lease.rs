@@ -1,0 +1,176 @@
+//! The node's lease: who holds it handles messages, who loses it loses its channels to the others.
+
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use foldhash::fast::RandomState;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::{EventHub, ending};
+use crate::app::App;
+use crate::channel::Channel;
+use crate::close::Close;
+use crate::name::ConnectionId;
+use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, StoreError, StoreErrorKind};
+
+/// How many due channels are claimed at once.
+const CLAIMS: usize = 32;
+
+/// How long the lease surely lasts, by this process's own monotonic clock, counted from before the renewal was sent.
+pub(super) struct LeaseClock {
+    origin: Instant,
+    /// Microseconds after the origin; 0 while no lease is held.
+    until: AtomicU64,
+}
+
+impl LeaseClock {
+    pub(super) fn new() -> Self {
+        Self { origin: Instant::now(), until: AtomicU64::new(0) }
+    }
+
+    fn micros(&self, at: Instant) -> u64 {
+        u64::try_from(at.duration_since(self.origin).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn hold(&self, until: Instant) {
+        self.until.store(self.micros(until), Ordering::Release);
+    }
+
+    pub(super) fn end(&self) {
+        self.until.store(0, Ordering::Release);
+    }
+
+    pub(super) fn is_sure(&self) -> bool {
+        self.micros(Instant::now()) < self.until.load(Ordering::Acquire)
+    }
+}
+
+/// Between half of a duration and the whole, so that nodes that started together do not stay together.
+pub(crate) fn jittered(duration: Duration) -> Duration {
+    let random = RandomState::default().hash_one(Instant::now()) % 1024;
+    duration / 2 + duration.mul_f64(random as f64 / 2048.0)
+}
+
+impl EventHub {
+    pub(super) async fn begin_lease(&self, app: &App) -> Result<[JoinHandle<()>; 2], StoreError> {
+        let before = Instant::now();
+        match self.0.store.lease(&self.0.node, LeaseTerm::Acquire, self.lease_term()).await? {
+            Lease::Held => self.0.lease.hold(before + self.lease_term()),
+            Lease::Lost => return Err(StoreError::new(StoreErrorKind::Conflict, "hub", "lease")),
+        }
+        Ok([tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))])
+    }
+
+    async fn keep_lease(self) {
+        let term = self.lease_term();
+        let mut pause = term / 3;
+        loop {
+            sleep(pause).await;
+            let before = Instant::now();
+            let sure = self.is_sure();
+            let renewal = timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Renew, term)).await;
+            pause = match renewal {
+                Ok(Ok(Lease::Held)) => {
+                    self.0.lease.hold(before + term);
+                    if !sure {
+                        tracing::info!("the lease is sure again");
+                        self.wake_all();
+                    }
+                    term / 3
+                }
+                Ok(Ok(Lease::Lost)) => {
+                    tracing::warn!("the lease was lost, channels are attached again");
+                    self.0.lease.end();
+                    self.begin_anew().await;
+                    term / 3
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(error = %error, "the lease could not be renewed");
+                    term / 10
+                }
+                Err(_) => {
+                    tracing::warn!("the lease could not be renewed in time");
+                    term / 10
+                }
+            };
+        }
+    }
+
+    /// After a lost lease: a new term, and each channel that nobody took meanwhile in a new generation.
+    async fn begin_anew(&self) {
+        let term = self.lease_term();
+        let before = Instant::now();
+        match self.0.store.lease(&self.0.node, LeaseTerm::Acquire, term).await {
+            Ok(Lease::Held) => {}
+            Ok(Lease::Lost) => return,
+            Err(error) => {
+                tracing::warn!(error = %error, "no new lease");
+                return;
+            }
+        }
+        for channel in self.connected() {
+            let location =
+                Location::Node { node: self.0.node.clone(), connection: ConnectionId::from(channel.id().clone()) };
+            let by = AttachAs::Holder { generation: channel.fence().generation };
+            match self.0.store.attach(channel.id(), Attach { by, location, next_token: None }).await {
+                Ok(Attached::Attached { record, .. }) => {
+                    channel.inner.generation.store(record.generation, Ordering::Release);
+                }
+                Ok(Attached::Refused) => channel.close(Close::restart("taken over while this node was away")),
+                Err(error) => {
+                    tracing::warn!(error = %error, "a channel could not be attached again");
+                    channel.close(Close::restart("this node lost its lease"));
+                }
+            }
+        }
+        self.0.lease.hold(before + term);
+        self.wake_all();
+    }
+
+    pub(crate) fn connected(&self) -> Vec<Channel> {
+        self.0.channels.iter().flat_map(|shard| shard.read().values().cloned().collect::<Vec<_>>()).collect()
+    }
+
+    fn wake_all(&self) {
+        for channel in self.connected() {
+            channel.inner.outlet.wake();
+        }
+    }
+
+    /// Ends what others left behind. It begins only after a whole term, so that a store that was away for everybody
+    /// does not make everybody claim everybody.
+    async fn reap(self, app: App) {
+        let term = self.lease_term();
+        let mut sure_since = Instant::now();
+        loop {
+            sleep(jittered(term / 2)).await;
+            if !self.is_sure() {
+                sure_since = Instant::now();
+                continue;
+            }
+            if sure_since.elapsed() < term {
+                continue;
+            }
+            loop {
+                match self.0.store.claim_due(&self.0.node, CLAIMS, term).await {
+                    Ok(claims) => {
+                        let last = claims.len() < CLAIMS;
+                        for claim in claims {
+                            tokio::spawn(ending::end_claimed(app.clone(), claim));
+                        }
+                        if last {
+                            break;
+                        }
+                        sleep(jittered(term / 20)).await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(error = %error, "channels that are due could not be claimed");
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}

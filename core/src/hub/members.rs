@@ -1,0 +1,236 @@
+//! Which of a node's channels are members of which topics: found in memory, without asking the store.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+use parking_lot::Mutex;
+
+use super::EventHub;
+use crate::channel::Channel;
+use crate::error::Error;
+use crate::name::{Topic, UserId};
+use crate::outlet::Outlet;
+use crate::store::{Fence, PresenceEntry, Subscribed, Subscription};
+
+/// The members of one topic on this node.
+pub(crate) struct Members {
+    pub(super) topic: Topic,
+    next: AtomicU64,
+    /// Copied when it changes while a delivery goes through it.
+    list: Mutex<Arc<List>>,
+    /// Whether the bus brings the topic's events. Held while that changes, so that the last member's leaving and the
+    /// next one's coming do not cross.
+    interest: tokio::sync::Mutex<Interest>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Interest {
+    Off,
+    On,
+    /// The topic was taken off the node's list: look it up again.
+    Forgotten,
+}
+
+pub(super) type List = IndexMap<u64, Member, RandomState>;
+
+#[derive(Clone)]
+pub(super) struct Member {
+    pub(super) channel: Channel,
+}
+
+impl Member {
+    pub(super) fn outlet(&self) -> &Arc<dyn Outlet> {
+        &self.channel.inner.outlet
+    }
+}
+
+/// A channel's own note of a membership.
+pub(crate) struct Joined {
+    members: Arc<Members>,
+    key: u64,
+}
+
+impl fmt::Debug for Joined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Joined").field("topic", &self.members.topic).finish_non_exhaustive()
+    }
+}
+
+impl Members {
+    fn new(topic: Topic) -> Self {
+        Self {
+            topic,
+            next: AtomicU64::new(0),
+            list: Mutex::default(),
+            interest: tokio::sync::Mutex::new(Interest::Off),
+        }
+    }
+
+    /// The members at this moment.
+    pub(super) fn snapshot(&self) -> Arc<List> {
+        Arc::clone(&self.list.lock())
+    }
+
+    fn add(&self, channel: Channel) -> u64 {
+        let key = self.next.fetch_add(1, Ordering::Relaxed);
+        Arc::make_mut(&mut *self.list.lock()).insert(key, Member { channel });
+        key
+    }
+
+    fn remove(&self, key: u64) {
+        let mut list = self.list.lock();
+        let list = Arc::make_mut(&mut *list);
+        list.swap_remove(&key);
+        if list.len() * 4 < list.capacity() {
+            list.shrink_to(list.len() * 2);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.lock().is_empty()
+    }
+}
+
+impl EventHub {
+    /// Makes a channel a member: confirms interest, adds it in memory, then in the store, so that whatever is
+    /// published after this has returned reaches it.
+    pub(crate) async fn join(
+        &self,
+        channel: &Channel,
+        topic: &Topic,
+        presence: Option<PresenceEntry>,
+    ) -> Result<(), Error> {
+        if presence.is_none() && channel.inner.live.lock().topics.iter().any(|joined| joined.members.topic == *topic) {
+            return Ok(());
+        }
+        let joined = self.add_member(channel, topic).await?;
+        let (members, key) = (Arc::clone(&joined.members), joined.key);
+        {
+            let mut live = channel.inner.live.lock();
+            if live.left {
+                drop(live);
+                self.remove_members(vec![joined]).await;
+                return Err(ended());
+            }
+            // Only one of two subscriptions at once, or of one renewed with presence, is the member.
+            if live.topics.iter().any(|joined| joined.members.topic == *topic) {
+                members.remove(key);
+            } else {
+                live.topics.push(joined);
+            }
+        }
+        let subscription = Subscription { fence: channel.fence(), topic: topic.clone(), indexed: false, presence };
+        match self.0.store.subscribe(&[subscription]).await {
+            Ok(answer) if matches!(answer[..], [Subscribed::Joined { .. } | Subscribed::Already { .. }]) => Ok(()),
+            Ok(_) => {
+                self.forget(channel, topic).await;
+                Err(ended())
+            }
+            Err(error) => {
+                self.forget(channel, topic).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    async fn add_member(&self, channel: &Channel, topic: &Topic) -> Result<Joined, Error> {
+        loop {
+            let members = {
+                let mut shard = self.0.topics[self.0.shard(topic)].write();
+                Arc::clone(shard.entry(topic.clone()).or_insert_with(|| Arc::new(Members::new(topic.clone()))))
+            };
+            let mut interest = members.interest.lock().await;
+            if *interest == Interest::Forgotten {
+                continue;
+            }
+            if *interest == Interest::Off {
+                match self.0.bus()?.interest(std::slice::from_ref(topic), &[]).await {
+                    Ok(_) => *interest = Interest::On,
+                    Err(error) => {
+                        self.forget_topic(&members, &mut interest);
+                        return Err(error.into());
+                    }
+                }
+            }
+            let key = members.add(channel.clone());
+            drop(interest);
+            return Ok(Joined { members, key });
+        }
+    }
+
+    pub(crate) async fn leave(&self, channel: &Channel, topic: &Topic) -> Result<bool, Error> {
+        if !self.forget(channel, topic).await {
+            return Ok(false);
+        }
+        let left = self.0.store.unsubscribe(&[(channel.fence(), topic.clone())]).await?;
+        Ok(left.first().copied().unwrap_or(false))
+    }
+
+    async fn forget(&self, channel: &Channel, topic: &Topic) -> bool {
+        let joined = {
+            let topics = &mut channel.inner.live.lock().topics;
+            let at = topics.iter().position(|joined| joined.members.topic == *topic);
+            at.map(|at| topics.swap_remove(at))
+        };
+        let found = joined.is_some();
+        self.remove_members(joined.into_iter().collect()).await;
+        found
+    }
+
+    /// Takes a channel out of all its topics in memory, for good.
+    pub(crate) async fn leave_all(&self, channel: &Channel) {
+        let joined = {
+            let mut live = channel.inner.live.lock();
+            live.left = true;
+            std::mem::take(&mut live.topics)
+        };
+        self.remove_members(joined).await;
+    }
+
+    async fn remove_members(&self, joined: Vec<Joined>) {
+        for Joined { members, key } in joined {
+            members.remove(key);
+            if !members.is_empty() {
+                continue;
+            }
+            let mut interest = members.interest.lock().await;
+            if *interest != Interest::On || !members.is_empty() {
+                continue;
+            }
+            if let Ok(bus) = self.0.bus()
+                && let Err(error) = bus.interest(&[], std::slice::from_ref(&members.topic)).await
+            {
+                tracing::warn!(error = %error, "interest in a topic without members could not be ended");
+            }
+            self.forget_topic(&members, &mut interest);
+        }
+    }
+
+    fn forget_topic(&self, members: &Arc<Members>, interest: &mut Interest) {
+        *interest = Interest::Forgotten;
+        self.0.topics[self.0.shard(&members.topic)].write().remove(&members.topic);
+    }
+
+    /// Adds a channel to the index of its user's channels, which every node can read.
+    pub(crate) async fn index_user(&self, channel: &Channel, user: &UserId) -> Result<(), Error> {
+        let topic = Topic::of_user(user)?;
+        let subscription = Subscription { fence: channel.fence(), topic, indexed: true, presence: None };
+        match self.0.store.subscribe(&[subscription]).await?.first() {
+            Some(Subscribed::Dead) | None => Err(ended()),
+            Some(_) => Ok(()),
+        }
+    }
+
+    pub(crate) async fn unindex_user(&self, channel: &Channel, user: &UserId) -> Result<(), Error> {
+        let fence: Fence = channel.fence();
+        self.0.store.unsubscribe(&[(fence, Topic::of_user(user)?)]).await?;
+        Ok(())
+    }
+}
+
+fn ended() -> Error {
+    Error::conflict("the channel has ended or is connected elsewhere")
+}

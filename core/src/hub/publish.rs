@@ -1,0 +1,161 @@
+//! Publishing: one slice in flight per lane, what queues meanwhile is the next slice.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{EventHub, Inner};
+use crate::error::Error;
+use crate::event::{Event, Payload, Retention};
+use crate::name::Topic;
+use crate::store::{Publication, Published, StoreError};
+
+type Answer = Result<Published, StoreError>;
+
+/// A publication, with how it is to be kept.
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct Publish {
+    topic: Topic,
+    event: Event,
+    key: Option<Arc<str>>,
+}
+
+impl Publish {
+    /// Publishes a payload from outside of any channel.
+    pub fn new(topic: Topic, payload: Payload) -> Self {
+        Self::event(topic, Event::message(payload))
+    }
+
+    /// Publishes an event as it is.
+    pub fn event(topic: Topic, event: Event) -> Self {
+        Self { topic, event, key: None }
+    }
+
+    /// Publishing again with the same key, after an error say, publishes nothing new: see
+    /// [`Publication::key`](crate::store::Publication::key).
+    pub fn key(mut self, key: impl AsRef<str>) -> Self {
+        self.key = Some(Arc::from(key.as_ref()));
+        self
+    }
+}
+
+/// The publications of some topics.
+#[derive(Default)]
+pub(super) struct Lane(Mutex<Queue>);
+
+#[derive(Default)]
+struct Queue {
+    busy: bool,
+    next: Vec<(Publication, oneshot::Sender<Answer>)>,
+}
+
+/// Frees a lane however its slice ends: after a panic those who wait learn that it failed.
+struct Busy {
+    hub: Arc<Inner>,
+    at: usize,
+    released: bool,
+}
+
+impl Busy {
+    fn queue(&self) -> &Mutex<Queue> {
+        &self.hub.lanes[self.at].0
+    }
+
+    /// Frees the lane, unless publications have queued meanwhile.
+    fn release(mut self) -> Option<Self> {
+        let free = {
+            let mut queue = self.queue().lock();
+            queue.busy = !queue.next.is_empty();
+            !queue.busy
+        };
+        self.released = free;
+        (!free).then_some(self)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if !self.released {
+            let mut queue = self.queue().lock();
+            queue.busy = false;
+            queue.next.clear();
+        }
+    }
+}
+
+impl EventHub {
+    /// Publishes on a topic, to every subscriber in every deployment.
+    ///
+    /// # Errors
+    /// What the store answers; nothing was delivered then, unless the answer itself was lost.
+    pub async fn publish(&self, publish: Publish) -> Result<Published, Error> {
+        let Publish { topic, event, key } = publish;
+        let at = self.0.shard(&topic);
+        let retention = self.retention(&topic);
+        let answer = self.store_publication(at, Publication { topic, event: Arc::new(event), retention, key }).await?;
+        self.0.delivery[at].room().await;
+        Ok(answer?)
+    }
+
+    fn retention(&self, topic: &Topic) -> Option<Retention> {
+        let found = self.0.settings.retentions.iter().find(|(prefix, _)| topic.as_str().starts_with(prefix));
+        found.map(|(_, retention)| *retention)
+    }
+
+    /// Hands a publication to the store, and goes on with it if the caller is dropped.
+    async fn store_publication(&self, at: usize, publication: Publication) -> Result<Answer, Error> {
+        let lost = || Error::internal("a publication was lost because another one of its slice panicked");
+        let busy = {
+            let mut queue = self.0.lanes[at].0.lock();
+            if queue.busy {
+                let (sender, answer) = oneshot::channel();
+                queue.next.push((publication, sender));
+                drop(queue);
+                return answer.await.map_err(|_| lost());
+            }
+            queue.busy = true;
+            Busy { hub: Arc::clone(&self.0), at, released: false }
+        };
+        let hub = Arc::clone(&self.0);
+        let mut first = Box::pin(async move { hub.store.publish(std::slice::from_ref(&publication)).await });
+        // A store in memory answers at once; every other one goes on in a task of its own.
+        if let Poll::Ready(answers) = pin!(&mut first).poll(&mut Context::from_waker(Waker::noop())) {
+            if let Some(busy) = busy.release() {
+                tokio::spawn(rest(busy));
+            }
+            return answers.into_iter().next().ok_or_else(lost);
+        }
+        let (sender, answer) = oneshot::channel();
+        tokio::spawn(async move {
+            let answers = first.await;
+            if let Some(answer) = answers.into_iter().next() {
+                let _ = sender.send(answer);
+            }
+            if let Some(busy) = busy.release() {
+                rest(busy).await;
+            }
+        });
+        answer.await.map_err(|_| lost())
+    }
+}
+
+/// Publishes what has queued, slice by slice, until nothing has.
+async fn rest(mut busy: Busy) {
+    loop {
+        let slice = std::mem::take(&mut busy.queue().lock().next);
+        let (publications, senders): (Vec<_>, Vec<_>) = slice.into_iter().unzip();
+        for (answer, sender) in busy.hub.store.publish(&publications).await.into_iter().zip(senders) {
+            // A publisher that has gone does not need to know.
+            let _ = sender.send(answer);
+        }
+        match busy.release() {
+            Some(held) => busy = held,
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Limits and choices of an endpoint, each with the default of its own.
+
+use std::time::Duration;
+
+use crate::machine::Backlog;
+
+/// How many messages a second a client may send.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RateLimit {
+    /// Messages a second, in the long run.
+    pub per_second: u32,
+    /// Messages at once, after a quiet time.
+    pub burst: u32,
+    /// A client that keeps sending beyond the limit for so long is closed with 1008.
+    pub patience: Duration,
+}
+
+impl Default for RateLimit {
+    /// 100 a second, 200 at once, 5 s of patience.
+    fn default() -> Self {
+        Self { per_second: 100, burst: 200, patience: Duration::from_secs(5) }
+    }
+}
+
+/// What becomes of a client that does not read as fast as its topics are published to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SlowClient {
+    /// It is closed with 1008.
+    #[default]
+    Disconnect,
+    /// The oldest waiting events are dropped; it is told of the gap.
+    DropOldest,
+    /// Only the newest event of each topic waits; it is told of the gap.
+    LatestPerTopic,
+}
+
+/// Which pages may open connections, by the `Origin` that their browser tells.
+///
+/// A request without an `Origin` does not come from a page and passes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Origins {
+    /// Pages of the host and port that the request goes to.
+    #[default]
+    SameHost,
+    /// Those, and pages of these origins, each as `https://example.org` or `https://example.org:8443`.
+    Listed(Vec<String>),
+    /// Every page: only for endpoints that do not rely on cookies.
+    Any,
+}
+
+/// What one connection of an endpoint may use.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// The longest message, in bytes: 64 KiB.
+    pub message: usize,
+    /// Bytes that may wait for a client to read: 256 KiB.
+    pub queue: usize,
+    /// What may wait for a handler: 16 messages or 64 KiB.
+    pub backlog: Backlog,
+    /// Messages a second; `None` does not limit.
+    pub rate: Option<RateLimit>,
+    /// How long a handler may take: 30 s.
+    pub handler: Duration,
+    /// How long a connection may be quiet before it is sent a ping: 25 s.
+    pub ping: Duration,
+    /// How long nothing may arrive before the connection is given up: 60 s.
+    pub silent: Duration,
+    /// How long the peer's answer to a close frame is awaited: 5 s.
+    pub closing: Duration,
+    /// What becomes of a client that does not keep up.
+    pub slow_client: SlowClient,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message: 64 * 1024,
+            queue: 256 * 1024,
+            backlog: Backlog::default(),
+            rate: Some(RateLimit::default()),
+            handler: Duration::from_secs(30),
+            ping: Duration::from_secs(25),
+            silent: Duration::from_secs(60),
+            closing: Duration::from_secs(5),
+            slow_client: SlowClient::default(),
+        }
+    }
+}

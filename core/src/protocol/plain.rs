@@ -1,0 +1,264 @@
+//! The plain format: JSON text with a routing key, for any WebSocket client.
+
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::HashSet;
+use std::fmt;
+use std::ops::Range;
+
+use bytes::{Buf, BytesMut};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::error::Error;
+use crate::frame::{Frame, FrameKind};
+use crate::name::Topic;
+
+/// How a text message is to be taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    /// A JSON object whose routing key is this string; the payload is the object without the key.
+    Keyed {
+        /// What the routing key says.
+        key: String,
+        /// The rest of the object.
+        payload: BytesMut,
+    },
+    /// Anything else, as it came.
+    Whole(BytesMut),
+    /// An object with the routing key in which a key stands twice.
+    Twice {
+        /// What the routing key says, if that is clear.
+        key: Option<String>,
+    },
+}
+
+/// Above so many keys a hash set looks for duplicates.
+const FEW_KEYS: usize = 16;
+
+/// Finds the routing key. `known` tells whether somebody takes an object with this key; if nobody does, the text is
+/// given back whole, with the key.
+pub(crate) fn decode(mut text: BytesMut, routing_key: &str, known: impl Fn(&str) -> bool) -> (Request, Option<String>) {
+    let found = std::str::from_utf8(&text).ok().and_then(|text| scan(text, routing_key));
+    let Some(found) = found else { return (Request::Whole(text), None) };
+    let Some(key) = found.key else {
+        return if found.twice { (Request::Twice { key: None }, None) } else { (Request::Whole(text), None) };
+    };
+    if !known(&key) {
+        return (Request::Whole(text), Some(key));
+    }
+    if found.twice {
+        return (Request::Twice { key: Some(key) }, None);
+    }
+    cut_out(&mut text, found.member);
+    (Request::Keyed { key, payload: text }, None)
+}
+
+struct Found {
+    /// The value of the routing key, if it is a string and stands once.
+    key: Option<String>,
+    /// Where the member stands, from the end of what is before it.
+    member: Member,
+    /// Whether any key stands twice.
+    twice: bool,
+}
+
+#[derive(Default)]
+struct Member {
+    first: bool,
+    last: bool,
+    span: Range<usize>,
+}
+
+/// `None` for text that is not a JSON object, or one without the routing key.
+fn scan(text: &str, routing_key: &str) -> Option<Found> {
+    if !text.trim_ascii_start().starts_with('{') {
+        return None;
+    }
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let found = deserializer.deserialize_map(Scan { text, routing_key }).ok()?;
+    deserializer.end().ok()?;
+    found
+}
+
+struct Scan<'t> {
+    text: &'t str,
+    routing_key: &'t str,
+}
+
+impl<'t> Visitor<'t> for Scan<'t> {
+    type Value = Option<Found>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let start = self.text.find('{').unwrap_or(0) + 1;
+        let mut keys = Keys::default();
+        let (mut end, mut first) = (start, true);
+        let (mut key, mut member, mut times) = (None, Member::default(), 0);
+        while let Some(name) = map.next_key_seed(Key)? {
+            let value: &RawValue = map.next_value()?;
+            let value = value.get();
+            let from = end;
+            end = value.as_ptr() as usize - self.text.as_ptr() as usize + value.len();
+            member.last = false;
+            if name == self.routing_key {
+                times += 1;
+                member = Member { first, last: true, span: from..end };
+                key = serde_json::from_str::<String>(value).ok();
+            }
+            keys.add(name);
+            first = false;
+        }
+        Ok((times > 0).then(|| Found { key: key.filter(|_| times == 1), member, twice: keys.twice }))
+    }
+}
+
+#[derive(Default)]
+struct Keys<'t> {
+    few: Vec<Cow<'t, str>>,
+    many: HashSet<Cow<'t, str>>,
+    twice: bool,
+}
+
+impl<'t> Keys<'t> {
+    fn add(&mut self, key: Cow<'t, str>) {
+        if self.many.is_empty() && self.few.len() < FEW_KEYS {
+            self.twice |= self.few.contains(&key);
+            self.few.push(key);
+        } else {
+            self.many.extend(self.few.drain(..));
+            self.twice |= !self.many.insert(key);
+        }
+    }
+}
+
+/// Reads an object's key, borrowed where it has no escapes.
+struct Key;
+
+impl<'t> DeserializeSeed<'t> for Key {
+    type Value = Cow<'t, str>;
+
+    fn deserialize<D: Deserializer<'t>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'t> Visitor<'t> for Key {
+    type Value = Cow<'t, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'t str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
+/// Takes a member out of an object in place, so that the other members stay as they came.
+fn cut_out(text: &mut BytesMut, member: Member) {
+    let Member { first, last, span } = member;
+    let cut = match (first, last) {
+        // `{"action":"x"}`; the span begins after the brace.
+        (true, true) => span,
+        // `{"action":"x","a":1}`: the comma goes with it.
+        (true, false) => {
+            let comma = text[span.end..].iter().position(|byte| *byte == b',').map_or(span.end, |at| span.end + at + 1);
+            span.start..comma
+        }
+        // `{"a":1,"action":"x"…`: the span begins with the comma before it.
+        (false, _) => span,
+    };
+    // The shorter side moves; a first member costs one byte.
+    if cut.start <= text.len() - cut.end {
+        text.copy_within(0..cut.start, cut.end - cut.start);
+        text.advance(cut.end - cut.start);
+    } else {
+        let end = text.len() - (cut.end - cut.start);
+        text.copy_within(cut.end.., cut.start);
+        text.truncate(end);
+    }
+}
+
+/// The beginning of every reply behind a key: `{"action":"x"`.
+pub(crate) fn reply_prefix(routing_key: &str, key: &str) -> Vec<u8> {
+    let mut prefix = b"{".to_vec();
+    push_json(&mut prefix, routing_key);
+    prefix.push(b':');
+    push_json(&mut prefix, key);
+    prefix
+}
+
+fn push_json(into: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(into, text).expect("writing a string into memory does not fail");
+}
+
+/// Hands the parts of the reply behind a key to `write`; `result` is one JSON value.
+pub(crate) fn reply<R>(prefix: &[u8], routing_key: &str, result: &[u8], write: impl FnOnce(&[&[u8]]) -> R) -> R {
+    match result {
+        [b'{', members @ ..] if merges(result, routing_key) => {
+            if members.trim_ascii_start() == b"}" {
+                write(&[prefix, b"}"])
+            } else {
+                write(&[prefix, b",", members])
+            }
+        }
+        _ => write(&[prefix, b",\"result\":", result, b"}"]),
+    }
+}
+
+/// Whether an object has none of the members that would be taken for something else.
+fn merges(object: &[u8], routing_key: &str) -> bool {
+    let reserved = ["error", "gap", routing_key];
+    let suspicious = memchr::memchr(b'\\', object).is_some()
+        || reserved.iter().any(|name| memchr::memmem::find(object, name.as_bytes()).is_some());
+    !suspicious || !has_key(object, &reserved)
+}
+
+fn has_key(object: &[u8], names: &[&str]) -> bool {
+    struct Has<'n>(&'n [&'n str]);
+    impl<'t> Visitor<'t> for Has<'_> {
+        type Value = bool;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a JSON object")
+        }
+
+        fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<bool, A::Error> {
+            let mut found = false;
+            while let Some(key) = map.next_key_seed(Key)? {
+                found |= self.0.contains(&&*key);
+                map.next_value::<IgnoredAny>()?;
+            }
+            Ok(found)
+        }
+    }
+    // What cannot be read as an object is not merged either.
+    serde_json::Deserializer::from_slice(object).deserialize_map(Has(names)).unwrap_or(true)
+}
+
+/// `{"action":"x","error":{…}}`, or `{"error":{…}}` where there is no key to echo.
+pub(crate) fn error(prefix: Option<&[u8]>, error: &Error, write: impl FnOnce(&[&[u8]])) {
+    let body = serde_json::to_vec(&error.body()).expect("an error is made of strings and checked details");
+    match prefix {
+        Some(prefix) => write(&[prefix, b",\"error\":", &body, b"}"]),
+        None => write(&[b"{\"error\":", &body, b"}"]),
+    }
+}
+
+/// `{"gap":{"topic":"…"}}`, or `{"gap":{}}` for direct sends.
+pub(crate) fn gap(topic: Option<&Topic>) -> Frame {
+    let Some(topic) = topic else { return Frame::new(FrameKind::Text, &[b"{\"gap\":{}}"]) };
+    let mut name = Vec::new();
+    push_json(&mut name, topic.as_str());
+    Frame::new(FrameKind::Text, &[b"{\"gap\":{\"topic\":", &name, b"}}"])
+}
