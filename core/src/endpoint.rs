@@ -124,6 +124,7 @@ impl Route {
     }
 
     /// Wraps the handler, outside of the layers it already has.
+    #[expect(clippy::needless_pass_by_value, reason = "a layer is given away, as in tower")]
     pub fn layer(mut self, layer: impl HandlerLayer) -> Self {
         self.handler = layer.wrap(self.handler);
         self

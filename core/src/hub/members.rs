@@ -107,20 +107,11 @@ impl EventHub {
             return Ok(());
         }
         let joined = self.add_member(channel, topic).await?;
-        let (members, key) = (Arc::clone(&joined.members), joined.key);
-        {
-            let mut live = channel.inner.live.lock();
-            if live.left {
-                drop(live);
-                self.remove_members(vec![joined]).await;
-                return Err(ended());
-            }
-            // Only one of two subscriptions at once, or of one renewed with presence, is the member.
-            if live.topics.iter().any(|joined| joined.members.topic == *topic) {
-                members.remove(key);
-            } else {
-                live.topics.push(joined);
-            }
+        if let Some(superfluous) = note(channel, joined) {
+            self.remove_members(vec![superfluous]).await;
+        }
+        if channel.inner.live.lock().left {
+            return Err(ended());
         }
         let subscription = Subscription { fence: channel.fence(), topic: topic.clone(), indexed: false, presence };
         match self.0.store.subscribe(&[subscription]).await {
@@ -229,6 +220,17 @@ impl EventHub {
         self.0.store.unsubscribe(&[(fence, Topic::of_user(user)?)]).await?;
         Ok(())
     }
+}
+
+/// Notes a membership with the channel; gives it back if the channel has ended, or is a member already.
+fn note(channel: &Channel, joined: Joined) -> Option<Joined> {
+    let mut live = channel.inner.live.lock();
+    // Only one of two subscriptions at once, or of one renewed with presence, is the member.
+    if live.left || live.topics.iter().any(|other| other.members.topic == joined.members.topic) {
+        return Some(joined);
+    }
+    live.topics.push(joined);
+    None
 }
 
 fn ended() -> Error {

@@ -213,7 +213,7 @@ impl EventHub {
             channel.send(&payload).await?;
             return Ok(true);
         }
-        Ok(self.send_all(&[id.clone()], payload).await? > 0)
+        Ok(self.send_all(std::slice::from_ref(id), payload).await? > 0)
     }
 
     /// Sends to every channel of a user, and tells to how many.

@@ -107,19 +107,23 @@ impl EventHub {
         found.map(|(_, retention)| *retention)
     }
 
+    fn take_lane(&self, at: usize, publication: Publication) -> Turn {
+        let mut queue = self.0.lanes[at].0.lock();
+        if queue.busy {
+            let (sender, answer) = oneshot::channel();
+            queue.next.push((publication, sender));
+            return Turn::Queued(answer);
+        }
+        queue.busy = true;
+        Turn::Now(publication, Busy { hub: Arc::clone(&self.0), at, released: false })
+    }
+
     /// Hands a publication to the store, and goes on with it if the caller is dropped.
     async fn store_publication(&self, at: usize, publication: Publication) -> Result<Answer, Error> {
         let lost = || Error::internal("a publication was lost because another one of its slice panicked");
-        let busy = {
-            let mut queue = self.0.lanes[at].0.lock();
-            if queue.busy {
-                let (sender, answer) = oneshot::channel();
-                queue.next.push((publication, sender));
-                drop(queue);
-                return answer.await.map_err(|_| lost());
-            }
-            queue.busy = true;
-            Busy { hub: Arc::clone(&self.0), at, released: false }
+        let (publication, busy) = match self.take_lane(at, publication) {
+            Turn::Now(publication, busy) => (publication, busy),
+            Turn::Queued(answer) => return answer.await.map_err(|_| lost()),
         };
         let hub = Arc::clone(&self.0);
         let mut first = Box::pin(async move { hub.store.publish(std::slice::from_ref(&publication)).await });
@@ -142,6 +146,12 @@ impl EventHub {
         });
         answer.await.map_err(|_| lost())
     }
+}
+
+/// Whether a publication goes now, or in the lane's next slice.
+enum Turn {
+    Now(Publication, Busy),
+    Queued(oneshot::Receiver<Answer>),
 }
 
 /// Publishes what has queued, slice by slice, until nothing has.
