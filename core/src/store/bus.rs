@@ -45,7 +45,8 @@ pub struct Health {
     pub lag: Option<Duration>,
 }
 
-/// Where a node takes what the bus brings. Every method is synchronous and never blocks.
+/// Where a node takes what the bus brings. Every method is synchronous, never blocks and never calls the store, which
+/// may hold a topic's lock meanwhile.
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Events of one topic, in offset order.
     fn events(&self, topic: &Topic, events: &[(Position, Arc<Event>)]);
@@ -70,11 +71,11 @@ pub trait EventBus: Debug + Send + Sync + 'static {
 /// One node's end of the bus.
 #[async_trait]
 pub trait BusNode: Debug + Send + Sync + 'static {
-    /// Begins and ends hearing of topics. Answers the head of each topic of `on`: what is published after it will be
-    /// heard, through [`Sink::events`].
+    /// Ends and begins hearing of topics, in this order. Answers the head of each topic of `on`: what is published after
+    /// it will be heard, through [`Sink::events`].
     ///
     /// # Errors
-    /// The bus cannot be reached; nothing of the call holds.
+    /// The bus cannot be reached, or the node has left it; nothing of the call holds.
     async fn interest(&self, on: &[Topic], off: &[Topic]) -> Result<Vec<Position>, StoreError>;
 
     /// Puts commands into a node's mailbox; `false` if there is no such node. They arrive in order.
@@ -86,6 +87,7 @@ pub trait BusNode: Debug + Send + Sync + 'static {
     /// Whether the bus hears.
     fn health(&self) -> Health;
 
-    /// Takes the node off the bus. What is under way may still arrive.
+    /// Takes the node off the bus. What is under way may still arrive. Dropping the last handle does the same, as the
+    /// end of the process would.
     async fn stop(&self);
 }

@@ -67,7 +67,7 @@ pub enum Attached {
     Attached {
         /// The record after it.
         record: Box<Record>,
-        /// The connection that had the channel until now, if it was not detached.
+        /// The connection that had the channel until now, if it was another one and not detached.
         displaced: Option<Location>,
     },
     /// The channel is dead or unknown, or the right does not hold.
@@ -173,13 +173,17 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn find(&self, location: &Location) -> Result<Option<Record>, StoreError>;
 
-    /// Moves a living channel to a new connection, with the next generation.
+    /// Moves a living channel to a new connection, with the next generation. Detached becomes open; opening stays
+    /// opening. A call that is made again because its answer was lost holds once more: the token is still the previous
+    /// one, and a holder may name the generation before its own while the channel is at its location.
     ///
     /// # Errors
-    /// The store cannot answer. A right that does not hold is [`Attached::Refused`].
+    /// `Conflict` when the location belongs to another channel; the store cannot answer. A right that does not hold is
+    /// [`Attached::Refused`].
     async fn attach(&self, id: &ChannelId, attach: Attach) -> Result<Attached, StoreError>;
 
-    /// The connection is gone; the channel stays for `grace`.
+    /// The connection is gone; the channel stays for `grace`. The generation stays too: who wrote with it may go on.
+    /// The deadline of a channel that is detached already does not move.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -191,7 +195,7 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn write(&self, fence: &Fence, patch: Patch) -> Result<Written, StoreError>;
 
-    /// Locks a channel for `ttl`; `None` while somebody else has it. A holder that outlives its `ttl` has lost it.
+    /// Locks a living channel for `ttl`; `None` while somebody else has it. A holder that outlives its `ttl` has lost it.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -236,7 +240,8 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     async fn release(&self, node: &NodeId) -> Result<(), StoreError>;
 
     /// Claims up to `limit` channels that are due: those on nodes without a lease, those whose grace or claim has run
-    /// out. A resumable channel on a node without a lease is detached instead, and due when its grace ends.
+    /// out. A resumable channel on a node without a lease that was open is detached instead, and due when its grace
+    /// ends. May answer fewer than are due, also none: it is called again and again.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -1,13 +1,15 @@
 use std::fmt::Debug;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::StoreError;
 use super::record::{Fence, Location};
-use crate::event::{Event, Position, Retention};
+use crate::event::{Event, EventKind, Payload, Position, Retention};
 use crate::name::{ChannelId, NodeId, Topic, UserId};
 
 /// What others see of a channel that is present in a topic.
@@ -78,6 +80,33 @@ pub struct Present {
     pub entry: PresenceEntry,
     /// Since when, by the store's clock.
     pub since: SystemTime,
+}
+
+impl Present {
+    /// The event that tells a topic's members of it, [`EventKind::Join`] or [`EventKind::Leave`]: an object of
+    /// `channel`, `user` if there is one, `since` in milliseconds since 1970, and `data` if there is any that is JSON.
+    #[must_use]
+    pub fn event(&self, kind: EventKind) -> Event {
+        let since = self.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        let shown = Shown {
+            channel: self.channel.as_str(),
+            user: self.entry.user.as_ref().map(UserId::as_str),
+            since: u64::try_from(since).unwrap_or(u64::MAX),
+            data: self.entry.data.as_deref().and_then(|data| serde_json::from_slice(data).ok()),
+        };
+        let payload = Payload::json(&shown).expect("strings, a number and valid JSON serialise");
+        Event { kind, payload, publisher: None, exclude: None }
+    }
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    channel: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'a str>,
+    since: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a RawValue>,
 }
 
 /// Something to publish.
@@ -156,19 +185,24 @@ pub struct Relay {
 /// Offsets of a topic count up by 1, and the bus delivers its events in that order.
 #[async_trait]
 pub trait EventHubStore: Debug + Send + Sync + 'static {
-    /// Adds members. Joining with presence publishes a `Join` event in the same step.
+    /// Adds members. Joining with presence publishes a `Join` event ([`Present::event`]) in the same step, and `head` is
+    /// that event; on a topic with a log it is kept like the last publication was.
+    ///
+    /// Who is a member already gets what it asks for now: indexed or not, present or not, with this entry. A change of
+    /// the entry alone is no event.
     ///
     /// # Errors
     /// The store cannot answer; some of the slice may have been done.
     async fn subscribe(&self, subscriptions: &[Subscription]) -> Result<Vec<Subscribed>, StoreError>;
 
-    /// Removes members; `false` for one that was none. Leaving with presence publishes a `Leave` event.
+    /// Removes members; `false` for one that was none, or whose fence is stale. Leaving with presence publishes a
+    /// `Leave` event.
     ///
     /// # Errors
     /// The store cannot answer; some of the slice may have been done.
     async fn unsubscribe(&self, members: &[(Fence, Topic)]) -> Result<Vec<bool>, StoreError>;
 
-    /// What a channel is subscribed to, in no particular order.
+    /// What a living channel is subscribed to, in no particular order.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -189,6 +223,9 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
 
     /// Gives each event its position, keeps it as the retention says, and hands it to the bus: all of one item or
     /// nothing of it.
+    ///
+    /// An event without retention on a topic with a log ends that log, as a replay must not pass over it. A topic
+    /// without log, members, keys and interest may be forgotten: its next event then has another epoch.
     async fn publish(&self, publications: &[Publication]) -> Vec<Result<Published, StoreError>>;
 
     /// Up to `limit` events after a position.
@@ -203,13 +240,15 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
     /// The store cannot answer; some of the slice may have been done.
     async fn deliver(&self, sends: &[(ChannelId, Arc<Event>)]) -> Result<Vec<Delivered>, StoreError>;
 
-    /// Up to `limit` direct sends in a channel's inbox after an offset.
+    /// Up to `limit` direct sends in a channel's inbox after a position. Offset 0 stands for the inbox's beginning,
+    /// whatever its epoch. A channel that is dead or unknown has a gap.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn inbox(&self, id: &ChannelId, after: &Position, limit: usize) -> Result<Replay, StoreError>;
 
-    /// Takes the right to relay a topic, for `ttl`; `None` while somebody else has it.
+    /// Takes the right to relay a topic, for `ttl`; `None` while somebody else has it, or when the topic has no indexed
+    /// members. The cursor begins where the first of them joined.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -1,0 +1,34 @@
+use std::collections::BTreeSet;
+
+use parking_lot::Mutex;
+use strait_core::ChannelId;
+
+use crate::clock::Tick;
+
+/// Detached and dead channels by the time at which their grace or claim runs out. Touched only when a channel
+/// detaches, attaches or ends.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines(Mutex<BTreeSet<(Tick, ChannelId)>>);
+
+impl Deadlines {
+    /// Moves a channel's deadline; 0 stands for none.
+    pub(crate) fn change(&self, channel: &ChannelId, from: Tick, to: Tick) {
+        let mut all = self.0.lock();
+        if from != 0 {
+            all.remove(&(from, channel.clone()));
+        }
+        if to != 0 {
+            all.insert((to, channel.clone()));
+        }
+    }
+
+    /// The first channels whose time has come; they stay.
+    pub(crate) fn due(&self, now: Tick, limit: usize) -> Vec<ChannelId> {
+        let all = self.0.lock();
+        all.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, channel)| channel.clone()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+}

@@ -1,0 +1,127 @@
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use papaya::HashMap;
+use parking_lot::Mutex;
+use strait_core::{Position, Topic};
+
+use crate::clock::Tick;
+use crate::random::{Random, check};
+use crate::topic::TopicState;
+
+/// How many topics one call sweeps at most.
+const SWEPT_AT_ONCE: usize = 32;
+
+/// All topics of which anything is known. Looking one up takes no lock; each has a lock of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Topics {
+    map: HashMap<Topic, Mutex<TopicState>>,
+    expiries: Mutex<BTreeSet<(Tick, Topic)>>,
+    /// The first of `expiries`, or 0 for none: publishers look at it without the lock.
+    next_expiry: AtomicU64,
+    pub(crate) random: Random,
+}
+
+impl Topics {
+    /// Works on a topic that is there.
+    pub(crate) fn existing<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> Option<R> {
+        let map = self.map.pin();
+        loop {
+            let mut state = map.get(topic)?.lock();
+            if !state.removed {
+                let answer = work(&mut state);
+                if state.is_empty() {
+                    // Under the lock: who waits for it finds it removed, and the map without it.
+                    state.removed = true;
+                    map.remove(topic);
+                }
+                return Some(answer);
+            }
+        }
+    }
+
+    /// Works on a topic, a new one if it is not there.
+    pub(crate) fn entry<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> R {
+        let map = self.map.pin();
+        loop {
+            let new = || Mutex::new(TopicState::new(topic.clone(), self.random.epoch()));
+            let cell = match map.get(topic) {
+                Some(cell) => cell,
+                None => map.get_or_insert_with(topic.clone(), new),
+            };
+            let mut state = cell.lock();
+            if !state.removed {
+                let answer = work(&mut state);
+                if state.is_empty() {
+                    state.removed = true;
+                    map.remove(topic);
+                }
+                return answer;
+            }
+        }
+    }
+
+    /// The head of a topic of which nothing is known: of an epoch that nobody else has seen.
+    pub(crate) fn unknown_head(&self) -> Position {
+        Position { epoch: self.random.epoch(), offset: 0, check: 0 }
+    }
+
+    /// Where an event is that goes to a topic of which nothing is known, and is not kept.
+    pub(crate) fn unknown_first(&self) -> Position {
+        let epoch = self.random.epoch();
+        Position { epoch, offset: 1, check: check(epoch, 1) }
+    }
+
+    /// Has the sweep look at a topic, unless it is going to. Called with the topic's lock held.
+    pub(crate) fn queue(&self, state: &mut TopicState, now: Tick) {
+        if state.queued != 0 {
+            return;
+        }
+        let Some(at) = state.expiry(now) else { return };
+        state.queued = at;
+        let mut expiries = self.expiries.lock();
+        expiries.insert((at, state.name.clone()));
+        self.announce(&expiries);
+    }
+
+    /// Drops what has become too old, a bounded part of it.
+    pub(crate) fn sweep(&self, now: Tick) {
+        let next = self.next_expiry.load(Ordering::Relaxed);
+        if next == 0 || next > now {
+            return;
+        }
+        for (at, topic) in self.due(now) {
+            self.existing(&topic, |state| {
+                if state.queued == at {
+                    state.queued = 0;
+                    state.trim(now);
+                    self.queue(state, now);
+                }
+            });
+        }
+    }
+
+    fn due(&self, now: Tick) -> Vec<(Tick, Topic)> {
+        let Some(mut expiries) = self.expiries.try_lock() else { return Vec::new() };
+        let mut due = Vec::new();
+        while due.len() < SWEPT_AT_ONCE && expiries.first().is_some_and(|(at, _)| *at <= now) {
+            due.extend(expiries.pop_first());
+        }
+        self.announce(&expiries);
+        due
+    }
+
+    fn announce(&self, expiries: &BTreeSet<(Tick, Topic)>) {
+        self.next_expiry.store(expiries.first().map_or(0, |(at, _)| *at), Ordering::Relaxed);
+    }
+
+    /// Looks at every topic.
+    pub(crate) fn each(&self, mut look: impl FnMut(&TopicState)) {
+        for cell in self.map.pin().values() {
+            let state = cell.lock();
+            if !state.removed {
+                look(&state);
+            }
+        }
+    }
+}

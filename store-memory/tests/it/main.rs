@@ -1,0 +1,5 @@
+//! The memory store: what it keeps to itself, and the conformance suite.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod leftovers;
