@@ -3,7 +3,8 @@
 import { Connection } from "/connection.js";
 import { Log } from "/log.js";
 import { People } from "/people.js";
-import { Composer, stored } from "/composer.js";
+import { Composer } from "/composer.js";
+import { stored } from "/dom.js";
 
 const NICKNAME = "strait.nickname";
 const PASSING = new Set(["rate_limited", "timeout", "unavailable"]);
@@ -66,7 +67,6 @@ function roomOfAddress() {
 }
 
 function changed(next) {
-  const before = state.phase;
   state = next;
   if (next.phase !== "online") {
     joined = false;
@@ -81,7 +81,6 @@ function changed(next) {
     outage = false;
     signIn();
   }
-  if (before !== next.phase) setLoginError(next.phase === "waiting" ? "" : byId("login-error").textContent);
   showState();
 }
 
@@ -172,6 +171,7 @@ function failed(action, { code, message }) {
     }
     nickname = null;
     show(true);
+    byId("login-wait").hidden = true;
     setLoginError(message ?? code);
     nicknameInput.select();
   } else if (action === "post") {
@@ -250,7 +250,8 @@ byId("login-form").addEventListener("submit", (event) => {
     return;
   }
   nickname = name;
-  setLoginError(state.phase === "online" ? "" : "Not connected yet. You join as soon as it is.");
+  setLoginError("");
+  byId("login-wait").hidden = state.phase === "online";
   signIn();
 });
 
@@ -290,8 +291,8 @@ addEventListener("keydown", (event) => {
 matchMedia("(max-width: 44rem)").addEventListener("change", () => drawer(false));
 
 byId("retry").addEventListener("click", () => connection.open());
-addEventListener("online", () => connection.check(state.phase));
-addEventListener("offline", () => state.phase === "online" && connection.check(state.phase));
+addEventListener("online", () => connection.check());
+addEventListener("offline", () => state.phase === "online" && connection.check());
 addEventListener("hashchange", enter);
 addEventListener("pagehide", () => connection.close());
 addEventListener("pageshow", (event) => event.persisted && connection.open());

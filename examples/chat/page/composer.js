@@ -1,6 +1,6 @@
 // The input and what was sent from it but not yet confirmed. A text leaves only when the server took it.
 
-import { build } from "/log.js";
+import { build, stored } from "/dom.js";
 
 const TYPING_EVERY = 3_000;
 
@@ -52,13 +52,17 @@ export class Composer {
     this.#input.focus();
   }
 
+  /** Answers carry no correlation but keep the order of what was sent. */
   accepted(at) {
-    const entry = this.#sent.find((entry) => entry.at === null);
-    if (entry) entry.at = at;
+    const entry = this.#sent.find((entry) => !entry.answered);
+    if (!entry) return;
+    entry.answered = true;
+    entry.at = at;
+    if (entry.logged) this.#forget(entry);
   }
 
   refused(message) {
-    const entry = this.#sent.find((entry) => entry.at === null);
+    const entry = this.#sent.find((entry) => !entry.answered);
     if (!entry) return;
     this.#forget(entry);
     this.#giveBack([entry.text]);
@@ -67,7 +71,7 @@ export class Composer {
 
   /** The connection is gone: what it did not confirm returns to the input. */
   lost(why = "The connection was lost before this was confirmed.") {
-    const open = this.#sent.filter((entry) => entry.at === null).map((entry) => entry.text);
+    const open = this.#sent.filter((entry) => !entry.answered && !entry.logged).map((entry) => entry.text);
     for (const entry of [...this.#sent]) this.#forget(entry);
     this.#lastTyping = 0;
     if (open.length === 0) return;
@@ -78,8 +82,13 @@ export class Composer {
 
   /** An own message is in the log. */
   logged({ text, at }) {
-    const entry = this.#sent.find((entry) => entry.at === at);
-    if (entry) this.#forget(entry);
+    const waiting = this.#sent.filter((entry) => !entry.logged);
+    const entry = waiting.find((entry) => entry.at === at) ?? waiting.find((entry) => entry.text === text);
+    if (entry) {
+      entry.logged = true;
+      entry.element.remove();
+      if (entry.answered) this.#forget(entry);
+    }
     // It had arrived after all, only its confirmation had not: sending it again would double it.
     const index = this.#unconfirmed.indexOf(text);
     if (index < 0) return;
@@ -99,7 +108,7 @@ export class Composer {
     }
     const element = build("li", "message own pending", build("div", "bubble", build("span", "text", text), build("span", "sending", "sending")));
     this.#outbox.append(element);
-    this.#sent.push({ text, at: null, element });
+    this.#sent.push({ text, element, at: null, answered: false, logged: false });
     this.#unconfirmed = [];
     this.#lastTyping = 0;
     this.#input.value = "";
@@ -126,14 +135,5 @@ export class Composer {
 
   #say(text) {
     this.#note.textContent = text;
-  }
-}
-
-/** Storage is a convenience: a browser that forbids it gets a page that forgets. */
-export function stored(access) {
-  try {
-    return access();
-  } catch {
-    return null;
   }
 }

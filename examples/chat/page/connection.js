@@ -24,6 +24,7 @@ export class Connection {
   #attempt = 0;
   #openedAt = null;
   #timer;
+  #phase = null;
 
   constructor(url, probe, on) {
     this.#url = url;
@@ -39,7 +40,7 @@ export class Connection {
     socket.onopen = () => {
       this.#openedAt = Date.now();
       this.#heard();
-      this.#on.state({ phase: "online" });
+      this.#tell({ phase: "online" });
     };
     socket.onmessage = ({ data }) => {
       this.#heard();
@@ -47,7 +48,7 @@ export class Connection {
       if (frame) this.#on.message(frame);
     };
     socket.onclose = ({ code, reason }) => this.#lost(code, reason);
-    this.#on.state({ phase: "connecting" });
+    this.#tell({ phase: "connecting" });
   }
 
   /** Closes for good; only `open` brings it back. */
@@ -70,9 +71,9 @@ export class Connection {
   }
 
   /** The network changed: find out now what became of the line, instead of when a timer ends. */
-  check(phase) {
-    if (phase === "waiting") this.open();
-    else if (phase === "online") this.#ask();
+  check() {
+    if (this.#phase === "waiting") this.open();
+    else if (this.#phase === "online") this.#ask();
   }
 
   #heard() {
@@ -91,7 +92,7 @@ export class Connection {
     const stable = this.#openedAt !== null && Date.now() - this.#openedAt > STABLE_AFTER;
     this.close();
     if (code === POLICY_VIOLATION) {
-      this.#on.state({ phase: "refused", reason });
+      this.#tell({ phase: "refused", reason });
       return;
     }
     // Sockets that open and close at once go on backing off.
@@ -99,7 +100,12 @@ export class Connection {
     const spread = code === SERVICE_RESTART ? DRAIN_SPREAD : Math.min(LONGEST_BACKOFF, FIRST_BACKOFF * 2 ** this.#attempt++);
     const delay = Math.random() * spread;
     this.#timer = setTimeout(() => this.open(), delay);
-    this.#on.state({ phase: "waiting", until: Date.now() + delay, code });
+    this.#tell({ phase: "waiting", until: Date.now() + delay, code });
+  }
+
+  #tell(state) {
+    this.#phase = state.phase;
+    this.#on.state(state);
   }
 }
 

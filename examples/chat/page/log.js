@@ -1,6 +1,6 @@
 // The conversation: messages in the order of their time, comings and goings, days, and where the reader is in it.
 
-import { paint, initial } from "/people.js";
+import { avatar, build, listed, paint } from "/dom.js";
 
 const KEPT = 1_000;
 const GROUP_WITHIN = 5 * 60_000;
@@ -10,7 +10,6 @@ const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-d
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const dayOfYear = new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", month: "long" });
 const dayAndYear = new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", month: "long", year: "numeric" });
-const names = new Intl.ListFormat("en", { type: "conjunction" });
 
 const NEXT = {
   joined: { "": "joined", left: "left and came back", "joined and left": "joined" },
@@ -41,7 +40,8 @@ export class Log {
       this.#follows = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < AT_BOTTOM;
       if (this.#follows) this.#read();
     });
-    // The keyboard of a phone, a banner or a growing input take height: the last message stays in sight.
+    // Not at each message, which would lay the page out each time. And a phone's keyboard, a banner or a growing input
+    // take height too: the last message stays in sight.
     const resized = new ResizeObserver(() => this.follow());
     for (const element of [scroller, ...scroller.children]) resized.observe(element);
   }
@@ -67,7 +67,6 @@ export class Log {
       this.#newer.textContent = this.#unread === 1 ? "1 new message" : `${this.#unread} new messages`;
       this.#newer.hidden = false;
     }
-    this.follow();
     return true;
   }
 
@@ -77,7 +76,6 @@ export class Log {
     const added = messages.filter((message) => this.#insert(message));
     this.#list.removeAttribute("aria-busy");
     this.#empty.hidden = this.#entries.length > 0;
-    this.follow();
     return added;
   }
 
@@ -90,7 +88,6 @@ export class Log {
     const before = entry.changes.get(user) ?? "";
     entry.changes.set(user, NEXT[change][before] ?? before);
     entry.element.lastChild.textContent = summarize(entry.changes);
-    this.follow();
   }
 
   remark(text) {
@@ -98,7 +95,6 @@ export class Log {
     if (last?.kind === "remark" && last.text === text) return;
     const entry = this.#append({ kind: "remark", text });
     entry.element.lastChild.textContent = text;
-    this.follow();
   }
 
   follow() {
@@ -131,8 +127,6 @@ export class Log {
     let index = this.#entries.length;
     while (index > 0 && this.#entries[index - 1].at > at) index -= 1;
     this.#place(index, { kind: "message", key, user, text, at, element: bubble(user, text, at) });
-    this.#arrange(index);
-    if (index + 1 < this.#entries.length) this.#arrange(index + 1);
     return true;
   }
 
@@ -140,8 +134,10 @@ export class Log {
     this.#list.insertBefore(entry.element, this.#entries[index]?.element ?? null);
     this.#entries.splice(index, 0, entry);
     this.#empty.hidden = true;
+    this.#arrange(index);
+    this.#arrange(index + 1);
     if (this.#entries.length <= KEPT) return;
-    const [oldest] = this.#entries.splice(0, 1);
+    const oldest = this.#entries.shift();
     this.#keys.delete(oldest.key);
     oldest.element.remove();
     this.#arrange(0);
@@ -162,8 +158,6 @@ export class Log {
 }
 
 function bubble(user, text, at) {
-  const avatar = build("span", "avatar", initial(user));
-  avatar.setAttribute("aria-hidden", "true");
   const author = build("span", "author", user);
   const words = build("span", "text", text);
   author.dir = words.dir = "auto";
@@ -171,15 +165,7 @@ function bubble(user, text, at) {
   const time = build("time", "", clock.format(date));
   time.dateTime = date.toISOString();
   time.title = moment.format(date);
-  return paint(build("li", "message", avatar, build("div", "bubble", author, words, time)), user);
-}
-
-/** An element with a class and children; text becomes text, never markup. */
-export function build(tag, name = "", ...children) {
-  const element = document.createElement(tag);
-  if (name) element.className = name;
-  element.append(...children);
-  return element;
+  return paint(build("li", "message", avatar(user), build("div", "bubble", author, words, time)), user);
 }
 
 function day(at) {
@@ -191,10 +177,4 @@ function summarize(changes) {
   const groups = new Map();
   for (const [user, change] of changes) groups.set(change, [...(groups.get(change) ?? []), user]);
   return [...groups].map(([change, users]) => `${listed(users)} ${change}`).join(" · ");
-}
-
-/** At most three names, the others counted. */
-export function listed(users) {
-  if (users.length <= 3) return names.format(users);
-  return names.format([...users.slice(0, 2), `${users.length - 2} others`]);
 }

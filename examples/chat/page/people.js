@@ -1,6 +1,6 @@
-// Who is in the room, who is typing, and the colour that a name has everywhere.
+// Who is in the room and who is typing.
 
-import { build, listed } from "/log.js";
+import { avatar, build, listed, paint } from "/dom.js";
 
 const TYPING_FOR = 5_000;
 
@@ -60,11 +60,9 @@ export class People {
     const order = new Intl.Collator().compare;
     const users = [...this.#users].sort((a, b) => (b === this.#me) - (a === this.#me) || order(a, b));
     this.#list.replaceChildren(...users.map((user) => {
-      const avatar = build("span", "avatar", initial(user));
-      avatar.setAttribute("aria-hidden", "true");
       const name = build("span", "name", user);
       name.dir = "auto";
-      const item = paint(build("li", "", avatar, name), user);
+      const item = paint(build("li", "", avatar(user), name), user);
       if (user === this.#me) item.append(build("span", "you", "you"));
       return item;
     }));
@@ -76,16 +74,4 @@ export class People {
     this.#typing.textContent = users.length === 0 ? "" : `${listed(users)} ${users.length === 1 ? "is" : "are"} typing`;
     this.#typing.classList.toggle("active", users.length > 0);
   }
-}
-
-/** Gives the element the hue of the name; the style sheet keeps lightness, and so contrast, the same for all. */
-export function paint(element, name) {
-  let hash = 0x811c9dc5;
-  for (const character of name) hash = Math.imul(hash ^ character.codePointAt(0), 0x01000193);
-  element.style.setProperty("--hue", (hash >>> 8) % 360);
-  return element;
-}
-
-export function initial(name) {
-  return [...name][0]?.toLocaleUpperCase() ?? "?";
 }
