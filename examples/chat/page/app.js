@@ -43,6 +43,7 @@ function enter() {
   room = roomOfAddress();
   for (const element of document.querySelectorAll(".room-name")) element.textContent = room;
   byId("room").value = room;
+  show(nickname === null);
   composer.open(room);
   log.clear();
   people.clear();
@@ -51,7 +52,6 @@ function enter() {
   const url = `${scheme}//${location.host}/rooms/${encodeURIComponent(room)}`;
   connection = new Connection(url, { action: "who" }, { state: changed, message: received });
   connection.open();
-  show(nickname === null);
 }
 
 function roomOfAddress() {

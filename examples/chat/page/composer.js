@@ -49,6 +49,7 @@ export class Composer {
   }
 
   focus() {
+    this.#fit();
     this.#input.focus();
   }
 
@@ -128,9 +129,13 @@ export class Composer {
   }
 
   #changed() {
+    this.#fit();
+    stored(() => sessionStorage.setItem(this.#draft, this.#input.value));
+  }
+
+  #fit() {
     this.#input.style.height = "auto";
     this.#input.style.height = `${this.#input.scrollHeight}px`;
-    stored(() => sessionStorage.setItem(this.#draft, this.#input.value));
   }
 
   #say(text) {

@@ -6,7 +6,7 @@ const KEPT = 1_000;
 const GROUP_WITHIN = 5 * 60_000;
 const AT_BOTTOM = 48;
 
-const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
+const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const moment = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });
 const dayOfYear = new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", month: "long" });
 const dayAndYear = new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", month: "long", year: "numeric" });
@@ -26,6 +26,7 @@ export class Log {
   #me = null;
   #unread = 0;
   #follows = true;
+  #top = 0;
 
   constructor({ scroller, list, newer, empty }) {
     this.#scroller = scroller;
@@ -37,8 +38,11 @@ export class Log {
       scroller.focus({ preventScroll: true });
     });
     scroller.addEventListener("scroll", () => {
-      this.#follows = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < AT_BOTTOM;
-      if (this.#follows) this.#read();
+      const atBottom = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < AT_BOTTOM;
+      // More may have come since the scrolling that this tells of: only a reader goes upwards.
+      if (atBottom) this.#turn(true);
+      else if (scroller.scrollTop < this.#top) this.#turn(false);
+      this.#top = scroller.scrollTop;
     });
     // Not at each message, which would lay the page out each time. And a phone's keyboard, a banner or a growing input
     // take height too: the last message stays in sight.
@@ -98,16 +102,20 @@ export class Log {
   }
 
   follow() {
-    if (this.#follows) this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    if (!this.#follows) return;
+    this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    this.#top = this.#scroller.scrollTop;
   }
 
   toBottom() {
-    this.#follows = true;
+    this.#turn(true);
     this.follow();
-    this.#read();
   }
 
-  #read() {
+  #turn(follows) {
+    this.#follows = follows;
+    this.#scroller.classList.toggle("follows", follows);
+    if (!follows) return;
     this.#unread = 0;
     this.#newer.hidden = true;
   }
