@@ -31,6 +31,7 @@ let room;
 let connection;
 let state = { phase: "connecting" };
 let outage = false;
+let reached = false;
 let nickname = stored(() => localStorage.getItem(NICKNAME));
 let joined = false;
 let asked = false;
@@ -48,6 +49,7 @@ function enter() {
   log.clear();
   people.clear();
   outage = false;
+  reached = false;
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
   const url = `${scheme}//${location.host}/rooms/${encodeURIComponent(room)}`;
   connection = new Connection(url, { action: "who" }, { state: changed, message: received });
@@ -79,6 +81,7 @@ function changed(next) {
   }
   if (next.phase === "online") {
     outage = false;
+    reached = true;
     signIn();
   }
   showState();
@@ -135,7 +138,7 @@ function isMessage(value) {
 }
 
 function gap() {
-  log.remark("Some messages were missed and are being fetched");
+  log.remark("Messages were missed here and are fetched again");
   soon("catch up", 250, catchUp);
 }
 
@@ -225,8 +228,10 @@ function showState() {
   byId("outage").hidden = !outage;
   if (!outage) return;
   const refused = phase === "refused";
-  if (phase !== "connecting") setText(byId("outage-what"), refused ? `The server closed the connection${reason ? `: ${reason}` : ""}.` : "Connection lost.");
-  setText(byId("outage-when"), refused ? "" : phase === "connecting" ? "Reconnecting…" : `Retrying in ${Math.max(1, Math.ceil((state.until - Date.now()) / 1_000))} s`);
+  if (refused) setText(byId("outage-what"), `The server closed the connection${reason ? `: ${reason}` : ""}.`);
+  else if (phase === "waiting") setText(byId("outage-what"), reached ? "Connection lost." : "The server cannot be reached.");
+  const seconds = Math.max(1, Math.ceil((state.until - Date.now()) / 1_000));
+  setText(byId("outage-when"), { waiting: `Retrying in ${seconds} s`, connecting: "Reconnecting…" }[phase] ?? "");
   byId("retry").disabled = phase === "connecting";
 }
 
