@@ -1,7 +1,13 @@
 //! Serves Strait channels from long-lived nodes, on fastwebsockets and hyper.
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "the connection task that reads through it comes next")
-)]
+mod connection;
 mod frame;
+mod handshake;
+mod outbox;
+mod peer;
+mod registry;
+mod server;
+mod service;
+
+pub use server::{Runtimes, Server, ServerHandle, ServerLimits};
+pub use service::{Answer, Channels, RemoteAddr};

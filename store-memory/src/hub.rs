@@ -164,6 +164,12 @@ impl EventHubStore for MemoryStore {
         Ok(replay.unwrap_or_else(|| Replay::Gap { head: self.inner.topics.unknown_head() }))
     }
 
+    async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
+        let now = self.inner.time.now();
+        self.inner.topics.sweep(now);
+        Ok(self.inner.topics.existing(topic, |topic| topic.history(limit, now)).unwrap_or_default())
+    }
+
     async fn deliver(&self, sends: &[(ChannelId, Arc<Event>)]) -> Result<Vec<Delivered>, StoreError> {
         let deliver = |(id, event): &(ChannelId, Arc<Event>)| {
             let answer = self.inner.channels.with(id, |channel| self.inner.deliver(channel, event));

@@ -123,6 +123,18 @@ impl Stream {
         Replay::Events { events, head, more }
     }
 
+    /// The last events that are kept.
+    pub(crate) fn history(&mut self, limit: usize, now: Tick) -> Vec<(Position, Arc<Event>)> {
+        self.trim(now);
+        let Some(kept) = &self.kept else { return Vec::new() };
+        let skip = kept.events.len().saturating_sub(limit);
+        let offsets = kept.before.offset + 1 + skip as u64..;
+        let at = |(entry, offset): (&Entry, u64)| {
+            (Position { epoch: self.head.epoch, offset, check: entry.check }, Arc::clone(&entry.event))
+        };
+        kept.events.range(skip..).zip(offsets).map(at).collect()
+    }
+
     fn advance(&mut self) -> Position {
         self.head.offset += 1;
         self.head.check = check(self.head.epoch, self.head.offset);

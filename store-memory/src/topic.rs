@@ -95,6 +95,10 @@ impl TopicState {
         self.stream.replay(from, limit, now)
     }
 
+    pub(crate) fn history(&mut self, limit: usize, now: Tick) -> Vec<(Position, Arc<Event>)> {
+        self.stream.history(limit, now)
+    }
+
     /// Adds a member. Answers its row, 0 if it needs none.
     pub(crate) fn join(&mut self, subscription: &Subscription, time: &Timeline) -> u64 {
         self.subscriptions += 1;

@@ -32,6 +32,7 @@ mod violation;
 mod tests;
 
 pub(crate) use decode::Decoder;
-pub(crate) use encode::{close_payload, encode_header};
+pub(crate) use encode::{close, ping, pong};
 pub(crate) use incoming::Incoming;
-pub(crate) use violation::Violation;
+#[cfg(test)]
+use violation::Violation;

@@ -19,6 +19,7 @@ use crate::handler::{OpenContext, Requirement};
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
 use crate::policy::{Limits, Origins};
+use crate::protocol::plain;
 use crate::store::{Location, NewChannel, StoreError};
 
 /// Why a handshake is refused.
@@ -198,7 +199,7 @@ impl Admitted {
     /// The gap notices of this endpoint, for the outlet.
     #[must_use]
     pub fn gaps(&self) -> Gaps {
-        Gaps(Arc::clone(&self.endpoint))
+        Gaps(Some(Arc::clone(&self.endpoint)))
     }
 
     /// Stores the new channel, whose connection is on this node, and makes its conversation.
@@ -225,15 +226,15 @@ impl Admitted {
     }
 }
 
-/// Encodes the notices of lost events of one endpoint.
-#[derive(Clone, Debug)]
-pub struct Gaps(Arc<EndpointInner>);
+/// Encodes the notices of lost events of one endpoint; by default those of the plain format.
+#[derive(Clone, Debug, Default)]
+pub struct Gaps(Option<Arc<EndpointInner>>);
 
 impl Gaps {
     /// The notice for a topic.
     #[must_use]
     pub fn frame(&self, topic: &crate::name::Topic) -> crate::frame::Frame {
-        self.0.gap_frame(Some(topic))
+        self.0.as_ref().map_or_else(|| plain::gap(Some(topic)), |endpoint| endpoint.gap_frame(Some(topic)))
     }
 }
 

@@ -295,6 +295,16 @@ impl EventHub {
         Ok(self.0.store.presence(topic, cursor, limit).await?)
     }
 
+    /// The last `limit` events that are kept of a topic, in order; how many are kept [`AppBuilder::retain`] says.
+    ///
+    /// # Errors
+    /// What the store answers.
+    ///
+    /// [`AppBuilder::retain`]: crate::AppBuilder::retain
+    pub async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, Error> {
+        Ok(self.0.store.history(topic, limit).await?)
+    }
+
     async fn command(&self, location: &Location, command: Command) -> Result<bool, Error> {
         match location {
             Location::Node { node, .. } if *node == self.0.node => {

@@ -234,6 +234,12 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn replay(&self, topic: &Topic, after: &Position, limit: usize) -> Result<Replay, StoreError>;
 
+    /// The last `limit` events that are kept of a topic, in order.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError>;
+
     /// Finds out where direct sends go, and keeps them for channels that are detached or can be.
     ///
     /// # Errors

@@ -1,2 +1,98 @@
-//! The chat example.
-fn main() {}
+//! Serves the chat from a long-lived node.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
+use anyhow::Context;
+use clap::Parser;
+use strait_adapter_fastws::{Runtimes, Server};
+use strait_store_memory::MemoryStore;
+use tracing_subscriber::EnvFilter;
+
+/// A chat on Strait: rooms at /rooms/{room}, an echo at /echo, a fan-out for load tests at /fan, and a page for people.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// The address to serve on.
+    #[arg(long, default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+
+    /// Where channels and topics are kept: memory, redis://… or postgres://…
+    #[arg(long, default_value = "memory", value_name = "STORE")]
+    store: Store,
+
+    /// Which threads serve: per-core, shared, or a number of single-threaded runtimes.
+    #[arg(long, default_value = "per-core", value_name = "RUNTIME", value_parser = runtimes)]
+    runtime: Runtimes,
+}
+
+/// Where channels and topics are kept.
+#[derive(Debug, Clone, Copy)]
+enum Store {
+    Memory,
+}
+
+impl FromStr for Store {
+    type Err = UnknownStore;
+
+    fn from_str(store: &str) -> Result<Self, UnknownStore> {
+        match store.split_once("://").map_or(store, |(scheme, _)| scheme) {
+            "memory" => Ok(Self::Memory),
+            "redis" | "rediss" | "postgres" | "postgresql" => Err(UnknownStore::NotYet),
+            _ => Err(UnknownStore::Unknown),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum UnknownStore {
+    NotYet,
+    Unknown,
+}
+
+impl fmt::Display for UnknownStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotYet => "this store is not there yet, use memory",
+            Self::Unknown => "a store is memory, redis://… or postgres://…",
+        })
+    }
+}
+
+impl std::error::Error for UnknownStore {}
+
+fn runtimes(text: &str) -> Result<Runtimes, &'static str> {
+    match text {
+        "per-core" => Ok(Runtimes::PerCore),
+        "shared" => Ok(Runtimes::Shared),
+        number => number
+            .parse::<NonZeroUsize>()
+            .map(Runtimes::Threads)
+            .map_err(|_| "a runtime is per-core, shared, or a number of threads"),
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
+        .install_recorder()
+        .context("the metrics recorder could not be installed")?;
+    let app = match arguments.store {
+        Store::Memory => chat::app().store(MemoryStore::new()),
+    };
+    let app = app.build()?;
+    Server::new(app)
+        .fallback(chat::page())
+        .metrics(move || metrics.render())
+        .run(arguments.listen, arguments.runtime, listening)
+        .with_context(|| format!("{} could not be served", arguments.listen))
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the program is asked for")]
+fn listening(address: SocketAddr) {
+    println!("listening on http://{address}");
+}

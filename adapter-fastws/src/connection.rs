@@ -1,0 +1,304 @@
+//! The task of one connection: it reads what is there, runs handlers, and writes what they answer.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::io;
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::{Buf, Bytes};
+use strait_core::{Close, Conversation, Driven, Inbound};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+
+use crate::frame::{self, Decoder, Incoming};
+use crate::peer::{Peer, flag, millis};
+
+/// How much is read at once, into a buffer that all connections of a thread share.
+const CHUNK: usize = 32 * 1024;
+/// After so many messages others get their turn.
+const MESSAGES_A_TURN: usize = 64;
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
+/// Any socket that is not a plain TCP one.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Where bytes come from, and go to unless publishers write them themselves.
+pub(crate) enum Socket {
+    Tcp(OwnedReadHalf),
+    Other(Box<dyn Stream>),
+    Gone,
+}
+
+/// How far the connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Open,
+    /// Our close frame is on its way; the peer's answer, or its end, is awaited.
+    Closing,
+    /// Both have closed, or the peer has: what is queued goes out, and then the socket is dropped.
+    Leaving,
+    Down,
+}
+
+/// One connection, until its channel has ended and its socket is gone.
+pub(crate) struct Connection {
+    socket: Socket,
+    /// What came with the handshake's last bytes.
+    early: Bytes,
+    peer: Arc<Peer>,
+    decoder: Decoder,
+    conversation: Conversation,
+    link: Link,
+    ended: bool,
+}
+
+impl Connection {
+    /// A connection whose handshake is answered.
+    pub(crate) fn new(
+        socket: Result<TcpStream, Box<dyn Stream>>,
+        early: Bytes,
+        peer: Arc<Peer>,
+        conversation: Conversation,
+        max_message: usize,
+    ) -> Self {
+        let socket = match socket {
+            Ok(socket) => {
+                let (read, write) = socket.into_split();
+                peer.connect(write);
+                Socket::Tcp(read)
+            }
+            Err(other) => Socket::Other(other),
+        };
+        let decoder = Decoder::new(max_message);
+        Self { socket, early, peer, decoder, conversation, link: Link::Open, ended: false }
+    }
+
+    /// Runs `on_connect`; to be called once, before anything else.
+    pub(crate) fn open(&mut self, cx: &mut Context<'_>) {
+        self.peer.register(cx);
+        self.conversation.opened(cx);
+    }
+
+    fn look_at_flags(&mut self, cx: &mut Context<'_>) {
+        let flags = self.peer.take_flags();
+        if flags == 0 {
+            return;
+        }
+        if flags & flag::PING != 0 {
+            self.peer.control(&frame::ping());
+        }
+        if flags & flag::SILENT != 0 {
+            self.conversation.close(Close::going_away("nothing came from you for too long"), cx);
+        }
+        if flags & flag::MESSAGE_LATE != 0 {
+            self.conversation.close(Close::policy("a message took too long"), cx);
+        }
+        if flags & flag::DRAIN != 0 {
+            self.conversation.drain(Close::restart("the server restarts, connect again"), cx);
+        }
+        if flags & flag::CLOSE_LATE != 0 {
+            self.drop_socket(cx);
+        }
+        if flags & flag::STOP != 0 {
+            self.drop_socket(cx);
+            self.ended = true;
+        }
+    }
+
+    /// Runs handlers and carries out closes until nothing more can be done.
+    fn converse(&mut self, cx: &mut Context<'_>) {
+        if self.link == Link::Open && self.peer.is_too_slow() {
+            self.conversation.close(Close::policy("you read too slowly"), cx);
+        }
+        while !self.ended {
+            match self.conversation.poll(cx) {
+                Poll::Ready(Driven::Close(close)) if self.link == Link::Open => {
+                    self.peer.close(&frame::close(Some(close.code()), close.reason()), Instant::now());
+                    self.link = Link::Closing;
+                }
+                Poll::Ready(Driven::Close(_)) => {}
+                Poll::Ready(Driven::Done) => self.ended = true,
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    /// Whether there is a reason to read: messages are wanted, or the peer's close is.
+    fn wants_to_read(&self) -> bool {
+        match self.link {
+            Link::Open => self.conversation.reads() && !self.peer.is_full(),
+            Link::Closing => true,
+            Link::Leaving | Link::Down => false,
+        }
+    }
+
+    /// Reads and handles until nothing is there, or others must get their turn.
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut budget = MESSAGES_A_TURN;
+        let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; CHUNK].into());
+        let result = loop {
+            if !self.wants_to_read() {
+                break Poll::Pending;
+            }
+            if budget == 0 {
+                cx.waker().wake_by_ref();
+                break Poll::Pending;
+            }
+            if self.decoder.has_pending() {
+                self.take(&[], &mut budget, cx);
+                continue;
+            }
+            if self.early.has_remaining() {
+                let early = std::mem::take(&mut self.early);
+                self.take(&early, &mut budget, cx);
+                continue;
+            }
+            match self.socket.poll_read(&mut scratch, cx) {
+                Poll::Pending => break Poll::Pending,
+                Poll::Ready(Ok(0) | Err(_)) => break Poll::Ready(()),
+                Poll::Ready(Ok(read)) => self.take(&scratch[..read], &mut budget, cx),
+            }
+        };
+        SCRATCH.set(Some(scratch));
+        result
+    }
+
+    /// Decodes a chunk and hands over what is whole in it.
+    fn take(&mut self, chunk: &[u8], budget: &mut usize, cx: &mut Context<'_>) {
+        let now = Instant::now();
+        self.peer.seen(now);
+        let Self { decoder, conversation, peer, link, .. } = self;
+        let mut close = None;
+        let result = decoder.decode(chunk, |incoming| {
+            *budget = budget.saturating_sub(1);
+            // After our close frame only the peer's is of interest.
+            match incoming {
+                Incoming::Close(given) => close = Some(given),
+                _ if *link != Link::Open => {}
+                Incoming::Ping(payload) => peer.control(&frame::pong(&payload)),
+                Incoming::Pong => {}
+                message => {
+                    let message = if conversation.is_running() { message.detached() } else { message };
+                    let message = match message {
+                        Incoming::Text(payload) => Inbound::text(payload),
+                        Incoming::Binary(payload) => Inbound::binary(payload),
+                        Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => return ControlFlow::Continue(()),
+                    };
+                    conversation.receive(message, now, cx);
+                }
+            }
+            if *budget == 0 || (*link == Link::Open && !conversation.reads()) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        let since = if decoder.is_idle() || decoder.has_pending() { 0 } else { millis(now) };
+        if since == 0 || peer.message_since.load(Ordering::Relaxed) == 0 {
+            peer.message_since.store(since, Ordering::Relaxed);
+        }
+        if let Some(given) = close {
+            self.closed_by_peer(given.as_ref().map(|(code, _)| *code), cx);
+        } else if let Err(violation) = result {
+            let (code, reason) = violation.close();
+            self.conversation.close(Close::new(code, reason).unwrap_or_else(|| Close::protocol(reason)), cx);
+        }
+        self.converse(cx);
+    }
+
+    fn closed_by_peer(&mut self, code: Option<u16>, cx: &mut Context<'_>) {
+        if self.link == Link::Open {
+            self.peer.close(&frame::close(code, ""), Instant::now());
+        }
+        self.link = Link::Leaving;
+        self.conversation.peer_closed(cx);
+    }
+
+    fn drop_socket(&mut self, cx: &mut Context<'_>) {
+        if self.link != Link::Down {
+            let was_open = self.link == Link::Open;
+            self.link = Link::Down;
+            self.socket = Socket::Gone;
+            self.peer.disconnect();
+            if was_open {
+                self.conversation.lost(cx);
+            }
+        }
+    }
+
+    /// Writes what waits; when everything is said, the socket is dropped.
+    fn write(&mut self, cx: &mut Context<'_>) {
+        if self.link == Link::Down {
+            return;
+        }
+        let other = match &mut self.socket {
+            Socket::Other(stream) => Some(&mut **stream),
+            Socket::Tcp(_) | Socket::Gone => None,
+        };
+        match self.peer.poll_write(other, cx) {
+            Poll::Ready(Ok(())) if self.link == Link::Leaving => {
+                // A TLS stream says that this is the end; the peer's close has been answered, so nothing is awaited.
+                if let Socket::Other(stream) = &mut self.socket
+                    && Pin::new(stream).poll_shutdown(cx).is_pending()
+                {
+                    return;
+                }
+                self.drop_socket(cx);
+            }
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+            Poll::Ready(Err(_)) => self.drop_socket(cx),
+        }
+    }
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.peer.register(cx);
+        this.look_at_flags(cx);
+        this.converse(cx);
+        if this.read(cx).is_ready() {
+            this.drop_socket(cx);
+            this.converse(cx);
+        }
+        this.peer.paused.store(this.link == Link::Open && !this.wants_to_read(), Ordering::Relaxed);
+        let was_full = this.link == Link::Open && this.peer.is_full();
+        this.write(cx);
+        if was_full && !this.peer.is_full() {
+            // There is room again: read on.
+            cx.waker().wake_by_ref();
+        }
+        if this.link == Link::Down {
+            this.converse(cx);
+            if this.ended {
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Socket {
+    fn poll_read(&mut self, scratch: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(scratch);
+        match self {
+            Self::Tcp(socket) => ready!(Pin::new(socket).poll_read(cx, &mut buffer))?,
+            Self::Other(stream) => ready!(Pin::new(stream).poll_read(cx, &mut buffer))?,
+            Self::Gone => {}
+        }
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+}

@@ -1,0 +1,328 @@
+//! What waits to be written to one client: bounded in bytes, written many frames at a time.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes, BytesMut};
+use strait_core::{Frame, FrameKind, Gaps, SlowClient, Topic, frame_header};
+
+/// How many slices go into one vectored write.
+pub(crate) const SLICES: usize = 64;
+/// Small events are copied behind each other rather than written from a slice each.
+const SMALL: usize = 512;
+
+/// One client's outbox.
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    queue: VecDeque<Piece>,
+    /// Replies behind the last piece, one after the other.
+    tail: BytesMut,
+    /// How much of the first piece has been written.
+    written: usize,
+    /// All that waits, in bytes.
+    bytes: usize,
+    /// Events that the running handler's own channel has published.
+    held: Vec<(Topic, Frame)>,
+    state: State,
+    /// The socket took no more the last time.
+    pub(crate) blocked: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// More waits than may, and no policy helps.
+    TooSlow,
+    /// The close frame is queued: nothing follows it.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    kind: Kind,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    /// A reply, a direct send, a control frame: never dropped.
+    Kept,
+    /// May be dropped.
+    Event(Topic),
+    /// Stands for dropped events.
+    Gap(Topic),
+}
+
+/// How a client that does not keep up is treated.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    pub(crate) limit: usize,
+    pub(crate) slow: SlowClient,
+    pub(crate) gaps: Gaps,
+}
+
+impl Outbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            tail: BytesMut::new(),
+            written: 0,
+            bytes: 0,
+            held: Vec::new(),
+            state: State::Open,
+            blocked: false,
+        }
+    }
+
+    /// How much waits, in bytes.
+    pub(crate) fn waiting(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.tail.is_empty()
+    }
+
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.state == State::TooSlow
+    }
+
+    /// A reply: never dropped; who does not read replies is not read from either.
+    pub(crate) fn reply(&mut self, kind: FrameKind, parts: &[&[u8]]) {
+        if self.state == State::Closed {
+            return;
+        }
+        let length = parts.iter().map(|part| part.len()).sum();
+        let (header, header_length) = frame_header(kind, length);
+        self.tail.reserve(header_length + length);
+        self.tail.extend_from_slice(&header[..header_length]);
+        parts.iter().for_each(|part| self.tail.extend_from_slice(part));
+        self.bytes += header_length + length;
+    }
+
+    /// A direct send: never dropped; a client for which too many wait is too slow.
+    pub(crate) fn send(&mut self, bytes: Bytes, limit: usize) {
+        if self.state == State::Closed {
+            return;
+        }
+        if self.bytes + bytes.len() > limit.saturating_mul(2) {
+            self.state = State::TooSlow;
+            return;
+        }
+        self.push(bytes, Kind::Kept);
+    }
+
+    /// Ping or pong; there is never more than a few of them.
+    pub(crate) fn control(&mut self, bytes: &Bytes) {
+        if self.state == State::Open {
+            self.append(bytes);
+        }
+    }
+
+    /// The close frame, after all that waits.
+    pub(crate) fn close(&mut self, frame: &Bytes) {
+        if self.state != State::Closed {
+            self.held.clear();
+            self.append(frame);
+            self.state = State::Closed;
+        }
+    }
+
+    /// An event that is held back until the handler has ended, or as much is held as may wait.
+    pub(crate) fn hold(&mut self, topic: &Topic, frame: &Frame, policy: &Policy) {
+        if self.state == State::Open {
+            self.held.push((topic.clone(), frame.clone()));
+            if self.held.iter().map(|(_, frame)| frame.bytes().len()).sum::<usize>() > policy.limit {
+                self.release(policy);
+            }
+        }
+    }
+
+    /// Whether events are held back: later ones must not overtake them.
+    pub(crate) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The handler has ended: what was held back goes.
+    pub(crate) fn release(&mut self, policy: &Policy) {
+        for (topic, frame) in std::mem::take(&mut self.held) {
+            self.event(&topic, frame.bytes(), policy);
+        }
+    }
+
+    /// Events that the socket may take at once. Tells whether it has taken all of them.
+    pub(crate) fn write_through(
+        &mut self,
+        topic: &Topic,
+        frames: &[Frame],
+        policy: &Policy,
+        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> bool {
+        debug_assert!(self.is_empty() && frames.len() <= SLICES);
+        if self.state != State::Open {
+            return true;
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        for (slice, frame) in slices.iter_mut().zip(frames) {
+            *slice = IoSlice::new(frame.bytes());
+        }
+        // What is wrong with the socket its task finds out.
+        let mut taken = write(&slices[..frames.len()]).unwrap_or(0);
+        for (at, frame) in frames.iter().enumerate() {
+            let length = frame.bytes().len();
+            if taken < length {
+                self.blocked = true;
+                let (begun, rest) = if taken > 0 { frames[at..].split_at(1) } else { (&[][..], &frames[at..]) };
+                // What the client has begun to read must go on.
+                begun.iter().for_each(|frame| self.push(frame.bytes().slice(taken..), Kind::Kept));
+                rest.iter().for_each(|frame| self.event(topic, frame.bytes(), policy));
+                return false;
+            }
+            taken -= length;
+        }
+        true
+    }
+
+    /// An event of a topic.
+    pub(crate) fn event(&mut self, topic: &Topic, bytes: &Bytes, policy: &Policy) {
+        if self.state != State::Open {
+            return;
+        }
+        if self.blocked && policy.slow == SlowClient::LatestPerTopic {
+            self.drop_events(|event| event == topic, usize::MAX, policy);
+        }
+        if self.bytes + bytes.len() > policy.limit {
+            match policy.slow {
+                SlowClient::Disconnect => {
+                    self.state = State::TooSlow;
+                    return;
+                }
+                SlowClient::DropOldest | SlowClient::LatestPerTopic => {
+                    let needed = (self.bytes + bytes.len()).saturating_sub(policy.limit);
+                    self.drop_events(|_| true, needed, policy);
+                }
+            }
+        }
+        if self.bytes + bytes.len() > policy.limit {
+            return self.gap(topic, policy);
+        }
+        // While the socket takes all, no event is dropped: a small one need not be told from a reply.
+        if !self.blocked && bytes.len() <= SMALL {
+            self.append(bytes);
+        } else {
+            self.push(bytes.clone(), Kind::Event(topic.clone()));
+        }
+    }
+
+    /// Tells of lost events behind what waits, once for a run of losses.
+    pub(crate) fn gap(&mut self, topic: &Topic, policy: &Policy) {
+        let told = |piece: &Piece| match &piece.kind {
+            Kind::Gap(gap) if gap == topic => Some(true),
+            Kind::Event(event) if event == topic => Some(false),
+            _ => None,
+        };
+        if self.state == State::Open && self.queue.iter().rev().find_map(told) != Some(true) {
+            metrics::counter!("strait_gaps_total").increment(1);
+            self.push(policy.gaps.frame(topic).bytes().clone(), Kind::Gap(topic.clone()));
+        }
+    }
+
+    /// Drops waiting events, the oldest first, until `needed` bytes are free; a notice of the gap stands where the
+    /// first of a run was.
+    fn drop_events(&mut self, which: impl Fn(&Topic) -> bool, needed: usize, policy: &Policy) {
+        let begun = usize::from(self.written > 0);
+        let mut freed = 0;
+        let mut kept = VecDeque::with_capacity(self.queue.len());
+        let mut told: Vec<Topic> = Vec::new();
+        for (at, piece) in std::mem::take(&mut self.queue).into_iter().enumerate() {
+            match piece.kind {
+                Kind::Event(topic) if at >= begun && freed < needed && which(&topic) => {
+                    freed += piece.bytes.len();
+                    self.bytes -= piece.bytes.len();
+                    metrics::counter!("strait_events_dropped_total").increment(1);
+                    if !told.contains(&topic) {
+                        metrics::counter!("strait_gaps_total").increment(1);
+                        let bytes = policy.gaps.frame(&topic).bytes().clone();
+                        self.bytes += bytes.len();
+                        kept.push_back(Piece { bytes, kind: Kind::Gap(topic.clone()) });
+                        told.push(topic);
+                    }
+                }
+                Kind::Gap(topic) => {
+                    // Directly before dropped events of its topic it already stands for them.
+                    told.push(topic.clone());
+                    kept.push_back(Piece { bytes: piece.bytes, kind: Kind::Gap(topic) });
+                }
+                Kind::Event(topic) => {
+                    told.retain(|told| *told != topic);
+                    kept.push_back(Piece { bytes: piece.bytes, kind: Kind::Event(topic) });
+                }
+                Kind::Kept => kept.push_back(piece),
+            }
+        }
+        self.queue = kept;
+    }
+
+    fn append(&mut self, bytes: &Bytes) {
+        self.bytes += bytes.len();
+        self.tail.extend_from_slice(bytes);
+    }
+
+    fn push(&mut self, bytes: Bytes, kind: Kind) {
+        if !self.tail.is_empty() {
+            let tail = self.tail.split().freeze();
+            self.queue.push_back(Piece { bytes: tail, kind: Kind::Kept });
+        }
+        self.bytes += bytes.len();
+        self.queue.push_back(Piece { bytes, kind });
+    }
+
+    /// Writes what one vectored write takes; tells how much it was.
+    pub(crate) fn write(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let mut count = 0;
+        for piece in self.queue.iter().take(SLICES) {
+            let from = if count == 0 { self.written } else { 0 };
+            slices[count] = IoSlice::new(&piece.bytes[from..]);
+            count += 1;
+        }
+        if count < SLICES && !self.tail.is_empty() {
+            slices[count] = IoSlice::new(&self.tail);
+            count += 1;
+        }
+        let taken = write(&slices[..count])?;
+        self.advance(taken);
+        Ok(taken)
+    }
+
+    fn advance(&mut self, taken: usize) {
+        self.bytes -= taken;
+        let mut left = taken;
+        while let Some(first) = self.queue.front() {
+            let rest = first.bytes.len() - self.written;
+            if left < rest {
+                self.written += left;
+                return;
+            }
+            left -= rest;
+            self.written = 0;
+            self.queue.pop_front();
+        }
+        self.tail.advance(left);
+    }
+
+    /// Gives the memory of an empty outbox back.
+    pub(crate) fn shrink(&mut self) {
+        if self.is_empty() {
+            if self.tail.capacity() > 0 {
+                self.tail = BytesMut::new();
+            }
+            if self.queue.capacity() > 0 {
+                self.queue = VecDeque::new();
+            }
+            if self.held.is_empty() && self.held.capacity() > 0 {
+                self.held = Vec::new();
+            }
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! A connection as the rest of the node sees it: its outbox, and the flags that its task looks at when it is woken.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use parking_lot::Mutex;
+use strait_core::{Frame, FrameKind, Limits, Outlet, Topic};
+use tokio::io::AsyncWrite;
+use tokio::net::tcp::OwnedWriteHalf;
+
+use crate::outbox::{Outbox, Policy, SLICES};
+
+/// What the sweeper asks of a connection's task.
+pub(crate) mod flag {
+    /// Send a ping.
+    pub(crate) const PING: u8 = 1;
+    /// Nothing has come for too long.
+    pub(crate) const SILENT: u8 = 2;
+    /// The closing handshake has taken too long.
+    pub(crate) const CLOSE_LATE: u8 = 4;
+    /// A message has been under way for too long.
+    pub(crate) const MESSAGE_LATE: u8 = 8;
+    /// The node drains.
+    pub(crate) const DRAIN: u8 = 16;
+    /// The node ends.
+    pub(crate) const STOP: u8 = 32;
+}
+
+/// Milliseconds since the process looked at the clock for the first time.
+pub(crate) fn millis(at: Instant) -> u64 {
+    static ORIGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    let origin = *ORIGIN.get_or_init(Instant::now);
+    // 1 is the earliest, so that 0 can say never.
+    u64::try_from(at.saturating_duration_since(origin).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// See the [module's documentation](self).
+pub(crate) struct Peer {
+    out: Mutex<Out>,
+    waker: AtomicWaker,
+    flags: AtomicU8,
+    handling: AtomicBool,
+    holding: AtomicBool,
+    /// When the last bytes came.
+    seen: AtomicU64,
+    pinged: AtomicU64,
+    /// When the first bytes of an unfinished message came; 0 between messages.
+    pub(crate) message_since: AtomicU64,
+    /// When our close frame was queued; 0 before.
+    pub(crate) closing_since: AtomicU64,
+    /// Nothing is read for now, so that silence means nothing.
+    pub(crate) paused: AtomicBool,
+    times: Times,
+    policy: Policy,
+}
+
+#[derive(Debug)]
+struct Out {
+    outbox: Outbox,
+    /// The socket's writing half, where publishers may write to it.
+    socket: Option<OwnedWriteHalf>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    ping: Duration,
+    silent: Duration,
+    closing: Duration,
+}
+
+impl fmt::Debug for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peer").finish_non_exhaustive()
+    }
+}
+
+impl Peer {
+    pub(crate) fn new(limits: &Limits, gaps: strait_core::Gaps) -> Self {
+        Self {
+            out: Mutex::new(Out { outbox: Outbox::new(), socket: None }),
+            waker: AtomicWaker::new(),
+            flags: AtomicU8::new(0),
+            handling: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
+            seen: AtomicU64::new(millis(Instant::now())),
+            pinged: AtomicU64::new(0),
+            message_since: AtomicU64::new(0),
+            closing_since: AtomicU64::new(0),
+            paused: AtomicBool::new(false),
+            times: Times { ping: limits.ping, silent: limits.silent, closing: limits.closing },
+            policy: Policy { limit: limits.queue, slow: limits.slow_client, gaps },
+        }
+    }
+
+    /// How finely the sweeper must look at this connection.
+    pub(crate) fn tick(&self) -> Duration {
+        self.times.ping.min(self.times.silent).min(self.times.closing) / 4
+    }
+
+    /// From here on publishers write to the socket themselves where it takes what they have.
+    pub(crate) fn connect(&self, socket: OwnedWriteHalf) {
+        self.out.lock().socket = Some(socket);
+    }
+
+    /// The socket is gone.
+    pub(crate) fn disconnect(&self) {
+        let mut out = self.out.lock();
+        out.socket = None;
+        out.outbox.close(&Bytes::new());
+    }
+
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        self.waker.register(cx.waker());
+    }
+
+    /// Sets flags and wakes the task.
+    pub(crate) fn flag(&self, flags: u8) {
+        self.flags.fetch_or(flags, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    pub(crate) fn take_flags(&self) -> u8 {
+        if self.flags.load(Ordering::Relaxed) == 0 {
+            return 0;
+        }
+        self.flags.swap(0, Ordering::AcqRel)
+    }
+
+    pub(crate) fn seen(&self, now: Instant) {
+        self.seen.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// What the sweeper finds at `now`.
+    pub(crate) fn sweep(&self, now: u64) {
+        let passed = |since: u64, limit: Duration| now.saturating_sub(since) >= limit.as_millis() as u64;
+        let closing = self.closing_since.load(Ordering::Relaxed);
+        if closing != 0 {
+            if passed(closing, self.times.closing) {
+                self.flag(flag::CLOSE_LATE);
+            }
+            return;
+        }
+        if self.paused.load(Ordering::Relaxed) {
+            self.seen.store(now, Ordering::Relaxed);
+            return;
+        }
+        let message = self.message_since.load(Ordering::Relaxed);
+        if message != 0 && passed(message, self.times.silent) {
+            return self.flag(flag::MESSAGE_LATE);
+        }
+        let seen = self.seen.load(Ordering::Relaxed);
+        if passed(seen, self.times.silent) {
+            self.flag(flag::SILENT);
+        } else if passed(seen.max(self.pinged.load(Ordering::Relaxed)), self.times.ping) {
+            self.pinged.store(now, Ordering::Relaxed);
+            self.flag(flag::PING);
+        }
+    }
+
+    pub(crate) fn control(&self, frame: &Bytes) {
+        self.out.lock().outbox.control(frame);
+    }
+
+    /// Queues the close frame; nothing follows it.
+    pub(crate) fn close(&self, frame: &Bytes, now: Instant) {
+        self.out.lock().outbox.close(frame);
+        self.closing_since.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// Whether as much waits as may: then the client is not read from.
+    pub(crate) fn is_full(&self) -> bool {
+        self.out.lock().outbox.waiting() >= self.policy.limit
+    }
+
+    /// Whether more waits than may, and no policy helps.
+    pub(crate) fn is_too_slow(&self) -> bool {
+        self.out.lock().outbox.is_too_slow()
+    }
+
+    /// Writes what waits, until all is written or the socket takes no more. `other` is the socket where publishers
+    /// cannot write to it.
+    pub(crate) fn poll_write<S>(&self, mut other: Option<&mut S>, cx: &mut Context<'_>) -> Poll<io::Result<()>>
+    where
+        S: AsyncWrite + Unpin + ?Sized,
+    {
+        let mut out = self.out.lock();
+        let Out { outbox, socket } = &mut *out;
+        while !outbox.is_empty() {
+            let mut blocked = false;
+            let written = outbox.write(|slices| {
+                let polled = match (&mut other, &mut *socket) {
+                    (Some(other), _) => Pin::new(&mut **other).poll_write_vectored(cx, slices),
+                    (None, Some(socket)) => Pin::new(socket).poll_write_vectored(cx, slices),
+                    (None, None) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
+                };
+                match polled {
+                    Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+                    Poll::Ready(result) => result,
+                    Poll::Pending => {
+                        blocked = true;
+                        Ok(0)
+                    }
+                }
+            });
+            if let Err(error) = written {
+                return Poll::Ready(Err(error));
+            }
+            outbox.blocked = blocked;
+            if blocked {
+                return Poll::Pending;
+            }
+        }
+        outbox.shrink();
+        match other {
+            Some(other) => Pin::new(other).poll_flush(cx),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Pushes events and, where the socket takes them, writes them at once.
+    fn push(&self, topic: &Topic, frames: &[Frame], own: bool) {
+        if own {
+            // Set before `handling` is read: either the handler's end sees this, or this sees the handler's end.
+            self.holding.store(true, Ordering::SeqCst);
+        }
+        let mut out = self.out.lock();
+        let Out { outbox, socket } = &mut *out;
+        if outbox.holds() || (own && self.handling.load(Ordering::SeqCst)) {
+            frames.iter().for_each(|frame| outbox.hold(topic, frame, &self.policy));
+            return;
+        }
+        let done = match socket {
+            Some(socket) if outbox.is_empty() && !outbox.blocked && frames.len() <= SLICES => {
+                outbox.write_through(topic, frames, &self.policy, |slices| socket.try_write_vectored(slices))
+            }
+            _ => {
+                frames.iter().for_each(|frame| outbox.event(topic, frame.bytes(), &self.policy));
+                outbox.is_empty()
+            }
+        };
+        let wake = !done || outbox.is_too_slow();
+        drop(out);
+        if wake {
+            self.waker.wake();
+        }
+    }
+}
+
+impl Outlet for Peer {
+    fn handler_begins(&self) {
+        self.handling.store(true, Ordering::SeqCst);
+    }
+
+    fn handler_ended(&self) {
+        self.handling.store(false, Ordering::SeqCst);
+        if self.holding.swap(false, Ordering::SeqCst) {
+            self.out.lock().outbox.release(&self.policy);
+            self.waker.wake();
+        }
+    }
+
+    fn reply(&self, kind: FrameKind, parts: &[&[u8]]) {
+        self.out.lock().outbox.reply(kind, parts);
+    }
+
+    fn send(&self, frame: &Frame) {
+        self.out.lock().outbox.send(frame.bytes().clone(), self.policy.limit);
+        self.waker.wake();
+    }
+
+    fn events(&self, topic: &Topic, frames: &[Frame], own: bool) {
+        self.push(topic, frames, own);
+    }
+
+    fn gap(&self, topic: &Topic) {
+        self.out.lock().outbox.gap(topic, &self.policy);
+        self.waker.wake();
+    }
+
+    fn wake(&self) {
+        self.waker.wake();
+    }
+}

@@ -1,0 +1,97 @@
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::sleep;
+
+use super::ServerLimits;
+use super::drain::Stage;
+use super::route::Router;
+
+/// The longest head of a request, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Accepts sockets and answers their requests.
+pub(super) struct Accept {
+    pub(super) listener: TcpListener,
+    pub(super) router: Router,
+    pub(super) limits: ServerLimits,
+    pub(super) stage: watch::Receiver<Stage>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
+}
+
+impl Accept {
+    pub(super) async fn run(self) {
+        let this = Arc::new(self);
+        let handshakes = Arc::new(Semaphore::new(this.limits.handshakes));
+        while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
+            match this.listener.accept().await {
+                Ok((socket, remote)) => {
+                    tokio::spawn(Arc::clone(&this).serve(socket, remote, permit));
+                }
+                Err(error) if is_of_one_socket(&error) => {}
+                Err(error) => {
+                    // Out of descriptors or memory: others must end first.
+                    tracing::error!(error = %error, "sockets cannot be accepted");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, permit: OwnedSemaphorePermit) {
+        if socket.set_nodelay(true).is_err() {
+            return;
+        }
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            match tokio::time::timeout(self.limits.handshake, tls.accept(socket)).await {
+                Ok(Ok(stream)) => self.answer(stream, remote).await,
+                Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
+                Err(_) => tracing::debug!("a TLS handshake took too long"),
+            }
+            drop(permit);
+            return;
+        }
+        self.answer(socket, remote).await;
+        drop(permit);
+    }
+
+    async fn answer<S>(&self, stream: S, remote: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = self.router.clone().of(remote);
+        let mut stage = self.stage.clone();
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.handshake)
+            .max_buf_size(MAX_HEAD)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = async { drop(stage.wait_for(|stage| *stage >= Stage::Drain).await.map(drop)) } => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(error = %error, "an HTTP connection failed");
+        }
+    }
+}
+
+/// Errors of a connection that was gone before it was accepted.
+fn is_of_one_socket(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}

@@ -1,0 +1,104 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::ServerLimits;
+use crate::peer::flag;
+use crate::registry::Registry;
+
+/// No connection waits longer for its turn.
+const MOST_A_CONNECTION: Duration = Duration::from_millis(20);
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How far a server has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) enum Stage {
+    Serve,
+    Drain,
+    Stop,
+}
+
+/// Ends a server. Clones belong to the same server.
+#[derive(Debug, Clone)]
+pub struct ServerHandle(pub(super) watch::Sender<Stage>);
+
+impl ServerHandle {
+    /// Lets nobody in any more, lets running handlers finish, closes connections with 1012, spread over some time, and
+    /// then ends the server.
+    pub fn drain(&self) {
+        self.0.send_if_modified(|stage| {
+            let drains = *stage == Stage::Serve;
+            if drains {
+                *stage = Stage::Drain;
+            }
+            drains
+        });
+    }
+
+    /// Ends the server at once: connections are cut.
+    pub fn stop(&self) {
+        self.0.send_replace(Stage::Stop);
+    }
+
+    /// Drains at the first SIGINT or SIGTERM, and stops at the second.
+    ///
+    /// # Errors
+    /// The signals cannot be listened for.
+    #[cfg(unix)]
+    pub fn on_signals(&self) -> std::io::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let handle = self.clone();
+        tokio::spawn(async move {
+            for end in [Self::drain, Self::stop] {
+                tokio::select! {
+                    _ = interrupt.recv() => {}
+                    _ = terminate.recv() => {}
+                }
+                end(&handle);
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Waits for the stage, then drains; ends when all connections have ended, or may wait no longer.
+pub(super) async fn when_told(mut stage: watch::Receiver<Stage>, registry: &Arc<Registry>, limits: &ServerLimits) {
+    // The sender lives as long as the server; without it there is nothing to wait for either.
+    let _ = stage.wait_for(|stage| *stage >= Stage::Drain).await;
+    tracing::info!(connections = registry.count(), "draining");
+    registry.begin_drain();
+    tokio::select! {
+        () = drain(registry, limits) => {}
+        () = async { drop(stage.wait_for(|stage| *stage == Stage::Stop).await.map(drop)) } => {}
+    }
+    registry.peers().iter().for_each(|peer| peer.flag(flag::STOP));
+    // Their tasks are woken; they look at the flag and end.
+    let until = Instant::now() + Duration::from_secs(1);
+    let _ = timeout_at(until, gone(registry)).await;
+    tracing::info!("drained");
+}
+
+async fn drain(registry: &Arc<Registry>, limits: &ServerLimits) {
+    let peers = registry.peers();
+    let start = Instant::now();
+    let pause = (limits.spread / u32::try_from(peers.len().max(1)).unwrap_or(u32::MAX)).min(MOST_A_CONNECTION);
+    for (at, peer) in peers.iter().enumerate() {
+        let due = start + pause * u32::try_from(at).unwrap_or(u32::MAX);
+        // The timer is no finer than a millisecond: several connections may be due at once.
+        if due > Instant::now() + Duration::from_millis(1) {
+            tokio::time::sleep_until(due).await;
+        }
+        peer.flag(flag::DRAIN);
+    }
+    drop(peers);
+    let _ = timeout_at(Instant::now() + limits.drain, gone(registry)).await;
+}
+
+async fn gone(registry: &Registry) {
+    while registry.count() > 0 {
+        sleep(LOOK).await;
+    }
+}

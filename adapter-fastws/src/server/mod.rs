@@ -1,0 +1,159 @@
+//! The batteries-included server: listeners, runtimes, health, drain.
+
+mod accept;
+mod drain;
+mod route;
+mod runtimes;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use strait_core::App;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tower_service::Service;
+
+pub use drain::ServerHandle;
+pub use runtimes::Runtimes;
+
+use crate::service::Channels;
+use drain::Stage;
+use route::{Fallback, Router};
+
+/// What the server as a whole may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerLimits {
+    /// Connections of all endpoints together; more are answered 503: 10,000.
+    pub connections: usize,
+    /// Sockets that have not become connections; more wait to be accepted: 1,024.
+    pub handshakes: usize,
+    /// How long a TLS handshake, a request's header, or the time between two requests of a socket may take: 10 s.
+    pub handshake: Duration,
+    /// Over how long a drain spreads the closes, so that not all clients come back at once: at most 10 s, and no more
+    /// than 20 ms a connection.
+    pub spread: Duration,
+    /// How long a drain waits for running handlers and closing handshakes after that: 35 s.
+    pub drain: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            handshakes: 1_024,
+            handshake: Duration::from_secs(10),
+            spread: Duration::from_secs(10),
+            drain: Duration::from_secs(35),
+        }
+    }
+}
+
+/// Serves an application's channels, and a fallback's pages, over HTTP/1.1.
+///
+/// `/healthz` answers 200 while the process runs, `/readyz` 200 while it may be sent clients and 503 otherwise, and
+/// `/metrics` what [`metrics`](Self::metrics) renders.
+#[must_use]
+pub struct Server {
+    app: App,
+    limits: ServerLimits,
+    fallback: Option<Fallback>,
+    metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    #[cfg(feature = "tls")]
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    stage: watch::Sender<Stage>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("app", &self.app).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// A server with the default limits.
+    pub fn new(app: App) -> Self {
+        Self {
+            app,
+            limits: ServerLimits::default(),
+            fallback: None,
+            metrics: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            stage: watch::Sender::new(Stage::Serve),
+        }
+    }
+
+    /// What the server as a whole may use.
+    pub fn limits(mut self, limits: ServerLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Answers requests that are no WebSocket handshakes: an `axum::Router`, say. Without it they are answered 404.
+    pub fn fallback<S, B>(mut self, service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send,
+        B: Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: std::error::Error + Send + Sync + 'static,
+    {
+        self.fallback = Some(route::erase(service));
+        self
+    }
+
+    /// Renders the metrics for `/metrics`, usually what the installed recorder's handle renders.
+    pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        self.metrics = Some(Arc::new(render));
+        self
+    }
+
+    /// Serves TLS. The configuration should offer `http/1.1` by ALPN, or nothing.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
+        self.tls = Some(config.into());
+        self
+    }
+
+    /// Drains and ends the server from elsewhere.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle(self.stage.clone())
+    }
+
+    /// Serves on the present tokio runtime until the server has drained.
+    ///
+    /// # Errors
+    /// The store does not take the node, or the listener cannot be used.
+    pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        self.app.start().await.map_err(io::Error::other)?;
+        let connections = self.limits.connections;
+        self.serve_part(listener, connections).await;
+        self.app.stop().await;
+        Ok(())
+    }
+
+    /// Serves one listener of a started application, with its part of the connections.
+    async fn serve_part(&self, listener: TcpListener, connections: usize) {
+        let channels = Channels::new(self.app.clone(), connections).handshake_limit(self.limits.handshake);
+        let registry = Arc::clone(channels.registry());
+        let router =
+            Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics: self.metrics.clone() };
+        let accepting = accept::Accept {
+            listener,
+            router,
+            limits: self.limits,
+            stage: self.stage.subscribe(),
+            #[cfg(feature = "tls")]
+            tls: self.tls.clone(),
+        };
+        let accepting = tokio::spawn(accepting.run());
+        drain::when_told(self.stage.subscribe(), &registry, &self.limits).await;
+        accepting.abort();
+    }
+}

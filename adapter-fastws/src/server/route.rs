@@ -1,0 +1,131 @@
+//! Which request goes where: handshakes to the channels, health to the server, the rest to the fallback.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use strait_core::{App, Refusal};
+use tower_service::Service;
+
+use crate::handshake::asks_for_upgrade;
+use crate::service::{Answer, Channels, RemoteAddr, refuse};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type Answered = Response<UnsyncBoxBody<Bytes, BoxError>>;
+type BoxFuture = Pin<Box<dyn Future<Output = Result<Answered, Infallible>> + Send>>;
+pub(super) type Fallback = Arc<dyn Fn(Request<Incoming>) -> BoxFuture + Send + Sync>;
+
+/// Takes a fallback's type away.
+pub(super) fn erase<S, B>(service: S) -> Fallback
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: std::error::Error + Send + Sync + 'static,
+{
+    Arc::new(move |request| {
+        let mut service = service.clone();
+        Box::pin(async move {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            let response = service.call(request).await?;
+            Ok(response.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync()))
+        })
+    })
+}
+
+#[derive(Clone)]
+pub(super) struct Router {
+    pub(super) channels: Channels,
+    pub(super) app: App,
+    pub(super) fallback: Option<Fallback>,
+    pub(super) metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+}
+
+impl Router {
+    /// The service of one socket.
+    pub(super) fn of(self, remote: SocketAddr) -> Connected {
+        Connected { router: self, remote }
+    }
+
+    fn own(&self, request: &Request<Incoming>) -> Option<Answer> {
+        match request.uri().path() {
+            "/healthz" => Some(text(StatusCode::OK, "ok\n")),
+            "/readyz" => Some(match self.not_ready() {
+                None => text(StatusCode::OK, "ready\n"),
+                Some(why) => refuse(&Refusal::unavailable(why)),
+            }),
+            "/metrics" => self.metrics.as_ref().map(|render| text(StatusCode::OK, render())),
+            _ => None,
+        }
+    }
+
+    fn not_ready(&self) -> Option<&'static str> {
+        let hub = self.app.hub();
+        if self.channels.registry().is_draining() {
+            Some("draining")
+        } else if !hub.is_sure() {
+            Some("not sure of the lease")
+        } else if !hub.health().hears {
+            Some("the bus does not hear")
+        } else {
+            None
+        }
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    let mut response = Response::new(Full::from(text.into()));
+    *response.status_mut() = status;
+    let value = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, value);
+    response
+}
+
+fn boxed(answer: Answer) -> Answered {
+    answer.map(|body| body.map_err(|never| match never {}).boxed_unsync())
+}
+
+/// Answers the requests of one socket.
+#[derive(Clone)]
+pub(super) struct Connected {
+    router: Router,
+    remote: SocketAddr,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Connected {
+    type Response = Answered;
+    type Error = Infallible;
+    type Future = BoxFuture;
+
+    fn call(&self, mut request: Request<Incoming>) -> BoxFuture {
+        request.extensions_mut().insert(RemoteAddr(self.remote));
+        if asks_for_upgrade(request.headers()) {
+            let answer = self.router.channels.clone().call(request);
+            return Box::pin(async move { answer.await.map(boxed) });
+        }
+        if let Some(answer) = self.router.own(&request) {
+            return Box::pin(std::future::ready(Ok(boxed(answer))));
+        }
+        match &self.router.fallback {
+            Some(fallback) => fallback(request),
+            None => {
+                let query = request.uri().query();
+                let known = self.router.app.accept(request.uri().path(), query, request.headers()).is_ok();
+                let refusal = if known {
+                    Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only")
+                } else {
+                    Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+                };
+                Box::pin(std::future::ready(Ok(boxed(refuse(&refusal)))))
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Which threads serve: one single-threaded runtime a core, or one that steals work.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+
+use super::Server;
+
+/// Waiting connections that the kernel keeps.
+const BACKLOG: i32 = 4096;
+
+/// Which threads serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Runtimes {
+    /// A single-threaded runtime a core, each with a listener of its own (`SO_REUSEPORT`): the kernel spreads the
+    /// connections, and each stays on its core.
+    #[default]
+    PerCore,
+    /// So many of them.
+    Threads(NonZeroUsize),
+    /// One runtime whose threads take work from each other: for handlers that compute for long.
+    Shared,
+}
+
+impl Server {
+    /// Serves `address` on runtimes of its own until the server has drained; drains at SIGINT and SIGTERM.
+    /// `listening` is told the address once connections are accepted.
+    ///
+    /// # Errors
+    /// The address cannot be listened on, or the store does not take the node.
+    pub fn run(self, address: SocketAddr, runtimes: Runtimes, listening: impl FnOnce(SocketAddr)) -> io::Result<()> {
+        let threads = match runtimes {
+            Runtimes::PerCore => thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            Runtimes::Threads(threads) => threads.get(),
+            Runtimes::Shared => {
+                let runtime = Builder::new_multi_thread().enable_all().global_queue_interval(1).build()?;
+                return runtime.block_on(async {
+                    let listener = TcpListener::from_std(listen(address, false)?)?;
+                    self.handle().on_signals()?;
+                    listening(listener.local_addr()?);
+                    self.serve(listener).await
+                });
+            }
+        };
+        if address.port() != 0 {
+            // Sharing a port would share it with another server that happens to be there, too.
+            drop(listen(address, false)?);
+        }
+        let first = listen(address, threads > 1)?;
+        let address = first.local_addr()?;
+        let mut listeners = vec![first];
+        for _ in 1..threads {
+            listeners.push(listen(address, true)?);
+        }
+        self.run_threads(listeners, || listening(address))
+    }
+
+    fn run_threads(self, listeners: Vec<std::net::TcpListener>, listening: impl FnOnce()) -> io::Result<()> {
+        let connections = self.limits.connections.div_ceil(listeners.len());
+        let server = Arc::new(self);
+        // The application's own tasks live on the runtime of this thread, which serves as well.
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            server.handle().on_signals()?;
+            server.app.start().await.map_err(io::Error::other)
+        })?;
+        listening();
+        let (failed, failures) = mpsc::channel();
+        let mut listeners = listeners.into_iter();
+        let own = listeners.next();
+        thread::scope(|scope| {
+            for (at, listener) in listeners.enumerate() {
+                let (server, ended) = (Arc::clone(&server), failed.clone());
+                let name = format!("strait-{}", at + 1);
+                let thread = thread::Builder::new().name(name).spawn_scoped(scope, {
+                    let server = Arc::clone(&server);
+                    move || end_all_on_error(&server, &ended, serve_thread(&server, listener, connections))
+                });
+                end_all_on_error(&server, &failed, thread.map(drop));
+            }
+            if let Some(listener) = own {
+                let served = runtime.block_on(async {
+                    server.serve_part(TcpListener::from_std(listener)?, connections).await;
+                    io::Result::Ok(())
+                });
+                end_all_on_error(&server, &failed, served);
+            }
+        });
+        runtime.block_on(server.app.stop());
+        failures.try_recv().map_or(Ok(()), Err)
+    }
+}
+
+/// What fails on one thread ends the others.
+fn end_all_on_error(server: &Server, failed: &mpsc::Sender<io::Error>, result: io::Result<()>) {
+    if let Err(error) = result {
+        server.handle().stop();
+        // The receiver waits until all threads have ended.
+        let _ = failed.send(error);
+    }
+}
+
+fn serve_thread(server: &Server, listener: std::net::TcpListener, connections: usize) -> io::Result<()> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        server.serve_part(TcpListener::from_std(listener)?, connections).await;
+        Ok(())
+    })
+}
+
+fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

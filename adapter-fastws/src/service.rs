@@ -1,0 +1,168 @@
+//! Channels as a [`tower_service::Service`]: answers handshakes, and runs the connections that come of them.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use strait_core::{App, Conversation, Outlet, Refusal};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tower_service::Service;
+
+use crate::connection::{Connection, Stream};
+use crate::handshake;
+use crate::peer::Peer;
+use crate::registry::{Registered, Registry};
+
+/// The address of the other end of a connection, as a request's extension: for the handlers' `Peer`.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteAddr(pub SocketAddr);
+
+/// Answers WebSocket handshakes for the endpoints of an application. Clones are the same service.
+///
+/// It takes part in any HTTP/1.1 server on hyper: with axum, for example, as a route's or the fallback service. The
+/// application must have been started on the runtime ([`App::start`]).
+#[derive(Clone)]
+pub struct Channels {
+    app: App,
+    registry: Arc<Registry>,
+    connections: usize,
+    handshake: Duration,
+}
+
+impl fmt::Debug for Channels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channels").field("app", &self.app).finish_non_exhaustive()
+    }
+}
+
+/// What a handshake is answered with.
+pub type Answer = Response<Full<Bytes>>;
+
+impl Channels {
+    /// A service for the connections of the present tokio runtime, with room for `connections` of them.
+    #[must_use]
+    pub fn new(app: App, connections: usize) -> Self {
+        let registry = Registry::new();
+        tokio::spawn(Registry::sweep(Arc::downgrade(&registry)));
+        Self { app, registry, connections, handshake: Duration::from_secs(10) }
+    }
+
+    pub(crate) fn handshake_limit(mut self, limit: Duration) -> Self {
+        self.handshake = limit;
+        self
+    }
+
+    pub(crate) fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    async fn answer<B>(self, mut request: Request<B>) -> Result<Answer, Refusal> {
+        let accept = handshake::check(request.method(), request.version(), request.headers())?;
+        let uri = request.uri();
+        let accepted = self.app.accept(uri.path(), uri.query(), request.headers())?;
+        if self.registry.is_draining() {
+            return Err(Refusal::unavailable("the server is about to end"));
+        }
+        if self.registry.count() >= self.connections {
+            return Err(Refusal::unavailable("the server has as many connections as it may"));
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
+        let headers = std::mem::take(request.headers_mut());
+        let admitted = accepted.admit(headers, remote).await?;
+        let limits = admitted.limits();
+        let max_message = limits.message;
+        let peer = Arc::new(Peer::new(limits, admitted.gaps()));
+        let conversation = admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await?;
+        let registered = self.registry.register(&peer);
+        tokio::spawn(run(upgrade, self.handshake, conversation, peer, max_message, registered));
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        Ok(response)
+    }
+}
+
+/// Waits for the socket, and is then the connection.
+async fn run(
+    upgrade: OnUpgrade,
+    limit: Duration,
+    mut conversation: Conversation,
+    peer: Arc<Peer>,
+    max_message: usize,
+    registered: Registered,
+) {
+    let Ok(Ok(upgraded)) = Box::pin(timeout(limit, upgrade)).await else {
+        // The client went away before it had its answer.
+        std::future::poll_fn(|cx| {
+            conversation.lost(cx);
+            Poll::Ready(())
+        })
+        .await;
+        std::future::poll_fn(|cx| conversation.poll(cx).map(drop)).await;
+        return;
+    };
+    let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => (Ok(parts.io.into_inner()), parts.read_buf),
+        Err(other) => (Err(Box::new(TokioIo::new(other)) as Box<dyn Stream>), Bytes::new()),
+    };
+    let mut connection = Connection::new(socket, early, peer, conversation, max_message);
+    std::future::poll_fn(|cx| {
+        connection.open(cx);
+        Poll::Ready(())
+    })
+    .await;
+    connection.await;
+    drop(registered);
+}
+
+/// A refusal as a response.
+pub(crate) fn refuse(refusal: &Refusal) -> Answer {
+    tracing::debug!(status = refusal.status.as_u16(), message = %refusal.message, "a handshake was refused");
+    metrics::counter!("strait_handshakes_refused_total", "status" => refusal.status.as_u16().to_string()).increment(1);
+    let mut response = Response::new(Full::from(format!("{}\n", refusal.message)));
+    *response.status_mut() = refusal.status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if refusal.status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    if refusal.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Some(after) = refusal.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+    }
+    response
+}
+
+impl<B: Send + 'static> Service<Request<B>> for Channels {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let answer = self.clone().answer(request);
+        Box::pin(async move { Ok(answer.await.unwrap_or_else(|refusal| refuse(&refusal))) })
+    }
+}

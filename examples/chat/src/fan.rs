@@ -1,0 +1,41 @@
+//! `/fan`: anybody may subscribe to and publish on topics under `fan:`. For load tests.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use strait_core::{Channel, Endpoint, Error, Json, Payload, Topic};
+
+use crate::quick;
+
+const PREFIX: &str = "fan:";
+
+pub(crate) fn endpoint() -> Endpoint {
+    Endpoint::new("fan", "/fan").public().limits(quick()).on("subscribe", subscribe).on("publish", publish)
+}
+
+#[derive(Deserialize)]
+struct Subscribe {
+    topic: Topic,
+}
+
+#[derive(Deserialize)]
+struct Publish {
+    topic: Topic,
+    data: Box<RawValue>,
+}
+
+async fn subscribe(channel: Channel, Json(input): Json<Subscribe>) -> Result<(), Error> {
+    channel.subscribe(open_to_all(&input.topic)?).await
+}
+
+async fn publish(channel: Channel, Json(input): Json<Publish>) -> Result<(), Error> {
+    channel.publish(open_to_all(&input.topic)?, Payload::json(&input.data)?).await?;
+    Ok(())
+}
+
+fn open_to_all(topic: &Topic) -> Result<&Topic, Error> {
+    if topic.as_str().starts_with(PREFIX) {
+        Ok(topic)
+    } else {
+        Err(Error::forbidden("only topics under `fan:` are open"))
+    }
+}

@@ -1,0 +1,30 @@
+//! A chat: rooms, an echo and a fan-out, written once and run by every deployment of Strait.
+
+mod echo;
+mod fan;
+mod pages;
+mod room;
+
+use std::time::Duration;
+
+use strait_core::{App, AppBuilder, Limits, RateLimit, Retention};
+
+pub use pages::page;
+
+/// How many messages of a room are kept, and for how long.
+const KEPT: Retention = Retention { count: 50, age: Duration::from_hours(24) };
+
+/// The chat's endpoints; give it a store, and build it.
+pub fn app() -> AppBuilder {
+    App::new()
+        .endpoint(room::endpoint())
+        .endpoint(echo::endpoint())
+        .endpoint(fan::endpoint())
+        .retain(room::LOG_PREFIX, KEPT)
+}
+
+/// The limits of the endpoints that load tests use.
+fn quick() -> Limits {
+    let rate = RateLimit { per_second: 1_000_000, burst: 1_000_000, ..RateLimit::default() };
+    Limits { rate: Some(rate), ..Limits::default() }
+}

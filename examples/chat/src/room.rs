@@ -1,0 +1,196 @@
+//! `/rooms/{room}`: a chat room.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use strait_core::{Channel, Endpoint, Error, EventHub, Json, Opening, Payload, Session, Topic, Valid, Validate};
+
+/// The retained topics that hold what was posted, one a room.
+pub(crate) const LOG_PREFIX: &str = "log:";
+/// How many messages a client is shown when it joins.
+const SHOWN: usize = 50;
+/// How many present channels are asked for at once.
+const PAGE: usize = 256;
+const LONGEST_NICKNAME: usize = 32;
+const LONGEST_TEXT: usize = 2_000;
+
+pub(crate) fn endpoint() -> Endpoint {
+    Endpoint::new("room", "/rooms/{room}")
+        .opening::<Room>()
+        .public()
+        .on_connect(join)
+        .on("login", login)
+        .on("post", post)
+        .on("typing", typing)
+        .on("who", who)
+        .on("history", history)
+        .on_binary(binary)
+        .on_disconnect(leave)
+}
+
+/// Which room a channel is in: the path's parameter.
+#[derive(Debug, Deserialize)]
+struct Room {
+    room: String,
+}
+
+impl Room {
+    fn topic(&self) -> Result<Topic, Error> {
+        Ok(Topic::new(format!("room:{}", self.room))?)
+    }
+
+    fn log(&self) -> Result<Topic, Error> {
+        Ok(Topic::new(format!("{LOG_PREFIX}{}", self.room))?)
+    }
+}
+
+/// Who somebody is in the chat; the session's user is the nickname.
+#[derive(Debug, Serialize, Deserialize)]
+struct Guest {}
+
+/// What the room's topic carries.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum RoomEvent<'a> {
+    Joined { user: &'a str },
+    Left { user: &'a str },
+    Typing { user: &'a str },
+    Posted { user: &'a str, text: &'a str, at: u64 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Message {
+    user: String,
+    text: String,
+    at: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Messages {
+    messages: Vec<Message>,
+}
+
+#[derive(Debug, Serialize)]
+struct Users {
+    users: BTreeSet<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Posted {
+    at: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Login {
+    nickname: String,
+}
+
+impl Validate for Login {
+    fn validate(&self) -> Result<(), Error> {
+        let nickname = self.nickname.trim();
+        if nickname.is_empty() || nickname.chars().count() > LONGEST_NICKNAME {
+            let message = format!("a nickname has 1 to {LONGEST_NICKNAME} characters");
+            return Err(Error::invalid(message).with_details(&serde_json::json!({ "field": "nickname" })));
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct Post {
+    text: String,
+}
+
+impl Validate for Post {
+    fn validate(&self) -> Result<(), Error> {
+        if self.text.trim().is_empty() || self.text.chars().count() > LONGEST_TEXT {
+            let message = format!("a message has 1 to {LONGEST_TEXT} characters");
+            return Err(Error::invalid(message).with_details(&serde_json::json!({ "field": "text" })));
+        }
+        Ok(())
+    }
+}
+
+async fn join(channel: Channel, room: Opening<Room>, hub: EventHub) -> Result<(), Error> {
+    // Subscribed first, so that what is posted meanwhile comes twice rather than never.
+    channel.subscribe(&room.topic()?).await?;
+    channel.send_json(&messages(&room, &hub).await?).await
+}
+
+async fn login(
+    channel: Channel,
+    room: Opening<Room>,
+    before: Option<Session<Guest>>,
+    Valid(input): Valid<Login>,
+) -> Result<(), Error> {
+    let session = Session::new(input.nickname.trim(), Guest {})?;
+    if before.as_ref().is_some_and(|before| before.user() == session.user()) {
+        return Ok(());
+    }
+    let topic = room.topic()?;
+    if let Some(before) = before {
+        tell(&channel, &topic, &RoomEvent::Left { user: before.user().as_str() }).await?;
+    }
+    channel.login(session.clone()).await?;
+    channel.subscribe_present::<()>(&topic, None).await?;
+    tell(&channel, &topic, &RoomEvent::Joined { user: session.user().as_str() }).await
+}
+
+async fn post(
+    channel: Channel,
+    room: Opening<Room>,
+    session: Session<Guest>,
+    hub: EventHub,
+    Valid(input): Valid<Post>,
+) -> Result<Json<Posted>, Error> {
+    let at = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
+    let user = session.user().as_str();
+    let message = Message { user: user.to_owned(), text: input.text, at };
+    hub.publish(strait_core::Publish::new(room.log()?, Payload::json(&message)?)).await?;
+    tell(&channel, &room.topic()?, &RoomEvent::Posted { user, text: &message.text, at }).await?;
+    Ok(Json(Posted { at }))
+}
+
+async fn typing(channel: Channel, room: Opening<Room>, session: Session<Guest>) -> Result<(), Error> {
+    tell(&channel, &room.topic()?, &RoomEvent::Typing { user: session.user().as_str() }).await
+}
+
+async fn who(room: Opening<Room>, hub: EventHub) -> Result<Json<Users>, Error> {
+    let topic = room.topic()?;
+    let (mut users, mut cursor) = (BTreeSet::new(), None);
+    loop {
+        let page = hub.presence(&topic, cursor.as_deref(), PAGE).await?;
+        users.extend(page.items.into_iter().filter_map(|present| present.entry.user).map(String::from));
+        match page.next {
+            Some(next) => cursor = Some(next),
+            None => return Ok(Json(Users { users })),
+        }
+    }
+}
+
+async fn history(room: Opening<Room>, hub: EventHub) -> Result<Json<Messages>, Error> {
+    Ok(Json(messages(&room, &hub).await?))
+}
+
+async fn binary(bytes: bytes::Bytes) -> bytes::Bytes {
+    bytes
+}
+
+async fn leave(channel: Channel, room: Opening<Room>, session: Option<Session<Guest>>) -> Result<(), Error> {
+    match session {
+        Some(session) => tell(&channel, &room.topic()?, &RoomEvent::Left { user: session.user().as_str() }).await,
+        None => Ok(()),
+    }
+}
+
+async fn tell(channel: &Channel, topic: &Topic, event: &RoomEvent<'_>) -> Result<(), Error> {
+    channel.publish(topic, Payload::json(event)?).await?;
+    Ok(())
+}
+
+async fn messages(room: &Room, hub: &EventHub) -> Result<Messages, Error> {
+    let kept = hub.history(&room.log()?, SHOWN).await?;
+    let messages = kept.iter().map(|(_, event)| serde_json::from_slice(event.payload.bytes()));
+    Ok(Messages { messages: messages.collect::<Result<_, _>>()? })
+}
