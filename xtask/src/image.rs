@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -17,6 +18,7 @@ use crate::{
     say::say,
 };
 
+const TRIES: usize = 3;
 const UNPACK_LIMIT: Duration = Duration::from_secs(240);
 const IMPORT_LIMIT: Duration = Duration::from_secs(120);
 
@@ -62,32 +64,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     say(format_args!(
         "unpacking Debian {suite} with redis-server and postgresql"
     ));
-    // Its mounts of /proc and /sys go with the namespace, however it ends.
-    let mut unpack = if runs_in_own_mounts() {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "debootstrap"]);
-        command
-    } else {
-        Command::new("debootstrap")
-    };
-    unpack
-        .args([
-            "--variant=minbase",
-            "--include=redis-server,postgresql",
-            &suite,
-        ])
-        .arg(&root);
     let log = run.path().join("log");
-    unpack
-        .stdin(Stdio::null())
-        .stdout(fs::File::create(&log).context("cannot create a log file")?);
-    if !process::run(unpack, "debootstrap", Some(UNPACK_LIMIT), &run)?.success() {
+    let mut tries = 1;
+    // A mirror may fail to give a package for once; those it gave are not asked for again.
+    while !unpack(&suite, &root, &log, &run)? {
         let text = fs::read_to_string(&log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
-        bail!(
-            "debootstrap failed: {}",
-            lines[lines.len().saturating_sub(5)..].join(" | ")
-        );
+        let last = lines[lines.len().saturating_sub(3)..].join(" | ");
+        if tries == TRIES {
+            bail!("debootstrap failed {TRIES} times: {last}");
+        }
+        say(format_args!("debootstrap failed, trying again: {last}"));
+        tries += 1;
     }
 
     say(format_args!("importing it as {name}"));
@@ -118,6 +106,28 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         start.elapsed().as_secs_f64()
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+fn unpack(suite: &str, root: &Path, log: &Path, run: &RunFolder) -> anyhow::Result<bool> {
+    // Its mounts of /proc and /sys go with the namespace, however it ends.
+    let mut command = if runs_in_own_mounts() {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "debootstrap"]);
+        command
+    } else {
+        Command::new("debootstrap")
+    };
+    command
+        .args([
+            "--variant=minbase",
+            "--include=redis-server,postgresql",
+            suite,
+        ])
+        .arg(root);
+    command
+        .stdin(Stdio::null())
+        .stdout(fs::File::create(log).context("cannot create a log file")?);
+    Ok(process::run(command, "debootstrap", Some(UNPACK_LIMIT), run)?.success())
 }
 
 fn runs(program: &str) -> bool {

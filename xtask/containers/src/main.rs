@@ -4,14 +4,20 @@
 mod leftovers;
 mod service;
 
-use std::{env, io::Write, path::PathBuf, time::Duration};
+use std::{
+    env,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
 
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use testcontainers::{ContainerAsync, GenericImage};
 use tokio::{
-    io::AsyncReadExt,
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
     time::timeout,
 };
 
@@ -55,7 +61,7 @@ async fn main() -> anyhow::Result<()> {
     outcome
 }
 
-async fn keep(services: &[Service], lock: &std::path::Path, password: &str) -> anyhow::Result<()> {
+async fn keep(services: &[Service], lock: &Path, password: &str) -> anyhow::Result<()> {
     let mut starts: FuturesUnordered<_> = services
         .iter()
         .map(|service| async move {
@@ -87,12 +93,16 @@ async fn keep(services: &[Service], lock: &std::path::Path, password: &str) -> a
 async fn end_is_asked_for() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let mut rest = Vec::new();
-    let mut input = tokio::io::stdin();
+    // A thread of its own: the runtime would wait for a read of its own to end before it ends.
+    let (ended, input_ended) = oneshot::channel();
+    thread::spawn(move || {
+        let _ = std::io::stdin().lock().read_to_end(&mut Vec::new());
+        let _ = ended.send(());
+    });
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        _ = input.read_to_end(&mut rest) => {}
+        _ = input_ended => {}
     }
     Ok(())
 }

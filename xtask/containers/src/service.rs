@@ -1,10 +1,11 @@
 //! One service in one container.
 
-use std::{path::Path, time::Duration};
+use std::{collections::HashMap, env, path::Path, time::Duration};
 
 use anyhow::{Context, bail};
 use testcontainers::{
     ContainerAsync, GenericImage, ImageExt,
+    bollard::models::PortBinding,
     core::{ContainerPort, WaitFor},
     runners::AsyncRunner,
 };
@@ -110,6 +111,18 @@ impl Service {
         let request = request
             .with_labels(leftovers::labels(lock))
             .with_startup_timeout(STARTUP_LIMIT);
+        let request = request.with_host_config_modifier(move |config| {
+            // By default the port is open to the network. Of an engine elsewhere it has to be.
+            if engine_is_here() {
+                let here = PortBinding {
+                    host_ip: Some("127.0.0.1".to_owned()),
+                    host_port: None,
+                };
+                config.port_bindings =
+                    Some(HashMap::from([(format!("{port}/tcp"), Some(vec![here]))]));
+                config.publish_all_ports = Some(false);
+            }
+        });
         let container = request.start().await?;
         let host = container.get_host().await?;
         let port = container.get_host_port_ipv4(port).await?;
@@ -119,6 +132,10 @@ impl Service {
         };
         Ok((container, url))
     }
+}
+
+fn engine_is_here() -> bool {
+    env::var("DOCKER_HOST").is_ok_and(|address| address.starts_with("unix://"))
 }
 
 /// The colon of a registry's port, before the last slash, separates no tag.

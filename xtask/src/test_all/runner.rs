@@ -129,7 +129,9 @@ fn run_and_read<S: Read + Send + 'static>(
 
 fn nextest_summary(output: &str) -> Option<String> {
     let mut lines = output.lines().map(str::trim);
-    lines.rfind(|line| line.starts_with("Summary [")).map(str::to_owned)
+    lines
+        .rfind(|line| line.starts_with("Summary ["))
+        .map(str::to_owned)
 }
 
 /// `cargo test` has a summary per binary, `test result: ok. 2 passed; 0 failed; …`, and none of all.
