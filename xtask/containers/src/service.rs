@@ -12,6 +12,7 @@ use testcontainers::{
 
 use crate::leftovers;
 
+const LOOPBACK: &str = "127.0.0.1";
 const STARTUP_LIMIT: Duration = Duration::from_secs(120);
 
 /// Makes a cluster that listens to all addresses and runs it. The image may hold Debian's packages
@@ -115,7 +116,7 @@ impl Service {
             // By default the port is open to the network. Of an engine elsewhere it has to be.
             if engine_is_here() {
                 let here = PortBinding {
-                    host_ip: Some("127.0.0.1".to_owned()),
+                    host_ip: Some(LOOPBACK.to_owned()),
                     host_port: None,
                 };
                 config.port_bindings =
@@ -124,7 +125,12 @@ impl Service {
             }
         });
         let container = request.start().await?;
-        let host = container.get_host().await?;
+        // Not localhost: that may be ::1, where nothing listens.
+        let host = if engine_is_here() {
+            LOOPBACK.to_owned()
+        } else {
+            container.get_host().await?.to_string()
+        };
         let port = container.get_host_port_ipv4(port).await?;
         let url = match self.kind {
             Kind::Redis => format!("redis://{host}:{port}/0"),
@@ -134,8 +140,11 @@ impl Service {
     }
 }
 
+/// Whether a container's port on loopback is on ours: not if the engine is another machine's, nor if
+/// this is a container itself.
 fn engine_is_here() -> bool {
-    env::var("DOCKER_HOST").is_ok_and(|address| address.starts_with("unix://"))
+    let socket = env::var("DOCKER_HOST").is_ok_and(|address| address.starts_with("unix://"));
+    socket && !Path::new("/.dockerenv").exists()
 }
 
 /// The colon of a registry's port, before the last slash, separates no tag.

@@ -138,6 +138,7 @@ fn answer(line: &str) -> Option<Attempt> {
 }
 
 fn build(run: &RunFolder) -> anyhow::Result<()> {
+    say("services: a Docker engine answers: building xtask-containers (a minute, the first time)");
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     // The features of the whole workspace, as for the tests: else its dependencies would be
     // compiled once more.
