@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, IsTerminal, Read, Write},
-    process::{Command, Stdio},
+    process::{Command, ExitStatus, Stdio},
     thread,
 };
 
@@ -63,6 +63,8 @@ impl Runner {
         let mut command = cargo_command();
         services.tell(&mut command);
         command.env(SKIPS, &skips).stdin(Stdio::null());
+        // A test that is killed cannot remove its files: then they go with the run.
+        command.env("TMPDIR", run.make("tmp")?);
         let color = if io::stderr().is_terminal() {
             "always"
         } else {
@@ -92,22 +94,22 @@ impl Runner {
         };
         let skipped = fs::read_to_string(&skips).unwrap_or_default();
         notes.skipped = skipped.lines().map(str::to_owned).collect();
-        let (passed, output) = outcome?;
+        let (status, output) = outcome?;
         notes.summary = match self {
             Runner::Nextest => nextest_summary(&output),
             Runner::CargoTest => Some(cargo_test_summary(&output)),
         };
-        Ok(passed)
+        Ok(status?.success())
     }
 }
 
-/// Passes one stream on as it comes, and keeps it.
+/// Passes one stream on as it comes, and keeps it, also of a run that is interrupted.
 fn run_and_read<S: Read + Send + 'static>(
     command: Command,
     take: impl FnOnce(&mut Process) -> Option<S>,
     mut to: impl Write + Send + 'static,
     run: &RunFolder,
-) -> anyhow::Result<(bool, String)> {
+) -> anyhow::Result<(anyhow::Result<ExitStatus>, String)> {
     let mut process = Process::start(command, "tests", Signal::TERM, run)?;
     let mut from = take(&mut process).context("the stream is piped")?;
     let reader = thread::spawn(move || {
@@ -119,7 +121,7 @@ fn run_and_read<S: Read + Send + 'static>(
         }
         kept
     });
-    let status = process.wait(None)?;
+    let status = process.wait(None);
     let kept = reader.join().unwrap_or_default();
     Ok((
         status.success(),
