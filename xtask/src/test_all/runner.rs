@@ -123,10 +123,7 @@ fn run_and_read<S: Read + Send + 'static>(
     });
     let status = process.wait(None);
     let kept = reader.join().unwrap_or_default();
-    Ok((
-        status.success(),
-        without_colors(&String::from_utf8_lossy(&kept)),
-    ))
+    Ok((status, without_colors(&String::from_utf8_lossy(&kept))))
 }
 
 fn nextest_summary(output: &str) -> Option<String> {
