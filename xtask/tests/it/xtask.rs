@@ -156,7 +156,11 @@ impl Held {
                 let Some(reason) = said.lines().find(cannot) else {
                     panic!("no services: {said}")
                 };
-                skip(&format!("services by {way}: {reason}"));
+                skip(
+                    reason
+                        .rsplit_once("not by ")
+                        .map_or(reason, |(_, reason)| reason),
+                );
                 None
             }
         }
@@ -211,13 +215,15 @@ pub(crate) fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) ->
 /// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide
 /// what a passing test prints.
 pub(crate) fn skip(reason: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {reason}");
+    let test = thread::current().name().unwrap_or_default().to_owned();
+    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
     if let Some(path) = env::var_os("STRAIT_TEST_SKIPS") {
         let mut file = OpenOptions::new()
             .create(true)
             .append(true)
             .open(path)
             .unwrap();
-        file.write_all(format!("{reason}\n").as_bytes()).unwrap();
+        file.write_all(format!("{test}: {reason}\n").as_bytes())
+            .unwrap();
     }
 }
