@@ -8,6 +8,7 @@ use std::{
     env,
     io::{Read, Write},
     path::{Path, PathBuf},
+    pin::pin,
     thread,
     time::Duration,
 };
@@ -25,6 +26,8 @@ use crate::service::Service;
 
 /// For one service, its image's download included.
 const START_LIMIT: Duration = Duration::from_secs(120);
+/// How long a start goes on that is not wanted any more.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -50,9 +53,12 @@ async fn main() -> anyhow::Result<()> {
             "services: removed {swept} containers, which a killed run had left"
         ));
     }
-    let outcome = tokio::select! {
-        outcome = keep(&services, &lock, &password) => outcome,
-        outcome = end_is_asked_for() => outcome,
+    let mut start = pin!(start(&services, &lock, &password));
+    let mut end = pin!(end_is_asked_for());
+    let (outcome, _running) = tokio::select! {
+        running = &mut start => (end.await, running),
+        // What the engine is asked to create it creates, also for one who has gone: so not at once.
+        outcome = &mut end => (outcome, timeout(END_LIMIT, start).await.unwrap_or_default()),
     };
     // By label, so that also one goes which was being created a moment ago.
     leftovers::remove_of_run(&lock)
@@ -61,7 +67,11 @@ async fn main() -> anyhow::Result<()> {
     outcome
 }
 
-async fn keep(services: &[Service], lock: &Path, password: &str) -> anyhow::Result<()> {
+async fn start(
+    services: &[Service],
+    lock: &Path,
+    password: &str,
+) -> Vec<ContainerAsync<GenericImage>> {
     let mut starts: FuturesUnordered<_> = services
         .iter()
         .map(|service| async move {
@@ -86,7 +96,7 @@ async fn keep(services: &[Service], lock: &Path, password: &str) -> anyhow::Resu
             service.image
         ));
     }
-    std::future::pending().await
+    running
 }
 
 /// The input ends with the program that started this one, however that one ended.
