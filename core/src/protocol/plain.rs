@@ -11,6 +11,7 @@ use std::ops::Range;
 use bytes::{Buf, BytesMut};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use crate::error::Error;
 use crate::frame::{Frame, FrameKind};
@@ -18,47 +19,55 @@ use crate::name::Topic;
 
 /// How a text message is to be taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// A JSON object whose routing key is this string; the payload is the object without the key.
-    Keyed {
-        /// What the routing key says.
-        key: String,
+pub(crate) enum Request<R> {
+    /// A JSON object whose routing key names a route; the payload is the object without the key.
+    Routed {
+        /// The route.
+        route: R,
         /// The rest of the object.
         payload: BytesMut,
     },
     /// Anything else, as it came.
-    Whole(BytesMut),
+    Whole {
+        /// The text.
+        payload: BytesMut,
+        /// What its routing key says, though no route has it.
+        key: Option<String>,
+    },
     /// An object with the routing key in which a key stands twice.
     Twice {
-        /// What the routing key says, if that is clear.
-        key: Option<String>,
+        /// The route, if it is clear which one is meant.
+        route: Option<R>,
     },
 }
 
 /// Above so many keys a hash set looks for duplicates.
 const FEW_KEYS: usize = 16;
 
-/// Finds the routing key. `known` tells whether somebody takes an object with this key; if nobody does, the text is
-/// given back whole, with the key.
-pub(crate) fn decode(mut text: BytesMut, routing_key: &str, known: impl Fn(&str) -> bool) -> (Request, Option<String>) {
+/// Finds the routing key, and the route that `find` knows by it.
+pub(crate) fn decode<R>(mut text: BytesMut, routing_key: &str, find: impl Fn(&str) -> Option<R>) -> Request<R> {
     let found = std::str::from_utf8(&text).ok().and_then(|text| scan(text, routing_key));
-    let Some(found) = found else { return (Request::Whole(text), None) };
-    let Some(key) = found.key else {
-        return if found.twice { (Request::Twice { key: None }, None) } else { (Request::Whole(text), None) };
+    let (route, key, member, twice) = match found {
+        None => return Request::Whole { payload: text, key: None },
+        Some(Found { key: Some(key), member, twice }) => match find(&key) {
+            Some(route) => (Some(route), None, member, twice),
+            None => (None, Some(key.into_owned()), member, false),
+        },
+        Some(Found { key: None, member, twice }) => (None, None, member, twice),
     };
-    if !known(&key) {
-        return (Request::Whole(text), Some(key));
+    match route {
+        route if twice => Request::Twice { route },
+        None => Request::Whole { payload: text, key },
+        Some(route) => {
+            cut_out(&mut text, member);
+            Request::Routed { route, payload: text }
+        }
     }
-    if found.twice {
-        return (Request::Twice { key: Some(key) }, None);
-    }
-    cut_out(&mut text, found.member);
-    (Request::Keyed { key, payload: text }, None)
 }
 
-struct Found {
+struct Found<'t> {
     /// The value of the routing key, if it is a string and stands once.
-    key: Option<String>,
+    key: Option<Cow<'t, str>>,
     /// Where the member stands, from the end of what is before it.
     member: Member,
     /// Whether any key stands twice.
@@ -73,7 +82,7 @@ struct Member {
 }
 
 /// `None` for text that is not a JSON object, or one without the routing key.
-fn scan(text: &str, routing_key: &str) -> Option<Found> {
+fn scan<'t>(text: &'t str, routing_key: &'t str) -> Option<Found<'t>> {
     if !text.trim_ascii_start().starts_with('{') {
         return None;
     }
@@ -89,7 +98,7 @@ struct Scan<'t> {
 }
 
 impl<'t> Visitor<'t> for Scan<'t> {
-    type Value = Option<Found>;
+    type Value = Option<Found<'t>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
@@ -109,7 +118,7 @@ impl<'t> Visitor<'t> for Scan<'t> {
             if name == self.routing_key {
                 times += 1;
                 member = Member { first, last: true, span: from..end };
-                key = serde_json::from_str::<String>(value).ok();
+                key = serde_json::Deserializer::from_str(value).deserialize_str(Key).ok();
             }
             keys.add(name);
             first = false;
@@ -120,7 +129,7 @@ impl<'t> Visitor<'t> for Scan<'t> {
 
 #[derive(Default)]
 struct Keys<'t> {
-    few: Vec<Cow<'t, str>>,
+    few: SmallVec<[Cow<'t, str>; 4]>,
     many: HashSet<Cow<'t, str>>,
     twice: bool,
 }
