@@ -139,7 +139,10 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        self.handle(Event::Received(message), cx);
+        let mut effects = Effects::new();
+        let now = self.machine.offer(message, self.channel.inner.endpoint.limits.backlog, &mut effects);
+        let step = now.map(Step::Message).or_else(|| self.carry_out(effects));
+        self.go(step, cx);
     }
 
     /// The peer has closed the connection.
@@ -222,6 +225,11 @@ impl Conversation {
         }
         let mut effects = Effects::new();
         self.machine.handle(event, self.channel.inner.endpoint.limits.backlog, &mut effects);
+        self.carry_out(effects)
+    }
+
+    /// Notes what the machine wants; what is to be run is told.
+    fn carry_out(&mut self, effects: Effects<Inbound>) -> Option<Step<Inbound>> {
         let mut step = None;
         for effect in effects {
             match effect {
