@@ -4,6 +4,8 @@ mod close;
 mod event;
 mod name;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use close::{Close, MAX_REASON};
 pub use event::{Event, EventKind, Format, Payload, Position, Retention};
