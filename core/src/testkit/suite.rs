@@ -83,6 +83,7 @@ macro_rules! __store_suite {
                 a_node_that_comes_back_takes_its_channels
                 a_channel_that_moved_is_not_its_old_nodes
                 gateways_hold_no_lease
+                who_attaches_in_time_is_not_claimed
             }
             lock {
                 a_lock_is_exclusive

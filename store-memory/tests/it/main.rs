@@ -5,3 +5,5 @@
 mod conformance;
 mod faults;
 mod leftovers;
+mod limits;
+mod races;

@@ -1,5 +1,5 @@
 use crate::name::NodeId;
-use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, NewChannel, RecordPhase};
+use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, NewChannel, RecordPhase};
 use crate::testkit::trial::{LONG, SHORT, Trial, eventually};
 
 pub async fn a_lease_is_held_and_renewed(t: Trial) {
@@ -151,4 +151,35 @@ pub async fn gateways_hold_no_lease(t: Trial) {
     let sentinel = t.open_on(&NodeId::unique(), None).await;
     assert_eq!(t.due(1).await[0].fence.id, sentinel.id);
     assert_eq!(t.record(&record.id).await, record);
+}
+
+pub async fn who_attaches_in_time_is_not_claimed(t: Trial) {
+    let living = t.node().await;
+    for _ in 0..5 {
+        let dead = t.node().await;
+        let mut records = Vec::new();
+        for _ in 0..30 {
+            records.push(t.open_on(&dead, None).await);
+        }
+        t.store.release(&dead).await.unwrap();
+        let (claimer, attacher, living) = (t.handle().await, t.handle().await, living.clone());
+        let claiming = tokio::spawn(async move { claimer.claim_due(&NodeId::unique(), 100, LONG).await.unwrap() });
+        let attaching = tokio::spawn(async move {
+            let mut attached = Vec::new();
+            for record in records.into_iter().rev() {
+                let connection = record.location.connection().clone();
+                let location = Location::Node { node: living.clone(), connection };
+                let attach = Attach { by: AttachAs::Holder { generation: 1 }, location, next_token: None };
+                if let Attached::Attached { record, .. } = attacher.attach(&record.id, attach).await.unwrap() {
+                    attached.push(*record);
+                }
+            }
+            attached
+        });
+        let (claims, attached) = (claiming.await.unwrap(), attaching.await.unwrap());
+        for record in attached {
+            assert!(claims.iter().all(|claim| claim.fence.id != record.id), "{record:?} was claimed");
+            assert_eq!(t.record(&record.id).await, record);
+        }
+    }
 }
