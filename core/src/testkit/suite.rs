@@ -22,6 +22,7 @@ macro_rules! __store_suite {
                 a_holder_leaves_the_client_its_token
                 opening_stays_opening_when_it_moves
                 a_taken_location_is_a_conflict
+                the_place_that_a_channel_left_is_free
                 writers_of_older_generations_are_refused
                 the_dead_refuse_everything
                 the_detached_keep_what_they_have
@@ -160,6 +161,7 @@ macro_rules! __store_suite {
                 of_many_relays_one_is_held
                 topics_are_relayed_apart
                 without_indexed_members_there_is_no_relay
+                the_cursor_goes_with_the_last_member
             }
             subscriptions {
                 a_channel_joins_once

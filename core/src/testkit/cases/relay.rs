@@ -70,3 +70,15 @@ pub async fn without_indexed_members_there_is_no_relay(t: Trial) {
     t.subscribe(indexed(record.fence(), &topic)).await;
     assert_eq!(take(&t, &topic).await.map(|relay| relay.from.offset), Some(2));
 }
+
+pub async fn the_cursor_goes_with_the_last_member(t: Trial) {
+    let (record, topic) = (t.open().await, topic("a"));
+    t.join(indexed(record.fence(), &topic)).await;
+    let held = take(&t, &topic).await.expect("nobody has it");
+    t.store.unsubscribe(&[(record.fence(), topic.clone())]).await.unwrap();
+    let missed = t.publish_many(&topic, 3, KEEP).await[2];
+    t.join(indexed(record.fence(), &topic)).await;
+    // Nobody was there for what came in between.
+    assert!(!t.store.relay_done(&held, &missed).await.unwrap());
+    assert_eq!(take(&t, &topic).await.map(|relay| relay.from), Some(missed));
+}

@@ -1,5 +1,7 @@
 use std::collections::HashSet;
 
+use futures_util::future::join_all;
+
 use crate::name::{ChannelId, NodeId, Topic};
 use crate::store::{Fence, Member, Record, Store, Subscribed, Subscription};
 use crate::testkit::trial::{KEEP, LONG, Trial, indexed, plain, publication, token, topic};
@@ -138,8 +140,9 @@ pub async fn a_member_can_change_its_index(t: Trial) {
 
 async fn crowd(t: &Trial, topic: &Topic, count: usize) -> Vec<Record> {
     let mut records = Vec::new();
-    for _ in 0..count {
-        records.push(t.open().await);
+    while records.len() < count {
+        let some = (records.len()..count).take(50).map(|_| t.open());
+        records.extend(join_all(some).await);
     }
     let subscriptions: Vec<_> = records.iter().map(|record| indexed(record.fence(), topic)).collect();
     for slice in subscriptions.chunks(500) {
