@@ -1,10 +1,17 @@
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use strait_core::store::{ChannelStore, EventBus, EventHubStore, Publication};
+use bytes::Bytes;
+use strait_core::store::{
+    Attach, AttachAs, Attached, ChannelStore, EventBus, EventHubStore, LeaseTerm, Location, NewChannel, Publication,
+};
 use strait_core::testkit::Ears;
-use strait_core::{Event, NodeId, Payload, Topic};
+use strait_core::{ChannelId, Event, NodeId, Payload, Topic};
 use strait_store_memory::{MemoryStore, Stats};
+
+const TERM: Duration = Duration::from_secs(60);
 
 /// Runs what never waits for anything on this thread.
 fn now<T>(work: impl Future<Output = T>) -> T {
@@ -51,6 +58,41 @@ fn a_topic_goes_without_losing_a_publication() {
         publisher.join().unwrap();
     }
     assert_eq!(store.stats(), Stats::default());
+}
+
+/// A channel that a living node takes while the dead one's channels are claimed is claimed or taken, never both.
+#[test]
+fn a_channel_that_is_taken_is_not_claimed() {
+    let store = MemoryStore::new();
+    let (dead, living) = (NodeId::unique(), NodeId::unique());
+    let at = |node: &NodeId, id: &ChannelId| Location::Node { node: node.clone(), connection: id.clone().into() };
+    let ids: Vec<ChannelId> = (0..5000).map(|_| ChannelId::unique()).collect();
+    now(async {
+        store.lease(&living, LeaseTerm::Acquire, TERM).await.unwrap();
+        for id in &ids {
+            let (endpoint, opening) = (Arc::from("room"), Bytes::new());
+            let (id, location) = (id.clone(), at(&dead, id));
+            let new = NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None };
+            store.open(new).await.unwrap();
+        }
+    });
+    let claiming = thread::spawn({
+        let store = store.clone();
+        move || now(async { store.claim_due(&NodeId::unique(), 10_000, TERM).await.unwrap() })
+    });
+    let mut taken = HashSet::new();
+    now(async {
+        for id in &ids {
+            let by = AttachAs::Holder { generation: 1 };
+            let attach = Attach { by, location: at(&living, id), next_token: None };
+            if let Attached::Attached { record, .. } = store.attach(id, attach).await.unwrap() {
+                taken.insert(record.id);
+            }
+        }
+    });
+    let claimed: HashSet<_> = claiming.join().unwrap().into_iter().map(|claim| claim.fence.id).collect();
+    assert_eq!(claimed.intersection(&taken).next(), None);
+    assert_eq!(store.stats().connected, taken.len());
 }
 
 /// A sink that owns its node is let go when the node stops.
