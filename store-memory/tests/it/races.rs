@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::store::{
-    Attach, AttachAs, Attached, ChannelStore, EventBus, EventHubStore, LeaseTerm, Location, NewChannel, Publication,
+    Attach, AttachAs, Attached, ChannelStore, EventBus, EventHubStore, Fence, LeaseTerm, Location, NewChannel,
+    Publication,
 };
 use strait_core::testkit::Ears;
 use strait_core::{ChannelId, Event, NodeId, Payload, Topic};
@@ -60,26 +61,58 @@ fn a_topic_goes_without_losing_a_publication() {
     assert_eq!(store.stats(), Stats::default());
 }
 
+fn at(node: &NodeId, id: &ChannelId) -> Location {
+    Location::Node { node: node.clone(), connection: id.clone().into() }
+}
+
+async fn crowd(store: &MemoryStore, node: &NodeId) -> Vec<ChannelId> {
+    let ids: Vec<ChannelId> = (0..5000).map(|_| ChannelId::unique()).collect();
+    for id in &ids {
+        let (endpoint, opening) = (Arc::from("room"), Bytes::new());
+        let (id, location) = (id.clone(), at(node, id));
+        let new = NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None };
+        store.open(new).await.unwrap();
+    }
+    ids
+}
+
+/// Claims on a thread of its own whatever is due.
+fn claim_due(store: &MemoryStore) -> thread::JoinHandle<HashSet<ChannelId>> {
+    let store = store.clone();
+    thread::spawn(move || {
+        let claims = now(async { store.claim_due(&NodeId::unique(), 10_000, TERM).await.unwrap() });
+        claims.into_iter().map(|claim| claim.fence.id).collect()
+    })
+}
+
+/// What several claimers find due at once, by its deadline or on a dead node, one of them claims.
+#[test]
+fn what_is_due_is_claimed_once() {
+    for detached in [true, false] {
+        let store = MemoryStore::new();
+        now(async {
+            for id in crowd(&store, &NodeId::unique()).await {
+                if detached {
+                    store.detach(&Fence { id, generation: 1 }, Duration::ZERO).await.unwrap();
+                }
+            }
+        });
+        let claimers: Vec<_> = (0..3).map(|_| claim_due(&store)).collect();
+        let claimed = claimers.into_iter().map(|claimer| claimer.join().unwrap().len()).sum::<usize>();
+        assert_eq!(claimed, 5000, "detached: {detached}");
+    }
+}
+
 /// A channel that a living node takes while the dead one's channels are claimed is claimed or taken, never both.
 #[test]
 fn a_channel_that_is_taken_is_not_claimed() {
     let store = MemoryStore::new();
     let (dead, living) = (NodeId::unique(), NodeId::unique());
-    let at = |node: &NodeId, id: &ChannelId| Location::Node { node: node.clone(), connection: id.clone().into() };
-    let ids: Vec<ChannelId> = (0..5000).map(|_| ChannelId::unique()).collect();
-    now(async {
+    let ids = now(async {
         store.lease(&living, LeaseTerm::Acquire, TERM).await.unwrap();
-        for id in &ids {
-            let (endpoint, opening) = (Arc::from("room"), Bytes::new());
-            let (id, location) = (id.clone(), at(&dead, id));
-            let new = NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None };
-            store.open(new).await.unwrap();
-        }
+        crowd(&store, &dead).await
     });
-    let claiming = thread::spawn({
-        let store = store.clone();
-        move || now(async { store.claim_due(&NodeId::unique(), 10_000, TERM).await.unwrap() })
-    });
+    let claiming = claim_due(&store);
     let mut taken = HashSet::new();
     now(async {
         for id in &ids {
@@ -90,7 +123,7 @@ fn a_channel_that_is_taken_is_not_claimed() {
             }
         }
     });
-    let claimed: HashSet<_> = claiming.join().unwrap().into_iter().map(|claim| claim.fence.id).collect();
+    let claimed = claiming.join().unwrap();
     assert_eq!(claimed.intersection(&taken).next(), None);
     assert_eq!(store.stats().connected, taken.len());
 }
