@@ -24,14 +24,14 @@ fn now<T>(work: impl Future<Output = T>) -> T {
 fn a_topic_goes_without_losing_a_publication() {
     let store = MemoryStore::new();
     let topic = Topic::new("a").unwrap();
+    let event = Arc::new(Event::message(Payload::text("x")));
+    let publication = Publication { topic: topic.clone(), event, retention: None, key: None };
     let publishers: Vec<_> = (0..2)
         .map(|_| {
-            let (store, topic) = (store.clone(), topic.clone());
+            let (store, publication) = (store.clone(), publication.clone());
             thread::spawn(move || {
                 now(async {
-                    let event = Arc::new(Event::message(Payload::text("x")));
-                    let publication = Publication { topic, event, retention: None, key: None };
-                    for _ in 0..30_000 {
+                    for _ in 0..200_000 {
                         store.publish(std::slice::from_ref(&publication)).await.remove(0).unwrap();
                     }
                 });
@@ -44,9 +44,10 @@ fn a_topic_goes_without_losing_a_publication() {
             let ears = Ears::new();
             let bus = store.start(&NodeId::unique(), ears.clone()).await.unwrap();
             let head = bus.interest(std::slice::from_ref(&topic), &[]).await.unwrap()[0];
-            thread::yield_now();
+            let own = store.publish(std::slice::from_ref(&publication)).await.remove(0).unwrap().position;
             bus.interest(&[], std::slice::from_ref(&topic)).await.unwrap();
             let events = ears.events(&topic);
+            assert!(events.iter().any(|(position, _)| *position == own), "what was published between is heard");
             for (offset, (position, _)) in (head.offset + 1..).zip(&events) {
                 assert_eq!((position.epoch, position.offset), (head.epoch, offset));
             }
