@@ -10,10 +10,19 @@ use anyhow::Result;
 use crate::server::ws_folder;
 use crate::work::{Measured, Pace, Speed, Work};
 
+/// What the peers are made of.
+const LIBRARIES: [&str; 8] = [
+    "fastwebsockets",
+    "hyper",
+    "tokio",
+    "tokio-tungstenite",
+    "tungstenite",
+    "axum",
+    "socketioxide",
+    "engineioxide",
+];
 /// The row that ratios refer to.
 const REFERENCE: &str = "fastws";
-/// Others' share of the machine from which a measurement is marked as disturbed.
-const DISTURBED: f64 = 0.1;
 
 /// A peer's measurements of one work.
 #[derive(Debug)]
@@ -74,7 +83,7 @@ impl Row {
         let disturbed = self
             .speeds
             .iter()
-            .filter(|speed| speed.others > DISTURBED)
+            .filter(|speed| Measured::Speed(**speed).disturbed())
             .count();
         if disturbed > 0 {
             notes.push(format!("others used the machine in {disturbed} rounds"));
@@ -319,22 +328,19 @@ fn arguments() -> String {
 /// Versions of what was measured and of what it ran on.
 fn versions() -> String {
     let lock = include_str!("../../Cargo.lock");
-    let mut versions: Vec<String> = [
-        "fastwebsockets",
-        "hyper",
-        "tokio",
-        "tokio-tungstenite",
-        "tungstenite",
-        "axum",
-        "socketioxide",
-        "engineioxide",
-    ]
-    .iter()
-    .filter_map(|name| {
-        let (_, after) = lock.split_once(&format!("name = \"{name}\"\nversion = \""))?;
-        Some(format!("{name} {}", after.split_once('"')?.0))
-    })
-    .collect();
+    let mut versions = Vec::new();
+    for name in LIBRARIES {
+        let entry = format!("name = \"{name}\"\nversion = \"");
+        // There may be several versions: axum brings a tungstenite of its own.
+        let found = lock
+            .split(&entry)
+            .skip(1)
+            .filter_map(|after| Some(after.split_once('"')?.0));
+        versions.push(format!(
+            "{name} {}",
+            found.collect::<Vec<_>>().join(" and ")
+        ));
+    }
     let asked = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output().ok()?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -68,7 +68,8 @@ impl Kind {
         }
     }
 
-    fn dialect(&self) -> Dialect {
+    /// What it speaks.
+    pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Peer(peer, _) => peer.dialect(),
             Self::Ws => Dialect::Bare,

@@ -93,6 +93,15 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Frame<'_>>> {
     }))
 }
 
+/// The frame that answers a ping, RFC 6455's or Engine.IO's.
+pub(crate) fn pong(frame: &Frame<'_>) -> Option<Vec<u8>> {
+    match (frame.opcode, frame.payload) {
+        (PING, payload) => Some(client_frame(PONG, payload, 3)),
+        (TEXT, b"2") => Some(client_frame(TEXT, b"3", 3)),
+        _ => None,
+    }
+}
+
 /// The upgrade request for `path`.
 pub(crate) fn upgrade_request(path: &str, host: &str) -> Vec<u8> {
     format!(

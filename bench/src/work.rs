@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail};
 use clap::ValueEnum;
 
+use crate::dialect::Dialect;
 use crate::load::echo::Echo;
 use crate::load::fanout::Fanout;
 use crate::load::idle::{self, Past};
@@ -38,6 +39,19 @@ impl Work {
     /// What the milestone's table asks for.
     pub(crate) const USUAL: &'static str = "echo:32:100:1,echo:32:1000:1,echo:32:100:16,echo:1024:100:16,fanout:100:1000:8,\
                                             idle:10000:silent,idle:10000:spoken,idle:10000:subscribed,connect";
+
+    /// Whether what speaks `dialect` can do it: bare TCP has no rooms.
+    pub(crate) fn possible(self, dialect: Dialect) -> bool {
+        let rooms = matches!(
+            self,
+            Self::Fanout { .. }
+                | Self::Idle {
+                    past: Past::Subscribed,
+                    ..
+                }
+        );
+        dialect != Dialect::Tcp || !rooms
+    }
 
     /// What is counted each second.
     pub(crate) fn unit(self) -> &'static str {
@@ -137,6 +151,21 @@ pub(crate) enum Measured {
     Speed(Speed),
     /// Of bytes a connection.
     Memory(f64),
+}
+
+impl Measured {
+    /// Cores that others kept busy; memory does not suffer from that.
+    pub(crate) fn others(&self) -> f64 {
+        match self {
+            Self::Speed(speed) => speed.others,
+            Self::Memory(_) => 0.0,
+        }
+    }
+
+    /// Whether others took enough to doubt the figures.
+    pub(crate) fn disturbed(&self) -> bool {
+        self.others() > 0.1
+    }
 }
 
 /// One measurement of speed.

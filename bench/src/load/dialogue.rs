@@ -23,12 +23,14 @@ pub(crate) struct Dialogue {
     steps: Rc<[Step]>,
     next: usize,
     unread: Vec<u8>,
+    started: Instant,
 }
 
 impl Dialogue {
     /// Starts to connect.
     pub(crate) fn start(target: SocketAddrV4, nth: usize, steps: Rc<[Step]>) -> Result<Self> {
         Ok(Self {
+            started: Instant::now(),
             socket: socket::dial(target, nth)?,
             steps,
             next: 0,
@@ -36,15 +38,11 @@ impl Dialogue {
         })
     }
 
-    /// The socket to wait for.
-    pub(crate) fn socket(&self) -> &OwnedFd {
-        &self.socket
-    }
-
     /// Goes on as far as it can without waiting; true once all steps are done.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         let steps = Rc::clone(&self.steps);
         while let Some(step) = steps.get(self.next) {
+            self.answer_pings()?;
             if let Step::Send(bytes) = step {
                 match socket::write(&self.socket, bytes)? {
                     0 => return Ok(false),
@@ -62,6 +60,7 @@ impl Dialogue {
             }
             self.next += 1;
         }
+        self.answer_pings()?;
         ensure!(
             self.unread.is_empty(),
             "the server said more than it was asked: {}",
@@ -70,9 +69,9 @@ impl Dialogue {
         Ok(true)
     }
 
-    /// Gives the socket away once all steps are done.
-    pub(crate) fn into_socket(self) -> OwnedFd {
-        self.socket
+    /// How long it has lasted.
+    pub(crate) fn age(&self) -> Duration {
+        self.started.elapsed()
     }
 
     fn read(&mut self) -> Result<bool> {
@@ -80,6 +79,31 @@ impl Dialogue {
         let count = socket::read(&self.socket, &mut buffer)?;
         self.unread.extend_from_slice(&buffer[..count.unwrap_or(0)]);
         Ok(count.is_some())
+    }
+
+    /// Engine.IO pings at once, others might.
+    fn answer_pings(&mut self) -> Result<()> {
+        if !self
+            .steps
+            .iter()
+            .take(self.next)
+            .any(|step| matches!(step, Step::Upgraded))
+        {
+            return Ok(());
+        }
+        while let Some(frame) = wire::parse(&self.unread)? {
+            let Some(pong) = wire::pong(&frame) else {
+                break;
+            };
+            let len = frame.len;
+            let count = socket::write(&self.socket, &pong)?;
+            ensure!(
+                count == pong.len(),
+                "a fresh socket took only a part of a pong"
+            );
+            self.unread.drain(..len);
+        }
+        Ok(())
     }
 
     /// Length of what answers `step`, once it is there.
@@ -119,62 +143,62 @@ impl Dialogue {
 /// Opens `count` connections, taken through `steps`.
 pub(crate) fn open(target: SocketAddrV4, count: usize, steps: Vec<Step>) -> Result<Vec<OwnedFd>> {
     let mut open = Vec::with_capacity(count);
-    through(target, count, steps, |dialogue| {
-        open.push(dialogue.into_socket());
+    through(target, count, steps, |ended| {
+        open.extend(ended.drain(..).map(|dialogue| dialogue.socket));
         Ok(true)
     })?;
     Ok(open)
 }
 
-/// Takes connections through `steps`, `count` of them or until `done` says that it is enough.
+/// Takes connections through `steps`, `count` of them or until `go_on`, which is given those that ended, says no.
 pub(crate) fn through(
     target: SocketAddrV4,
     count: usize,
     steps: Vec<Step>,
-    mut done: impl FnMut(Dialogue) -> Result<bool>,
+    mut go_on: impl FnMut(&mut Vec<Dialogue>) -> Result<bool>,
 ) -> Result<()> {
     let steps: Rc<[Step]> = steps.into();
     let mut poller = Poller::new()?;
     let mut slots: Vec<Option<Dialogue>> = (0..AT_ONCE.min(count)).map(|_| None).collect();
-    let mut started = 0;
-    let mut fresh: Vec<usize> = (0..slots.len()).collect();
-    let mut finished = 0;
+    let mut free: Vec<usize> = (0..slots.len()).collect();
+    let (mut started, mut ended) = (0, 0);
+    let mut just_ended = Vec::new();
     let mut progress = Instant::now();
-    while finished < count {
-        let due: Vec<usize> = if fresh.is_empty() {
-            poller.ready(Duration::from_millis(100))?.collect()
-        } else {
-            for slot in &fresh {
-                if started < count {
-                    let dialogue = Dialogue::start(target, started, Rc::clone(&steps))?;
-                    poller.watch(dialogue.socket(), *slot)?;
-                    slots[*slot] = Some(dialogue);
-                    started += 1;
-                }
-            }
-            std::mem::take(&mut fresh)
-        };
+    while ended < count {
+        let mut due = Vec::new();
+        while let Some(slot) = free.pop_if(|_| started < count) {
+            let dialogue = Dialogue::start(target, started, Rc::clone(&steps))?;
+            poller.watch(&dialogue.socket, slot)?;
+            slots[slot] = Some(dialogue);
+            started += 1;
+            due.push(slot);
+        }
+        if due.is_empty() {
+            due.extend(poller.ready(Duration::from_millis(100))?);
+        }
         for slot in due {
             let Some(mut dialogue) = slots[slot].take() else {
                 continue;
             };
             if dialogue
                 .advance()
-                .with_context(|| format!("connection {} of {count}", finished + 1))?
+                .with_context(|| format!("connection {}", ended + 1))?
             {
-                finished += 1;
+                ended += 1;
                 progress = Instant::now();
-                if !done(dialogue)? {
-                    return Ok(());
-                }
-                fresh.push(slot);
+                just_ended.push(dialogue);
+                free.push(slot);
             } else {
                 slots[slot] = Some(dialogue);
             }
         }
+        if !go_on(&mut just_ended)? {
+            return Ok(());
+        }
+        just_ended.clear();
         ensure!(
             progress.elapsed() < PATIENCE,
-            "the server let a handshake wait for {PATIENCE:?} after {finished} connections"
+            "the server let a handshake wait for {PATIENCE:?} after {ended} connections"
         );
     }
     Ok(())

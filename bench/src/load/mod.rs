@@ -116,14 +116,18 @@ pub(crate) fn connect(target: &Target, plan: &Plan) -> Result<Span> {
     steps.extend(target.dialect.closing()?);
     let begin = Instant::now();
     let mut clock = plan.clock();
+    let mut latency = Latency::new();
     let mut total = 0;
-    dialogue::through(target.address, usize::MAX, steps, |_closed| {
+    dialogue::through(target.address, usize::MAX, steps, |ended| {
         let go_on = clock.tick(begin)?;
-        total += 1;
+        total += ended.len() as u64;
         if clock.measuring() {
-            clock.count(1);
+            clock.count(ended.len() as u64);
+            for dialogue in ended {
+                latency.record(u64::try_from(dialogue.age().as_nanos())?);
+            }
         }
         Ok(go_on)
     })?;
-    clock.span(Latency::new(), total)
+    clock.span(latency, total)
 }

@@ -37,7 +37,7 @@ pub(super) async fn serve(listener: TcpListener, room: Room, buffers: Option<usi
     let listener = listener.tap_io(|socket| {
         socket
             .set_nodelay(true)
-            .expect("a socket just accepted takes options")
+            .expect("a socket just accepted takes options");
     });
     Ok(::axum::serve(listener, router).await?)
 }

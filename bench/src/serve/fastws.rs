@@ -11,7 +11,6 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::task::unconstrained;
 
 use super::{JOINED, Room};
 
@@ -38,9 +37,9 @@ fn accept(
 ) -> Result<Response<Empty<Bytes>>, WebSocketError> {
     let (response, socket) = upgrade(&mut request)?;
     match request.uri().path() {
-        "/fan" => drop(tokio::spawn(unconstrained(member(socket, room)))),
-        "/publish" => drop(tokio::spawn(unconstrained(publisher(socket, room)))),
-        _ => drop(tokio::spawn(unconstrained(echo(socket)))),
+        "/fan" => drop(tokio::spawn(member(socket, room))),
+        "/publish" => drop(tokio::spawn(publisher(socket, room))),
+        _ => drop(tokio::spawn(echo(socket))),
     }
     Ok(response)
 }
