@@ -13,6 +13,8 @@ use crate::wire;
 
 /// Handshakes under way at once: below every server's listen backlog.
 const AT_ONCE: usize = 64;
+/// Connections from one source address: Linux offers some 28,000 ports.
+const PORTS: usize = 20_000;
 /// A server that takes longer for a step is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -28,10 +30,10 @@ pub(crate) struct Dialogue {
 
 impl Dialogue {
     /// Starts to connect.
-    pub(crate) fn start(target: SocketAddrV4, nth: usize, steps: Rc<[Step]>) -> Result<Self> {
+    pub(crate) fn start(target: SocketAddrV4, source: usize, steps: Rc<[Step]>) -> Result<Self> {
         Ok(Self {
             started: Instant::now(),
-            socket: socket::dial(target, nth)?,
+            socket: socket::dial(target, source)?,
             steps,
             next: 0,
             unread: Vec::new(),
@@ -167,7 +169,13 @@ pub(crate) fn through(
     while ended < count {
         let mut due = Vec::new();
         while let Some(slot) = free.pop_if(|_| started < count) {
-            let dialogue = Dialogue::start(target, started, Rc::clone(&steps))?;
+            // Only connections that stay use their ports up.
+            let source = if count == usize::MAX {
+                0
+            } else {
+                started / PORTS
+            };
+            let dialogue = Dialogue::start(target, source, Rc::clone(&steps))?;
             poller.watch(&dialogue.socket, slot)?;
             slots[slot] = Some(dialogue);
             started += 1;

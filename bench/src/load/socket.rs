@@ -10,11 +10,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with, sockopt};
 
-/// Source addresses in use: a local address has only some 28,000 ports.
-const SOURCES: usize = 200;
-
-/// Starts to connect; the `nth` connection takes the nth source address.
-pub(crate) fn dial(target: SocketAddrV4, nth: usize) -> Result<OwnedFd> {
+/// Starts to connect; from source 0 as the kernel likes, from others over a loopback address of their own.
+pub(crate) fn dial(target: SocketAddrV4, source: usize) -> Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
         .context("cannot open a socket: raise the limit of open files (ulimit -n)")?;
@@ -22,8 +19,8 @@ pub(crate) fn dial(target: SocketAddrV4, nth: usize) -> Result<OwnedFd> {
     // Closing resets: what waits in TIME_WAIT would fill the kernel's tables (`nf_conntrack: table full`) within
     // seconds of connecting and closing.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
-    if target.ip().is_loopback() {
-        let last = u8::try_from(2 + nth % SOURCES)?;
+    if source > 0 {
+        let last = u8::try_from(1 + source).context("too many connections for one machine")?;
         bind(
             &socket,
             &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0),

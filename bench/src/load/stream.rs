@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::dialect::Dialect;
+    use crate::wire::TEXT;
 
     fn stream() -> (Stream, OwnedFd) {
         let (ours, theirs) = socketpair(
@@ -213,5 +214,18 @@ mod tests {
         receive(&[&wrong]).unwrap_err();
         receive(&[answers.at(34, 34)]).unwrap_err();
         receive(&[&wire::server_frame(wire::CLOSE, &1000_u16.to_be_bytes())]).unwrap_err();
+    }
+
+    #[test]
+    fn a_publishers_answers_must_begin_right_and_hold_no_error() {
+        let answer = |text: &str| {
+            let (mut stream, theirs) = stream();
+            socket::write(&theirs, &wire::server_frame(TEXT, text.as_bytes()))?;
+            stream.receive_answers(&mut [0; 7], Some(r#"{"action":"publish""#))
+        };
+        answer(r#"{"action":"publish"}"#).unwrap();
+        answer(r#"{"action":"publish","offset":7}"#).unwrap();
+        answer(r#"{"action":"publish","error":{"code":"rate_limited"}}"#).unwrap_err();
+        answer(r#"{"gap":{}}"#).unwrap_err();
     }
 }
