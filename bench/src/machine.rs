@@ -112,6 +112,11 @@ impl Clocks {
         })
     }
 
+    /// How long ago that was.
+    pub(crate) fn age(&self) -> Duration {
+        self.at.elapsed()
+    }
+
     /// What passed from `self` until `later`.
     pub(crate) fn until(&self, later: &Self) -> Usage {
         let (server, load) = (

@@ -63,8 +63,11 @@ impl Row {
         }
     }
 
-    fn of(&self, figure: impl Fn(&Speed) -> f64) -> Vec<f64> {
-        self.speeds.iter().map(figure).collect()
+    fn of<F: Into<Option<f64>>>(&self, figure: impl Fn(&Speed) -> F) -> Vec<f64> {
+        self.speeds
+            .iter()
+            .filter_map(|speed| figure(speed).into())
+            .collect()
     }
 
     fn notes(&self) -> String {
@@ -155,10 +158,10 @@ fn ratio(figure: Option<f64>, reference: Option<f64>) -> String {
 /// One measurement of speed in a line.
 pub(crate) fn line(work: Work, speed: &Speed) -> String {
     format!(
-        "{:.0} {}/s, {:.0} a server CPU second, p50 {}, p99 {}, server {:.0} %, load {:.0} %, others {:.0} %{}",
+        "{:.0} {}/s, {} thousand a server CPU second, p50 {}, p99 {}, server {:.0} %, load {:.0} %, others {:.0} %{}",
         speed.rate,
         work.unit(),
-        speed.per_cpu,
+        optional(speed.per_cpu, 1e3),
         time(Some(micros(speed.p50))),
         time(Some(micros(speed.p99))),
         speed.server * 100.0,
@@ -252,8 +255,8 @@ fn speed_table(work: Work, rows: &[Row]) -> String {
          system calls each | server | load | |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|\n"
     );
     let reference = rows.iter().find(|row| row.label == REFERENCE);
-    let of_reference =
-        |figure: fn(&Speed) -> f64| reference.and_then(|row| median(&row.of(figure)));
+    let reference_rate = reference.and_then(|row| median(&row.of(|speed| speed.rate)));
+    let reference_per_cpu = reference.and_then(|row| median(&row.of(|speed| speed.per_cpu)));
     for row in rows {
         let rates = row.of(|speed| speed.rate);
         let per_cpu = median(&row.of(|speed| speed.per_cpu));
@@ -271,9 +274,9 @@ fn speed_table(work: Work, rows: &[Row]) -> String {
             row.label,
             optional(median(&rates), 1e3),
             spread(&rates, 1e3),
-            ratio(median(&rates), of_reference(|speed| speed.rate)),
+            ratio(median(&rates), reference_rate),
             optional(per_cpu, 1e3),
-            ratio(per_cpu, of_reference(|speed| speed.per_cpu)),
+            ratio(per_cpu, reference_per_cpu),
             latency(|speed| micros(speed.p50)),
             latency(|speed| micros(speed.p99)),
             optional(row.syscalls, 1.0),

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -157,6 +158,23 @@ fn install_ws() -> Result<()> {
     Ok(())
 }
 
+/// A port that nobody listens on, below those that the kernel gives to clients: another run's could take one of them
+/// before the server does.
+fn free_port() -> Result<u16> {
+    const FIRST: u16 = 12_000;
+    const LAST: u16 = 32_000;
+    static STARTED: AtomicU16 = AtomicU16::new(0);
+    // Runs at the same time look at different ones, and no server follows another on the same.
+    let started = STARTED.fetch_add(1, Ordering::Relaxed) % (LAST - FIRST);
+    let start = u16::try_from(std::process::id() % 1_000)? * 20 + started;
+    (FIRST..LAST)
+        .cycle()
+        .skip(usize::from(start))
+        .take(usize::from(LAST - FIRST))
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .with_context(|| format!("no port from {FIRST} to {LAST} is free"))
+}
+
 /// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -167,9 +185,7 @@ pub(crate) struct Server {
 impl Server {
     /// Starts it on `cores` and waits until it accepts; the caller itself then runs on `load_core`.
     pub(crate) fn start(kind: &Kind, cores: &[usize], load_core: usize) -> Result<Self> {
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-            .local_addr()?
-            .port();
+        let port = free_port()?;
         let address = SocketAddrV4::new(Ipv4Addr::LOCALHOST, port);
         let mut command = kind.command(port, cores.len())?;
         machine::pin(cores)?;

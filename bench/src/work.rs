@@ -173,8 +173,8 @@ impl Measured {
 pub(crate) struct Speed {
     /// Units a second.
     pub(crate) rate: f64,
-    /// Units a second of the server's processor time.
-    pub(crate) per_cpu: f64,
+    /// Units a second of the server's processor time, where it took any that the kernel counts.
+    pub(crate) per_cpu: Option<f64>,
     /// Half were done within.
     pub(crate) p50: Duration,
     /// Ninety-nine of a hundred were done within.
@@ -194,7 +194,8 @@ impl Speed {
         let usage = &span.usage;
         Self {
             rate: span.count as f64 / usage.wall.as_secs_f64(),
-            per_cpu: span.count as f64 / usage.server.as_secs_f64(),
+            per_cpu: (!usage.server.is_zero())
+                .then(|| span.count as f64 / usage.server.as_secs_f64()),
             p50: span.latency.quantile(0.5),
             p99: span.latency.quantile(0.99),
             server: usage.share(usage.server),
