@@ -64,10 +64,7 @@ impl Dialect {
         if self == Self::Tcp {
             return Vec::new();
         }
-        let mut steps = vec![
-            Step::Send(wire::upgrade_request(self.path(role), host)),
-            Step::Upgraded,
-        ];
+        let mut steps = vec![Step::Send(wire::upgrade_request(self.path(role), host)), Step::Upgraded];
         let say = |text: &str| Step::Send(wire::client_frame(wire::TEXT, text.as_bytes(), 1));
         if self == Self::SocketIo {
             steps.extend([Step::Text("0{".into()), say("40"), Step::Text("40".into())]);
@@ -79,10 +76,7 @@ impl Dialect {
                     Step::Text(r#"{"action":"subscribe"}"#.into()),
                 ]),
                 Self::SocketIo => {
-                    steps.extend([
-                        say(r#"42["subscribe"]"#),
-                        Step::Text(r#"42["subscribed""#.into()),
-                    ]);
+                    steps.extend([say(r#"42["subscribe"]"#), Step::Text(r#"42["subscribed""#.into())]);
                 }
                 Self::Bare => steps.push(Step::Text("joined".into())),
                 Self::Tcp => {}
@@ -95,20 +89,14 @@ impl Dialect {
     pub(crate) fn touch(self) -> Result<Vec<Step>> {
         let (ask, answer) = self.echo(32)?;
         let len = |ring: &Ring| usize::try_from(ring.frame()).expect("a frame is in memory");
-        Ok(vec![
-            Step::Send(ask.at(0, len(&ask)).to_vec()),
-            Step::Exactly(answer.at(0, len(&answer)).to_vec()),
-        ])
+        Ok(vec![Step::Send(ask.at(0, len(&ask)).to_vec()), Step::Exactly(answer.at(0, len(&answer)).to_vec())])
     }
 
     /// The close handshake, begun by the client; where there is none, an echo shows that the server had accepted.
     pub(crate) fn closing(self) -> Result<Vec<Step>> {
         match self {
             Self::Tcp => self.touch(),
-            _ => Ok(vec![
-                Step::Send(wire::client_frame(wire::CLOSE, &1000_u16.to_be_bytes(), 2)),
-                Step::Closed,
-            ]),
+            _ => Ok(vec![Step::Send(wire::client_frame(wire::CLOSE, &1000_u16.to_be_bytes(), 2)), Step::Closed]),
         }
     }
 
@@ -188,10 +176,7 @@ fn event_payload(size: usize, seq: usize) -> Result<String> {
 /// Fills the string member that `open` ends in, closes it and the object.
 fn padded(mut open: String, size: usize) -> Result<String> {
     let least = open.len() + 2;
-    ensure!(
-        size >= least,
-        "a payload here takes at least {least} bytes, not {size}"
-    );
+    ensure!(size >= least, "a payload here takes at least {least} bytes, not {size}");
     let fill = size - least;
     write!(open, "{:x<fill$}\"}}", "")?;
     Ok(open)

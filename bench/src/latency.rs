@@ -14,10 +14,7 @@ pub(crate) struct Latency {
 impl Latency {
     /// An empty one.
     pub(crate) fn new() -> Self {
-        Self {
-            counts: vec![0; STEPS * 60],
-            total: 0,
-        }
+        Self { counts: vec![0; STEPS * 60], total: 0 }
     }
 
     fn bucket(nanos: u64) -> usize {

@@ -23,46 +23,28 @@ pub(crate) fn pin(cores: &[usize]) -> Result<()> {
 /// Lets this process and its children open as many files as the system allows.
 pub(crate) fn raise_file_limit() {
     let now = getrlimit(Resource::Nofile);
-    let wished = Rlimit {
-        current: Some(1 << 20),
-        maximum: Some(1 << 20),
-    };
+    let wished = Rlimit { current: Some(1 << 20), maximum: Some(1 << 20) };
     if setrlimit(Resource::Nofile, wished).is_err() {
         // Without privileges the hard limit stands; too low a one shows as "too many open files".
-        let _refused = setrlimit(
-            Resource::Nofile,
-            Rlimit {
-                current: now.maximum,
-                ..now
-            },
-        );
+        let _refused = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now });
     }
 }
 
 /// A process whose cost is measured.
 pub(crate) fn pid(raw: u32) -> Result<Pid> {
-    i32::try_from(raw)
-        .ok()
-        .and_then(Pid::from_raw)
-        .context("a process id is positive and 31 bits")
+    i32::try_from(raw).ok().and_then(Pid::from_raw).context("a process id is positive and 31 bits")
 }
 
 /// Processor time of a whole process so far.
 fn process_time(pid: Pid) -> Result<Duration> {
     let path = format!("/proc/{}/stat", pid.as_raw_pid());
-    let stat = fs::read_to_string(&path)
-        .with_context(|| format!("cannot read {path}: is the server still running?"))?;
+    let stat =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {path}: is the server still running?"))?;
     // The name may hold spaces and brackets; what follows the last bracket does not (proc_pid_stat(5)).
-    let (_, after) = stat
-        .rsplit_once(')')
-        .context("a process's stat has its name in brackets")?;
+    let (_, after) = stat.rsplit_once(')').context("a process's stat has its name in brackets")?;
     let fields: Vec<&str> = after.split_whitespace().collect();
-    let ticks = |index: usize| -> Result<u32> {
-        Ok(fields
-            .get(index)
-            .context("a process's stat is too short")?
-            .parse()?)
-    };
+    let ticks =
+        |index: usize| -> Result<u32> { Ok(fields.get(index).context("a process's stat is too short")?.parse()?) };
     Ok(TICK * (ticks(11)? + ticks(12)?))
 }
 
@@ -70,11 +52,7 @@ fn process_time(pid: Pid) -> Result<Duration> {
 fn machine_time() -> Result<Duration> {
     let stat = fs::read_to_string("/proc/stat")?;
     let first = stat.lines().next().context("/proc/stat is empty")?;
-    let fields: Vec<u64> = first
-        .split_whitespace()
-        .skip(1)
-        .map(str::parse)
-        .collect::<Result<_, _>>()?;
+    let fields: Vec<u64> = first.split_whitespace().skip(1).map(str::parse).collect::<Result<_, _>>()?;
     let [user, nice, system, _idle, _iowait, irq, softirq, steal, ..] = fields[..] else {
         bail!("/proc/stat lacks fields");
     };
@@ -84,10 +62,7 @@ fn machine_time() -> Result<Duration> {
 /// Resident memory of a process in bytes.
 pub(crate) fn resident(pid: Pid) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_pid()))?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("a process's status lacks VmRSS")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("a process's status lacks VmRSS")?;
     let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kilobytes * 1024)
 }
@@ -119,18 +94,12 @@ impl Clocks {
 
     /// What passed from `self` until `later`.
     pub(crate) fn until(&self, later: &Self) -> Usage {
-        let (server, load) = (
-            later.server.saturating_sub(self.server),
-            later.load.saturating_sub(self.load),
-        );
+        let (server, load) = (later.server.saturating_sub(self.server), later.load.saturating_sub(self.load));
         Usage {
             wall: later.at - self.at,
             server,
             load,
-            others: later
-                .machine
-                .saturating_sub(self.machine)
-                .saturating_sub(server + load),
+            others: later.machine.saturating_sub(self.machine).saturating_sub(server + load),
         }
     }
 }

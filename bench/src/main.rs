@@ -1,9 +1,5 @@
 //! Measures Strait beside its rivals: `load`, `serve` and `run` in one binary.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "results and progress are this command's output"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are this command's output")]
 
 mod dialect;
 mod latency;
@@ -100,23 +96,11 @@ fn main() -> Result<()> {
     machine::raise_file_limit();
     match Cli::parse().command {
         Command::Run(options) => run::run(&options),
-        Command::Load {
-            target,
-            dialect,
-            pid,
-            server_cores,
-            load_core,
-            work,
-            pace,
-        } => {
+        Command::Load { target, dialect, pid, server_cores, load_core, work, pace } => {
             if let Some(core) = load_core {
                 machine::pin(&[core])?;
             }
-            let target = Target {
-                address: target,
-                dialect,
-                pid: machine::pid(pid)?,
-            };
+            let target = Target { address: target, dialect, pid: machine::pid(pid)? };
             println!("{work}");
             match work::measure(work, &target, pace.pace()?, server_cores)? {
                 Measured::Speed(speed) => println!("{}", report::line(work, &speed)),
@@ -124,11 +108,6 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        Command::Serve {
-            peer,
-            port,
-            runtime,
-            workers,
-        } => serve::run(peer, port, runtime, workers),
+        Command::Serve { peer, port, runtime, workers } => serve::run(peer, port, runtime, workers),
     }
 }

@@ -11,16 +11,8 @@ use crate::server::ws_folder;
 use crate::work::{Measured, Pace, Speed, Work};
 
 /// What the peers are made of.
-const LIBRARIES: [&str; 8] = [
-    "fastwebsockets",
-    "hyper",
-    "tokio",
-    "tokio-tungstenite",
-    "tungstenite",
-    "axum",
-    "socketioxide",
-    "engineioxide",
-];
+const LIBRARIES: [&str; 8] =
+    ["fastwebsockets", "hyper", "tokio", "tokio-tungstenite", "tungstenite", "axum", "socketioxide", "engineioxide"];
 /// The row that ratios refer to.
 const REFERENCE: &str = "fastws";
 
@@ -37,13 +29,7 @@ pub(crate) struct Row {
 impl Row {
     /// An empty one.
     pub(crate) fn new(label: String) -> Self {
-        Self {
-            label,
-            speeds: Vec::new(),
-            bytes: Vec::new(),
-            syscalls: None,
-            failures: Vec::new(),
-        }
+        Self { label, speeds: Vec::new(), bytes: Vec::new(), syscalls: None, failures: Vec::new() }
     }
 
     /// Adds a round.
@@ -64,39 +50,21 @@ impl Row {
     }
 
     fn of<F: Into<Option<f64>>>(&self, figure: impl Fn(&Speed) -> F) -> Vec<f64> {
-        self.speeds
-            .iter()
-            .filter_map(|speed| figure(speed).into())
-            .collect()
+        self.speeds.iter().filter_map(|speed| figure(speed).into()).collect()
     }
 
     fn notes(&self) -> String {
         let mut notes = Vec::new();
-        let limited = self
-            .speeds
-            .iter()
-            .filter(|speed| speed.load_was_the_limit)
-            .count();
+        let limited = self.speeds.iter().filter(|speed| speed.load_was_the_limit).count();
         if limited > 0 {
-            notes.push(format!(
-                "**the load generator was the limit** in {limited} of {} rounds",
-                self.speeds.len()
-            ));
+            notes.push(format!("**the load generator was the limit** in {limited} of {} rounds", self.speeds.len()));
         }
-        let disturbed = self
-            .speeds
-            .iter()
-            .filter(|speed| Measured::Speed(**speed).disturbed())
-            .count();
+        let disturbed = self.speeds.iter().filter(|speed| Measured::Speed(**speed).disturbed()).count();
         if disturbed > 0 {
             notes.push(format!("others used the machine in {disturbed} rounds"));
         }
         if let Some(failure) = self.failures.first() {
-            notes.push(format!(
-                "**{} failed**: {}",
-                self.failures.len(),
-                failure.replace('|', "\\|")
-            ));
+            notes.push(format!("**{} failed**: {}", self.failures.len(), failure.replace('|', "\\|")));
         }
         notes.join("; ")
     }
@@ -111,14 +79,8 @@ fn median(figures: &[f64]) -> Option<f64> {
 }
 
 fn spread(figures: &[f64], scale: f64) -> String {
-    let (least, most) = figures.iter().fold((f64::MAX, f64::MIN), |(a, b), figure| {
-        (a.min(*figure), b.max(*figure))
-    });
-    if figures.is_empty() {
-        "–".to_owned()
-    } else {
-        format!("{}–{}", short(least / scale), short(most / scale))
-    }
+    let (least, most) = figures.iter().fold((f64::MAX, f64::MIN), |(a, b), figure| (a.min(*figure), b.max(*figure)));
+    if figures.is_empty() { "–".to_owned() } else { format!("{}–{}", short(least / scale), short(most / scale)) }
 }
 
 /// Three digits are what such measurements are good for.
@@ -147,12 +109,7 @@ fn optional(figure: Option<f64>, scale: f64) -> String {
 }
 
 fn ratio(figure: Option<f64>, reference: Option<f64>) -> String {
-    optional(
-        figure
-            .zip(reference)
-            .map(|(figure, reference)| figure / reference),
-        1.0,
-    )
+    optional(figure.zip(reference).map(|(figure, reference)| figure / reference), 1.0)
 }
 
 /// One measurement of speed in a line.
@@ -167,11 +124,7 @@ pub(crate) fn line(work: Work, speed: &Speed) -> String {
         speed.server * 100.0,
         speed.load * 100.0,
         speed.others * 100.0,
-        if speed.load_was_the_limit {
-            ", THE LOAD WAS THE LIMIT"
-        } else {
-            ""
-        },
+        if speed.load_was_the_limit { ", THE LOAD WAS THE LIMIT" } else { "" },
     )
 }
 
@@ -194,11 +147,7 @@ pub(crate) struct Report {
 impl Report {
     /// An empty one, for servers on so many cores.
     pub(crate) fn new(server_cores: usize) -> Self {
-        Self {
-            tables: Vec::new(),
-            left_out: Vec::new(),
-            server_cores,
-        }
+        Self { tables: Vec::new(), left_out: Vec::new(), server_cores }
     }
 
     /// Adds the rows of one work.
@@ -213,11 +162,7 @@ impl Report {
 
     /// Measurements that failed.
     pub(crate) fn failures(&self) -> usize {
-        self.tables
-            .iter()
-            .flat_map(|(_, rows)| rows)
-            .map(|row| row.failures.len())
-            .sum()
+        self.tables.iter().flat_map(|(_, rows)| rows).map(|row| row.failures.len()).sum()
     }
 
     /// The whole report.
@@ -239,11 +184,7 @@ impl Report {
         for (label, reason) in &self.left_out {
             text += &format!("\n{label} was left out: {reason}\n");
         }
-        text += &format!(
-            "\nMade by `strait-bench {}`.\n\n{}",
-            arguments(),
-            versions()
-        );
+        text += &format!("\nMade by `strait-bench {}`.\n\n{}", arguments(), versions());
         text
     }
 }
@@ -261,12 +202,9 @@ fn speed_table(work: Work, rows: &[Row]) -> String {
         let rates = row.of(|speed| speed.rate);
         let per_cpu = median(&row.of(|speed| speed.per_cpu));
         let percent = |figure: fn(&Speed) -> f64| {
-            median(&row.of(figure))
-                .map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0))
+            median(&row.of(figure)).map_or_else(|| "–".to_owned(), |share| format!("{:.0} %", share * 100.0))
         };
-        let latency = |figure: fn(&Speed) -> f64| {
-            time(median(&row.of(figure)).filter(|micros| *micros > 0.0))
-        };
+        let latency = |figure: fn(&Speed) -> f64| time(median(&row.of(figure)).filter(|micros| *micros > 0.0));
         // Writing to a string does not fail.
         let _written = writeln!(
             text,
@@ -289,13 +227,8 @@ fn speed_table(work: Work, rows: &[Row]) -> String {
 }
 
 fn memory_table(work: Work, rows: &[Row]) -> String {
-    let mut text = format!(
-        "\n### {work}\n\n| peer | KiB a connection | spread | × | |\n|---|--:|--:|--:|---|\n"
-    );
-    let reference = rows
-        .iter()
-        .find(|row| row.label == REFERENCE)
-        .and_then(|row| median(&row.bytes));
+    let mut text = format!("\n### {work}\n\n| peer | KiB a connection | spread | × | |\n|---|--:|--:|--:|---|\n");
+    let reference = rows.iter().find(|row| row.label == REFERENCE).and_then(|row| median(&row.bytes));
     for row in rows {
         let bytes = median(&row.bytes);
         // Writing to a string does not fail.
@@ -315,17 +248,9 @@ fn memory_table(work: Work, rows: &[Row]) -> String {
 /// The arguments as they would be typed.
 fn arguments() -> String {
     let quoted = |word: String| {
-        if word.contains(' ') {
-            format!("'{word}'")
-        } else {
-            word
-        }
+        if word.contains(' ') { format!("'{word}'") } else { word }
     };
-    env::args()
-        .skip(1)
-        .map(quoted)
-        .collect::<Vec<_>>()
-        .join(" ")
+    env::args().skip(1).map(quoted).collect::<Vec<_>>().join(" ")
 }
 
 /// Versions of what was measured and of what it ran on.
@@ -335,25 +260,16 @@ fn versions() -> String {
     for name in LIBRARIES {
         let entry = format!("name = \"{name}\"\nversion = \"");
         // There may be several versions: axum brings a tungstenite of its own.
-        let found = lock
-            .split(&entry)
-            .skip(1)
-            .filter_map(|after| Some(after.split_once('"')?.0));
-        versions.push(format!(
-            "{name} {}",
-            found.collect::<Vec<_>>().join(" and ")
-        ));
+        let found = lock.split(&entry).skip(1).filter_map(|after| Some(after.split_once('"')?.0));
+        versions.push(format!("{name} {}", found.collect::<Vec<_>>().join(" and ")));
     }
     let asked = |program: &str, argument: &str| {
         let output = Command::new(program).arg(argument).output().ok()?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
     versions.extend(asked("node", "--version").map(|version| format!("node {version}")));
-    let package =
-        fs::read_to_string(ws_folder().join("node_modules/ws/package.json")).unwrap_or_default();
-    if let Some(version) =
-        serde_json::from_str::<serde_json::Value>(&package).unwrap_or_default()["version"].as_str()
-    {
+    let package = fs::read_to_string(ws_folder().join("node_modules/ws/package.json")).unwrap_or_default();
+    if let Some(version) = serde_json::from_str::<serde_json::Value>(&package).unwrap_or_default()["version"].as_str() {
         versions.push(format!("ws {version}"));
     }
     versions.extend(asked("rustc", "--version"));
@@ -363,11 +279,7 @@ fn versions() -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let models: Vec<&str> = cpus
         .lines()
-        .filter_map(|line| {
-            line.strip_prefix("model name")?
-                .split_once(": ")
-                .map(|(_, model)| model)
-        })
+        .filter_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, model)| model))
         .collect();
     if let Some(model) = models.first() {
         versions.push(format!("{} × {model}", models.len()));

@@ -58,12 +58,8 @@ pub(crate) struct Options {
 
 impl Options {
     fn kinds(&self) -> Result<Vec<Kind>> {
-        let mut kinds: Vec<Kind> = self
-            .peers
-            .iter()
-            .filter(|name| !name.is_empty())
-            .map(|name| Kind::parse(name))
-            .collect::<Result<_>>()?;
+        let mut kinds: Vec<Kind> =
+            self.peers.iter().filter(|name| !name.is_empty()).map(|name| Kind::parse(name)).collect::<Result<_>>()?;
         if self.no_strait {
             return Ok(kinds);
         }
@@ -75,11 +71,7 @@ impl Options {
             }
         };
         let plain = [String::new()];
-        for args in if self.strait_args.is_empty() {
-            &plain[..]
-        } else {
-            &self.strait_args[..]
-        } {
+        for args in if self.strait_args.is_empty() { &plain[..] } else { &self.strait_args[..] } {
             kinds.push(Kind::Strait {
                 label: format!("strait {args}").trim().to_owned(),
                 command: format!("{base} {args}"),
@@ -107,9 +99,7 @@ impl Options {
 /// Measures, prints, writes; an error once all is done if a measurement failed.
 pub(crate) fn run(options: &Options) -> Result<()> {
     if options.strace && !strace::available() {
-        bail!(
-            "--strace was asked for, but there is no strace here: install it or leave the option out"
-        );
+        bail!("--strace was asked for, but there is no strace here: install it or leave the option out");
     }
     let pace = options.pace.pace()?;
     let mut report = Report::new(options.server_cores.len());
@@ -124,10 +114,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     });
     let start = |kind: &Kind| Server::start(kind, &options.server_cores, options.load_core);
     for work in &options.work {
-        let kinds: Vec<&Kind> = kinds
-            .iter()
-            .filter(|kind| work.possible(kind.dialect()))
-            .collect();
+        let kinds: Vec<&Kind> = kinds.iter().filter(|kind| work.possible(kind.dialect())).collect();
         let mut rows: Vec<Row> = kinds.iter().map(|kind| Row::new(kind.label())).collect();
         for round in 1..=options.rounds {
             for (kind, row) in kinds.iter().zip(&mut rows) {
@@ -136,11 +123,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                     measure(*work, server.target(), pace, options.server_cores.len())
                 });
                 match &measured {
-                    Ok(measured) => eprintln!(
-                        "{work}, round {round}, {}: {}",
-                        kind.label(),
-                        report::any_line(*work, measured)
-                    ),
+                    Ok(measured) => {
+                        eprintln!("{work}, round {round}, {}: {}", kind.label(), report::any_line(*work, measured))
+                    }
                     Err(error) => {
                         eprintln!("{work}, round {round}, {} FAILED: {error:#}", kind.label());
                     }

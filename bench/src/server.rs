@@ -33,10 +33,7 @@ impl Kind {
             return Ok(Self::Ws);
         }
         let (peer, flavour) = match name.split_once('@') {
-            Some((peer, flavour)) => (
-                peer,
-                Flavour::from_str(flavour, true).map_err(anyhow::Error::msg)?,
-            ),
+            Some((peer, flavour)) => (peer, Flavour::from_str(flavour, true).map_err(anyhow::Error::msg)?),
             None => (name, Flavour::PerCore),
         };
         match Peer::from_str(peer, true) {
@@ -46,10 +43,7 @@ impl Kind {
                     .iter()
                     .filter_map(|peer| Some(peer.to_possible_value()?.get_name().to_owned()))
                     .collect();
-                bail!(
-                    "unknown peer {name:?}: take ws or one of {} (with @shared if you like)",
-                    known.join(", ")
-                )
+                bail!("unknown peer {name:?}: take ws or one of {} (with @shared if you like)", known.join(", "))
             }
         }
     }
@@ -85,8 +79,7 @@ impl Kind {
             Self::Ws => install_ws().err().map(|error| format!("{error:#}")),
             Self::Strait { command, .. } => {
                 let program = command.split_whitespace().next().unwrap_or_default();
-                (!Path::new(program).exists())
-                    .then(|| format!("{program} does not exist: build it first"))
+                (!Path::new(program).exists()).then(|| format!("{program} does not exist: build it first"))
             }
         }
     }
@@ -95,39 +88,24 @@ impl Kind {
         let mut words: Vec<String> = match self {
             Self::Peer(peer, flavour) => {
                 let peer = peer.to_possible_value().context("every peer has a name")?;
-                let flavour = flavour
-                    .to_possible_value()
-                    .context("every flavour has a name")?;
+                let flavour = flavour.to_possible_value().context("every flavour has a name")?;
                 let exe = env::current_exe()?
                     .into_os_string()
                     .into_string()
                     .ok()
                     .context("this program's path is not text")?;
-                let options = format!(
-                    "--port {port} --workers {workers} --runtime {}",
-                    flavour.get_name()
-                );
+                let options = format!("--port {port} --workers {workers} --runtime {}", flavour.get_name());
                 let mut words = vec![exe, "serve".to_owned(), peer.get_name().to_owned()];
                 words.extend(options.split(' ').map(str::to_owned));
                 words
             }
             Self::Ws => {
-                let script = ws_folder()
-                    .join("server.mjs")
-                    .into_os_string()
-                    .into_string()
-                    .ok();
-                vec![
-                    "node".to_owned(),
-                    script.context("the script's path is not text")?,
-                    port.to_string(),
-                ]
+                let script = ws_folder().join("server.mjs").into_os_string().into_string().ok();
+                vec!["node".to_owned(), script.context("the script's path is not text")?, port.to_string()]
             }
-            Self::Strait { command, .. } => command
-                .replace("{port}", &port.to_string())
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect(),
+            Self::Strait { command, .. } => {
+                command.replace("{port}", &port.to_string()).split_whitespace().map(str::to_owned).collect()
+            }
         };
         ensure!(!words.is_empty(), "the command of a server is empty");
         let mut command = Command::new(words.remove(0));
@@ -145,16 +123,9 @@ fn install_ws() -> Result<()> {
     if ws_folder().join("node_modules/ws").exists() {
         return Ok(());
     }
-    let npm = Command::new("npm")
-        .args(["ci", "--silent"])
-        .current_dir(ws_folder())
-        .output();
+    let npm = Command::new("npm").args(["ci", "--silent"]).current_dir(ws_folder()).output();
     let output = npm.context("npm cannot be run: install Node")?;
-    ensure!(
-        output.status.success(),
-        "npm ci failed: {}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
+    ensure!(output.status.success(), "npm ci failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
 
@@ -192,21 +163,14 @@ impl Server {
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         machine::pin(&[load_core])?;
         let child = child.with_context(|| format!("cannot start {command:?}"))?;
-        let target = Target {
-            address,
-            dialect: kind.dialect(),
-            pid: machine::pid(child.id())?,
-        };
+        let target = Target { address, dialect: kind.dialect(), pid: machine::pid(child.id())? };
         let mut server = Self { child, target };
         let deadline = Instant::now() + Duration::from_secs(20);
         while TcpStream::connect(address).is_err() {
             if let Some(status) = server.child.try_wait()? {
                 bail!("{command:?} ended at once: {status}");
             }
-            ensure!(
-                Instant::now() < deadline,
-                "{command:?} does not listen on {address}"
-            );
+            ensure!(Instant::now() < deadline, "{command:?} does not listen on {address}");
             thread::sleep(Duration::from_millis(20));
         }
         Ok(server)

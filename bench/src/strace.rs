@@ -27,12 +27,7 @@ pub(crate) fn count<T>(server: Pid, work: impl FnOnce() -> Result<T>) -> Result<
         .stderr(Stdio::piped())
         .spawn()
         .context("cannot start strace")?;
-    let mut told = BufReader::new(
-        strace
-            .stderr
-            .take()
-            .context("strace's output was asked for")?,
-    );
+    let mut told = BufReader::new(strace.stderr.take().context("strace's output was asked for")?);
     let mut line = String::new();
     told.read_line(&mut line)?;
     ensure!(line.contains("attached"), "strace could not attach: {line}");
@@ -41,12 +36,7 @@ pub(crate) fn count<T>(server: Pid, work: impl FnOnce() -> Result<T>) -> Result<
     let mut table = String::new();
     told.read_to_string(&mut table)?;
     strace.wait()?;
-    let total = table
-        .lines()
-        .rev()
-        .find(|line| line.trim_end().ends_with(" total"));
-    let calls = total
-        .and_then(|line| line.split_whitespace().nth(3))
-        .context("strace printed no total")?;
+    let total = table.lines().rev().find(|line| line.trim_end().ends_with(" total"));
+    let calls = total.and_then(|line| line.split_whitespace().nth(3)).context("strace printed no total")?;
     Ok((done?, calls.parse()?))
 }

@@ -39,18 +39,10 @@ pub(crate) fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 
 /// A whole frame as a client sends it, masked by a key made from `seed`.
 pub(crate) fn client_frame(opcode: u8, payload: &[u8], seed: u32) -> Vec<u8> {
-    let key = seed
-        .wrapping_mul(2_654_435_761)
-        .wrapping_add(0x5bd1_e995)
-        .to_be_bytes();
+    let key = seed.wrapping_mul(2_654_435_761).wrapping_add(0x5bd1_e995).to_be_bytes();
     let mut frame = header(opcode, true, payload.len());
     frame.extend_from_slice(&key);
-    frame.extend(
-        payload
-            .iter()
-            .zip(key.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
+    frame.extend(payload.iter().zip(key.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     frame
 }
 
@@ -70,10 +62,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Frame<'_>>> {
     let [first, second, rest @ ..] = bytes else {
         return Ok(None);
     };
-    ensure!(
-        first & 0xf0 == 0x80,
-        "the server sent a fragment or reserved bits: {first:#04x}"
-    );
+    ensure!(first & 0xf0 == 0x80, "the server sent a fragment or reserved bits: {first:#04x}");
     ensure!(second & 0x80 == 0, "the server masked a frame");
     let (head, len) = match second & 0x7f {
         126 => match rest {
@@ -86,11 +75,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Frame<'_>>> {
         },
         short => (2, usize::from(short)),
     };
-    Ok(bytes.get(head..head + len).map(|payload| Frame {
-        opcode: first & 0x0f,
-        payload,
-        len: head + len,
-    }))
+    Ok(bytes.get(head..head + len).map(|payload| Frame { opcode: first & 0x0f, payload, len: head + len }))
 }
 
 /// The frame that answers a ping, RFC 6455's or Engine.IO's.
@@ -135,16 +120,9 @@ impl Ring {
     /// Takes frames that must all be of one length.
     pub(crate) fn new(frames: &[Vec<u8>]) -> Result<Self> {
         let frame = frames.first().context("a ring needs a frame")?.len();
-        ensure!(
-            frames.iter().all(|each| each.len() == frame),
-            "frames of a ring differ in length"
-        );
+        ensure!(frames.iter().all(|each| each.len() == frame), "frames of a ring differ in length");
         let once = frames.concat();
-        Ok(Self {
-            period: once.len(),
-            twice: [once.clone(), once].concat(),
-            frame,
-        })
+        Ok(Self { period: once.len(), twice: [once.clone(), once].concat(), frame })
     }
 
     /// Bytes of one frame.
@@ -154,8 +132,7 @@ impl Ring {
 
     /// What stands at byte `offset` of the endless stream: at most `len` bytes, at least half a turn of the ring.
     pub(crate) fn at(&self, offset: u64, len: usize) -> &[u8] {
-        let start =
-            usize::try_from(offset % self.period as u64).expect("below the period, a usize");
+        let start = usize::try_from(offset % self.period as u64).expect("below the period, a usize");
         &self.twice[start..self.twice.len().min(start + len)]
     }
 }
@@ -170,10 +147,7 @@ mod tests {
             let payload = vec![7; len];
             let frame = server_frame(TEXT, &payload);
             let parsed = parse(&frame).unwrap().unwrap();
-            assert_eq!(
-                (parsed.opcode, parsed.payload, parsed.len),
-                (TEXT, &payload[..], frame.len())
-            );
+            assert_eq!((parsed.opcode, parsed.payload, parsed.len), (TEXT, &payload[..], frame.len()));
             assert!(parse(&frame[..frame.len() - 1]).unwrap().is_none());
         }
     }
@@ -182,11 +156,7 @@ mod tests {
     fn masked_frames_unmask_to_their_payload() {
         let frame = client_frame(TEXT, b"{\"action\":\"echo\"}", 9);
         let key = &frame[2..6];
-        let clear: Vec<u8> = frame[6..]
-            .iter()
-            .zip(key.iter().cycle())
-            .map(|(a, b)| a ^ b)
-            .collect();
+        let clear: Vec<u8> = frame[6..].iter().zip(key.iter().cycle()).map(|(a, b)| a ^ b).collect();
         assert_eq!(clear, b"{\"action\":\"echo\"}");
         assert_ne!(&frame[6..], &clear[..]);
     }

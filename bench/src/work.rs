@@ -18,17 +18,9 @@ use crate::strace;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
     /// Messages that are answered.
-    Echo {
-        size: usize,
-        connections: usize,
-        depth: usize,
-    },
+    Echo { size: usize, connections: usize, depth: usize },
     /// Publications that reach many.
-    Fanout {
-        size: usize,
-        members: usize,
-        depth: usize,
-    },
+    Fanout { size: usize, members: usize, depth: usize },
     /// Connections on which nothing happens.
     Idle { connections: usize, past: Past },
     /// Connections that come and go.
@@ -42,14 +34,7 @@ impl Work {
 
     /// Whether what speaks `dialect` can do it: bare TCP has no rooms.
     pub(crate) fn possible(self, dialect: Dialect) -> bool {
-        let rooms = matches!(
-            self,
-            Self::Fanout { .. }
-                | Self::Idle {
-                    past: Past::Subscribed,
-                    ..
-                }
-        );
+        let rooms = matches!(self, Self::Fanout { .. } | Self::Idle { past: Past::Subscribed, .. });
         dialect != Dialect::Tcp || !rooms
     }
 
@@ -68,27 +53,17 @@ impl FromStr for Work {
 
     fn from_str(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.split(':').collect();
-        let number = |part: &str| {
-            part.parse::<usize>()
-                .with_context(|| format!("{part:?} in {text:?} is no number"))
-        };
+        let number = |part: &str| part.parse::<usize>().with_context(|| format!("{part:?} in {text:?} is no number"));
         Ok(match parts[..] {
-            ["echo", size, connections, depth] => Self::Echo {
-                size: number(size)?,
-                connections: number(connections)?,
-                depth: number(depth)?,
-            },
-            ["fanout", size, members, depth] => Self::Fanout {
-                size: number(size)?,
-                members: number(members)?,
-                depth: number(depth)?,
-            },
+            ["echo", size, connections, depth] => {
+                Self::Echo { size: number(size)?, connections: number(connections)?, depth: number(depth)? }
+            }
+            ["fanout", size, members, depth] => {
+                Self::Fanout { size: number(size)?, members: number(members)?, depth: number(depth)? }
+            }
             ["idle", connections, past] => {
                 let past = Past::from_str(past, true).map_err(Error::msg)?;
-                Self::Idle {
-                    connections: number(connections)?,
-                    past,
-                }
+                Self::Idle { connections: number(connections)?, past }
             }
             ["connect"] => Self::Connect,
             _ => bail!(
@@ -102,25 +77,11 @@ impl FromStr for Work {
 impl fmt::Display for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Echo {
-                size,
-                connections,
-                depth,
-            } => {
-                write!(
-                    f,
-                    "Echo, {size} B, {connections} connections, {depth} in flight on each"
-                )
+            Self::Echo { size, connections, depth } => {
+                write!(f, "Echo, {size} B, {connections} connections, {depth} in flight on each")
             }
-            Self::Fanout {
-                size,
-                members,
-                depth,
-            } => {
-                write!(
-                    f,
-                    "Fan-out, {size} B to {members} members, {depth} publications in flight"
-                )
+            Self::Fanout { size, members, depth } => {
+                write!(f, "Fan-out, {size} B to {members} members, {depth} publications in flight")
             }
             Self::Idle { connections, past } => {
                 let past = match past {
@@ -194,8 +155,7 @@ impl Speed {
         let usage = &span.usage;
         Self {
             rate: span.count as f64 / usage.wall.as_secs_f64(),
-            per_cpu: (!usage.server.is_zero())
-                .then(|| span.count as f64 / usage.server.as_secs_f64()),
+            per_cpu: (!usage.server.is_zero()).then(|| span.count as f64 / usage.server.as_secs_f64()),
             p50: span.latency.quantile(0.5),
             p99: span.latency.quantile(0.99),
             server: usage.share(usage.server),
@@ -207,28 +167,11 @@ impl Speed {
 }
 
 /// Does the work against a running server.
-pub(crate) fn measure(
-    work: Work,
-    target: &Target,
-    pace: Pace,
-    server_cores: usize,
-) -> Result<Measured> {
-    let plan = Plan {
-        warm_up: pace.warm_up,
-        measured: pace.measured,
-        server: target.pid,
-    };
+pub(crate) fn measure(work: Work, target: &Target, pace: Pace, server_cores: usize) -> Result<Measured> {
+    let plan = Plan { warm_up: pace.warm_up, measured: pace.measured, server: target.pid };
     let span = match work {
-        Work::Echo {
-            size,
-            connections,
-            depth,
-        } => Echo::open(target, connections, depth, size)?.run(&plan)?,
-        Work::Fanout {
-            size,
-            members,
-            depth,
-        } => Fanout::open(target, members, depth, size)?.run(&plan)?,
+        Work::Echo { size, connections, depth } => Echo::open(target, connections, depth, size)?.run(&plan)?,
+        Work::Fanout { size, members, depth } => Fanout::open(target, members, depth, size)?.run(&plan)?,
         Work::Connect => connect(target, &plan)?,
         Work::Idle { connections, past } => {
             return Ok(Measured::Memory(idle::memory(target, connections, past)?));
@@ -239,25 +182,13 @@ pub(crate) fn measure(
 
 /// System calls of the server for each unit of the work, where that has a meaning.
 pub(crate) fn syscalls(work: Work, target: &Target) -> Result<Option<f64>> {
-    let plan = Plan {
-        warm_up: Duration::ZERO,
-        measured: Duration::from_secs(1),
-        server: target.pid,
-    };
+    let plan = Plan { warm_up: Duration::ZERO, measured: Duration::from_secs(1), server: target.pid };
     let (span, calls) = match work {
-        Work::Echo {
-            size,
-            connections,
-            depth,
-        } => {
+        Work::Echo { size, connections, depth } => {
             let mut echo = Echo::open(target, connections, depth, size)?;
             strace::count(target.pid, || echo.run(&plan))?
         }
-        Work::Fanout {
-            size,
-            members,
-            depth,
-        } => {
+        Work::Fanout { size, members, depth } => {
             let mut fanout = Fanout::open(target, members, depth, size)?;
             strace::count(target.pid, || fanout.run(&plan))?
         }

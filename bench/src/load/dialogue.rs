@@ -31,13 +31,7 @@ pub(crate) struct Dialogue {
 impl Dialogue {
     /// Starts to connect.
     pub(crate) fn start(target: SocketAddrV4, source: usize, steps: Rc<[Step]>) -> Result<Self> {
-        Ok(Self {
-            started: Instant::now(),
-            socket: socket::dial(target, source)?,
-            steps,
-            next: 0,
-            unread: Vec::new(),
-        })
+        Ok(Self { started: Instant::now(), socket: socket::dial(target, source)?, steps, next: 0, unread: Vec::new() })
     }
 
     /// Goes on as far as it can without waiting; true once all steps are done.
@@ -48,10 +42,7 @@ impl Dialogue {
             if let Step::Send(bytes) = step {
                 match socket::write(&self.socket, bytes)? {
                     0 => return Ok(false),
-                    count => ensure!(
-                        count == bytes.len(),
-                        "a fresh socket took only a part of the handshake"
-                    ),
+                    count => ensure!(count == bytes.len(), "a fresh socket took only a part of the handshake"),
                 }
             } else if let Some(len) = self.heard(step)? {
                 self.unread.drain(..len);
@@ -63,11 +54,7 @@ impl Dialogue {
             self.next += 1;
         }
         self.answer_pings()?;
-        ensure!(
-            self.unread.is_empty(),
-            "the server said more than it was asked: {}",
-            self.unread.escape_ascii()
-        );
+        ensure!(self.unread.is_empty(), "the server said more than it was asked: {}", self.unread.escape_ascii());
         Ok(true)
     }
 
@@ -85,12 +72,7 @@ impl Dialogue {
 
     /// Engine.IO pings at once, others might.
     fn answer_pings(&mut self) -> Result<()> {
-        if !self
-            .steps
-            .iter()
-            .take(self.next)
-            .any(|step| matches!(step, Step::Upgraded))
-        {
+        if !self.steps.iter().take(self.next).any(|step| matches!(step, Step::Upgraded)) {
             return Ok(());
         }
         while let Some(frame) = wire::parse(&self.unread)? {
@@ -99,10 +81,7 @@ impl Dialogue {
             };
             let len = frame.len;
             let count = socket::write(&self.socket, &pong)?;
-            ensure!(
-                count == pong.len(),
-                "a fresh socket took only a part of a pong"
-            );
+            ensure!(count == pong.len(), "a fresh socket took only a part of a pong");
             self.unread.drain(..len);
         }
         Ok(())
@@ -116,11 +95,7 @@ impl Dialogue {
                 if self.unread.len() < wanted.len() {
                     return Ok(None);
                 }
-                ensure!(
-                    self.unread.starts_with(wanted),
-                    "a wrong answer: {}",
-                    self.unread.escape_ascii()
-                );
+                ensure!(self.unread.starts_with(wanted), "a wrong answer: {}", self.unread.escape_ascii());
                 return Ok(Some(wanted.len()));
             }
             Step::Send(_) | Step::Text(_) | Step::Closed => {}
@@ -129,14 +104,9 @@ impl Dialogue {
             return Ok(None);
         };
         match step {
-            Step::Text(start)
-                if frame.opcode == wire::TEXT && frame.payload.starts_with(start.as_bytes()) => {}
+            Step::Text(start) if frame.opcode == wire::TEXT && frame.payload.starts_with(start.as_bytes()) => {}
             Step::Closed if frame.opcode == wire::CLOSE => {}
-            _ => bail!(
-                "expected {step:?}, heard opcode {} {}",
-                frame.opcode,
-                frame.payload.escape_ascii()
-            ),
+            _ => bail!("expected {step:?}, heard opcode {} {}", frame.opcode, frame.payload.escape_ascii()),
         }
         Ok(Some(frame.len))
     }
@@ -170,11 +140,7 @@ pub(crate) fn through(
         let mut due = Vec::new();
         while let Some(slot) = free.pop_if(|_| started < count) {
             // Only connections that stay use their ports up.
-            let source = if count == usize::MAX {
-                0
-            } else {
-                started / PORTS
-            };
+            let source = if count == usize::MAX { 0 } else { started / PORTS };
             let dialogue = Dialogue::start(target, source, Rc::clone(&steps))?;
             poller.watch(&dialogue.socket, slot)?;
             slots[slot] = Some(dialogue);
@@ -188,10 +154,7 @@ pub(crate) fn through(
             let Some(mut dialogue) = slots[slot].take() else {
                 continue;
             };
-            if dialogue
-                .advance()
-                .with_context(|| format!("connection {}", ended + 1))?
-            {
+            if dialogue.advance().with_context(|| format!("connection {}", ended + 1))? {
                 ended += 1;
                 progress = Instant::now();
                 just_ended.push(dialogue);

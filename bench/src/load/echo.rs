@@ -23,53 +23,30 @@ pub(crate) struct Echo {
 
 impl Echo {
     /// Opens `connections`, for `depth` messages of `size` bytes in flight on each.
-    pub(crate) fn open(
-        target: &Target,
-        connections: usize,
-        depth: usize,
-        size: usize,
-    ) -> Result<Self> {
-        ensure!(
-            (1..=TURN).contains(&depth),
-            "between 1 and {TURN} messages can be in flight on a connection"
-        );
+    pub(crate) fn open(target: &Target, connections: usize, depth: usize, size: usize) -> Result<Self> {
+        ensure!((1..=TURN).contains(&depth), "between 1 and {TURN} messages can be in flight on a connection");
         let (asks, answers) = target.dialect.echo(size)?;
-        let steps = target
-            .dialect
-            .opening(Role::Echo, &target.address.to_string());
-        let streams: Vec<Stream> = dialogue::open(target.address, connections, steps)?
-            .into_iter()
-            .map(Stream::new)
-            .collect();
+        let steps = target.dialect.opening(Role::Echo, &target.address.to_string());
+        let streams: Vec<Stream> =
+            dialogue::open(target.address, connections, steps)?.into_iter().map(Stream::new).collect();
         let poller = Poller::new()?;
         for (key, stream) in streams.iter().enumerate() {
             poller.watch(stream.socket(), key)?;
         }
-        Ok(Self {
-            streams,
-            asks,
-            answers,
-            depth: depth as u64,
-            poller,
-        })
+        Ok(Self { streams, asks, answers, depth: depth as u64, poller })
     }
 
     /// Drives them for the plan's time, then waits for all that is still in flight.
     pub(crate) fn run(&mut self, plan: &Plan) -> Result<Span> {
         let begin = Instant::now();
-        let nanos =
-            || u64::try_from(begin.elapsed().as_nanos()).expect("a run lasts less than 500 years");
+        let nanos = || u64::try_from(begin.elapsed().as_nanos()).expect("a run lasts less than 500 years");
         let mut sent_at = vec![[0_u64; TURN]; self.streams.len()];
         let mut buffer = vec![0; 64 * 1024];
         let mut latency = Latency::new();
         let mut clock = plan.clock();
         let mut in_flight = 0;
         let mut progress = begin;
-        let already: u64 = self
-            .streams
-            .iter()
-            .map(|stream| stream.frames(&self.answers))
-            .sum();
+        let already: u64 = self.streams.iter().map(|stream| stream.frames(&self.answers)).sum();
         for (stream, sent_at) in self.streams.iter_mut().zip(&mut sent_at) {
             *sent_at = [nanos(); TURN];
             stream.allow(self.depth, &self.asks);
@@ -115,11 +92,7 @@ impl Echo {
                 "the server owes {in_flight} answers and has been silent for {PATIENCE:?}"
             );
         }
-        let all: u64 = self
-            .streams
-            .iter()
-            .map(|stream| stream.frames(&self.answers))
-            .sum();
+        let all: u64 = self.streams.iter().map(|stream| stream.frames(&self.answers)).sum();
         clock.span(latency, all - already)
     }
 }

@@ -32,41 +32,23 @@ struct Pending {
 impl Fanout {
     /// Opens `members` and the publisher, for `depth` publications of `size` bytes in flight.
     pub(crate) fn open(target: &Target, members: usize, depth: usize, size: usize) -> Result<Self> {
-        ensure!(
-            (1..=TURN).contains(&depth),
-            "between 1 and {TURN} publications can be in flight"
-        );
+        ensure!((1..=TURN).contains(&depth), "between 1 and {TURN} publications can be in flight");
         let (publications, events) = target.dialect.publication(size)?;
         let host = target.address.to_string();
-        let members: Vec<Stream> = dialogue::open(
-            target.address,
-            members,
-            target.dialect.opening(Role::Member, &host),
-        )?
-        .into_iter()
-        .map(Stream::new)
-        .collect();
-        let publisher = dialogue::open(
-            target.address,
-            1,
-            target.dialect.opening(Role::Publisher, &host),
-        )?
-        .pop()
-        .map(Stream::new)
-        .context("one connection was asked for")?;
+        let members: Vec<Stream> =
+            dialogue::open(target.address, members, target.dialect.opening(Role::Member, &host))?
+                .into_iter()
+                .map(Stream::new)
+                .collect();
+        let publisher = dialogue::open(target.address, 1, target.dialect.opening(Role::Publisher, &host))?
+            .pop()
+            .map(Stream::new)
+            .context("one connection was asked for")?;
         let poller = Poller::new()?;
         for (key, stream) in members.iter().chain([&publisher]).enumerate() {
             poller.watch(stream.socket(), key)?;
         }
-        Ok(Self {
-            target: *target,
-            publisher,
-            members,
-            publications,
-            events,
-            depth,
-            poller,
-        })
+        Ok(Self { target: *target, publisher, members, publications, events, depth, poller })
     }
 
     /// Publishes for the plan's time, then waits for what is still on its way.
@@ -78,10 +60,7 @@ impl Fanout {
         let mut progress = begin;
         let mut pending = VecDeque::with_capacity(self.depth);
         // Publications that every member has: the first of `pending` is the next.
-        let mut complete = self
-            .members
-            .first()
-            .map_or(0, |member| member.frames(&self.events));
+        let mut complete = self.members.first().map_or(0, |member| member.frames(&self.events));
         let before_all = complete;
         let mut total = 0;
         loop {
@@ -89,10 +68,7 @@ impl Fanout {
             let measuring = clock.measuring();
             if sending {
                 while pending.len() < self.depth {
-                    pending.push_back(Pending {
-                        missing: self.members.len(),
-                        sent_at: Instant::now(),
-                    });
+                    pending.push_back(Pending { missing: self.members.len(), sent_at: Instant::now() });
                     self.publisher.allow(1, &self.publications);
                 }
                 self.publisher.flush(&self.publications)?;
@@ -101,8 +77,7 @@ impl Fanout {
             }
             for key in self.poller.ready(Duration::from_millis(100))? {
                 let Some(member) = self.members.get_mut(key) else {
-                    self.publisher
-                        .receive_answers(&mut buffer, self.target.dialect.publish_answer())?;
+                    self.publisher.receive_answers(&mut buffer, self.target.dialect.publish_answer())?;
                     self.publisher.flush(&self.publications)?;
                     continue;
                 };
@@ -117,9 +92,7 @@ impl Fanout {
                 progress = now;
                 for event in before..after {
                     let index = usize::try_from(event - complete)?;
-                    let publication = pending
-                        .get_mut(index)
-                        .context("a member got more than was published")?;
+                    let publication = pending.get_mut(index).context("a member got more than was published")?;
                     publication.missing -= 1;
                     if measuring {
                         latency.record(u64::try_from((now - publication.sent_at).as_nanos())?);
@@ -129,10 +102,7 @@ impl Fanout {
                 if measuring {
                     clock.count(after - before);
                 }
-                while pending
-                    .front()
-                    .is_some_and(|publication| publication.missing == 0)
-                {
+                while pending.front().is_some_and(|publication| publication.missing == 0) {
                     pending.pop_front();
                     complete += 1;
                 }

@@ -57,12 +57,7 @@ pub(crate) struct Span {
 
 impl Plan {
     fn clock(&self) -> Clock<'_> {
-        Clock {
-            plan: self,
-            start: None,
-            end: None,
-            count: 0,
-        }
+        Clock { plan: self, start: None, end: None, count: 0 }
     }
 }
 
@@ -99,24 +94,14 @@ impl Clock<'_> {
     }
 
     fn span(self, latency: Latency, total: u64) -> Result<Span> {
-        let (start, end) = self
-            .start
-            .zip(self.end)
-            .context("the run ended before its time was measured")?;
-        Ok(Span {
-            count: self.count,
-            total,
-            latency,
-            usage: start.until(&end),
-        })
+        let (start, end) = self.start.zip(self.end).context("the run ended before its time was measured")?;
+        Ok(Span { count: self.count, total, latency, usage: start.until(&end) })
     }
 }
 
 /// Connects, upgrades and closes, over and over.
 pub(crate) fn connect(target: &Target, plan: &Plan) -> Result<Span> {
-    let mut steps = target
-        .dialect
-        .opening(Role::Echo, &target.address.to_string());
+    let mut steps = target.dialect.opening(Role::Echo, &target.address.to_string());
     steps.extend(target.dialect.closing()?);
     let begin = Instant::now();
     let mut clock = plan.clock();

@@ -21,10 +21,7 @@ pub(crate) fn dial(target: SocketAddrV4, source: usize) -> Result<OwnedFd> {
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
     if source > 0 {
         let last = u8::try_from(1 + source).context("too many connections for one machine")?;
-        bind(
-            &socket,
-            &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0),
-        )?;
+        bind(&socket, &SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), 0))?;
     }
     match connect(&socket, &target) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
@@ -60,37 +57,20 @@ pub(crate) struct Poller {
 impl Poller {
     /// An empty one.
     pub(crate) fn new() -> Result<Self> {
-        Ok(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
-            events: Vec::with_capacity(1024),
-        })
+        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?, events: Vec::with_capacity(1024) })
     }
 
     /// Watches `socket` under `key` until it is closed.
     pub(crate) fn watch(&self, socket: &OwnedFd, key: usize) -> Result<()> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-        Ok(epoll::add(
-            &self.epoll,
-            socket,
-            epoll::EventData::new_u64(key as u64),
-            flags,
-        )?)
+        Ok(epoll::add(&self.epoll, socket, epoll::EventData::new_u64(key as u64), flags)?)
     }
 
     /// Waits for at most `timeout`; the keys of the ready sockets.
     pub(crate) fn ready(&mut self, timeout: Duration) -> Result<impl Iterator<Item = usize>> {
-        let timeout = Timespec {
-            tv_sec: timeout.as_secs().try_into()?,
-            tv_nsec: timeout.subsec_nanos().into(),
-        };
+        let timeout = Timespec { tv_sec: timeout.as_secs().try_into()?, tv_nsec: timeout.subsec_nanos().into() };
         self.events.clear();
-        retry_on_intr(|| {
-            epoll::wait(
-                &self.epoll,
-                spare_capacity(&mut self.events),
-                Some(&timeout),
-            )
-        })?;
+        retry_on_intr(|| epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&timeout)))?;
         Ok(self.events.iter().map(|event| {
             let key = event.data;
             usize::try_from(key.u64()).expect("keys were made from a usize")

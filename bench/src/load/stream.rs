@@ -23,14 +23,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// Takes over an open connection.
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self {
-            socket,
-            sent: 0,
-            allowed: 0,
-            received: 0,
-            partial: Vec::new(),
-            control: Vec::new(),
-        }
+        Self { socket, sent: 0, allowed: 0, received: 0, partial: Vec::new(), control: Vec::new() }
     }
 
     /// The socket to wait for.
@@ -97,10 +90,7 @@ impl Stream {
             while let Some(frame) = wire::parse(&self.partial[used..])? {
                 let answer = frame.opcode == wire::TEXT
                     && start.is_some_and(|start| frame.payload.starts_with(start.as_bytes()))
-                    && !frame
-                        .payload
-                        .windows(8)
-                        .any(|eight| eight == br#""error":"#);
+                    && !frame.payload.windows(8).any(|eight| eight == br#""error":"#);
                 if !answer {
                     answer_control(&frame, &mut self.control)?;
                 }
@@ -121,11 +111,7 @@ impl Stream {
             }
             let same = bytes.iter().zip(wanted).take_while(|(a, b)| a == b).count() as u64;
             let boundary = (self.received + same) / expected.frame() * expected.frame();
-            ensure!(
-                boundary >= self.received,
-                "an answer differs from what was sent: {}",
-                bytes.escape_ascii()
-            );
+            ensure!(boundary >= self.received, "an answer differs from what was sent: {}", bytes.escape_ascii());
             bytes = &bytes[usize::try_from(boundary - self.received)?..];
             self.received = boundary;
             let Some(frame) = wire::parse(bytes)? else {
@@ -142,11 +128,7 @@ impl Stream {
 /// Answers a ping; anything else has no business here.
 fn answer_control(frame: &wire::Frame<'_>, control: &mut Vec<u8>) -> Result<()> {
     let Some(pong) = wire::pong(frame) else {
-        bail!(
-            "the server sent what was not asked for: opcode {}, {}",
-            frame.opcode,
-            frame.payload.escape_ascii()
-        );
+        bail!("the server sent what was not asked for: opcode {}, {}", frame.opcode, frame.payload.escape_ascii());
     };
     control.extend(pong);
     Ok(())
@@ -161,13 +143,7 @@ mod tests {
     use crate::wire::TEXT;
 
     fn stream() -> (Stream, OwnedFd) {
-        let (ours, theirs) = socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::NONBLOCK,
-            None,
-        )
-        .unwrap();
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).unwrap();
         (Stream::new(ours), theirs)
     }
 

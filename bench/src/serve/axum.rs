@@ -18,35 +18,24 @@ pub(super) async fn serve(listener: TcpListener, room: Room, buffers: Option<usi
     };
     let (members, publishers) = (room.clone(), room);
     let router = Router::new()
-        .route(
-            "/echo",
-            any(async move |upgrade| -> Response { sized(upgrade).on_upgrade(echo) }),
-        )
+        .route("/echo", any(async move |upgrade| -> Response { sized(upgrade).on_upgrade(echo) }))
         .route(
             "/fan",
-            any(async move |upgrade| -> Response {
-                sized(upgrade).on_upgrade(|socket| member(socket, members))
-            }),
+            any(async move |upgrade| -> Response { sized(upgrade).on_upgrade(|socket| member(socket, members)) }),
         )
         .route(
             "/publish",
-            any(async move |upgrade| -> Response {
-                sized(upgrade).on_upgrade(|socket| publisher(socket, publishers))
-            }),
+            any(async move |upgrade| -> Response { sized(upgrade).on_upgrade(|socket| publisher(socket, publishers)) }),
         );
     let listener = listener.tap_io(|socket| {
-        socket
-            .set_nodelay(true)
-            .expect("a socket just accepted takes options");
+        socket.set_nodelay(true).expect("a socket just accepted takes options");
     });
     Ok(::axum::serve(listener, router).await?)
 }
 
 async fn echo(mut socket: WebSocket) {
     while let Some(Ok(message)) = socket.recv().await {
-        if matches!(message, Message::Text(_) | Message::Binary(_))
-            && socket.send(message).await.is_err()
-        {
+        if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).await.is_err() {
             return;
         }
     }

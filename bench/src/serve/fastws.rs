@@ -31,10 +31,7 @@ pub(super) async fn serve(listener: TcpListener, room: Room) -> Result<()> {
     }
 }
 
-fn accept(
-    mut request: Request<Incoming>,
-    room: Room,
-) -> Result<Response<Empty<Bytes>>, WebSocketError> {
+fn accept(mut request: Request<Incoming>, room: Room) -> Result<Response<Empty<Bytes>>, WebSocketError> {
     let (response, socket) = upgrade(&mut request)?;
     match request.uri().path() {
         "/fan" => drop(tokio::spawn(member(socket, room))),
@@ -52,9 +49,7 @@ async fn echo(socket: UpgradeFut) -> Result<(), WebSocketError> {
             OpCode::Close => return Ok(()),
             OpCode::Text | OpCode::Binary => {
                 // A frame that was read keeps its mask, and a server must send none.
-                socket
-                    .write_frame(Frame::new(true, frame.opcode, None, frame.payload))
-                    .await?;
+                socket.write_frame(Frame::new(true, frame.opcode, None, frame.payload)).await?;
             }
             OpCode::Continuation | OpCode::Ping | OpCode::Pong => {}
         }
@@ -77,9 +72,7 @@ async fn publisher(socket: UpgradeFut, room: Room) -> Result<(), WebSocketError>
 async fn member(socket: UpgradeFut, room: Room) -> Result<(), WebSocketError> {
     let mut socket = socket.await?;
     let mut events = room.subscribe();
-    socket
-        .write_frame(Frame::text(Payload::Borrowed(JOINED.as_bytes())))
-        .await?;
+    socket.write_frame(Frame::text(Payload::Borrowed(JOINED.as_bytes()))).await?;
     loop {
         tokio::select! {
             event = events.recv() => {

@@ -88,21 +88,14 @@ pub(crate) fn run(peer: Peer, port: u16, flavour: Flavour, workers: usize) -> Re
                 })
                 .collect();
             for thread in threads {
-                thread
-                    .join()
-                    .map_err(|_panic| anyhow!("a server thread panicked"))??;
+                thread.join().map_err(|_panic| anyhow!("a server thread panicked"))??;
             }
             Ok(())
         }
         Flavour::Shared => {
-            let runtime = Builder::new_multi_thread()
-                .worker_threads(workers)
-                .enable_all()
-                .build()?;
+            let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
             // Spawned, so that accepting is the workers' business and not a thread's more.
-            runtime.block_on(async {
-                tokio::spawn(async move { peer.serve(listen(port)?, room).await }).await?
-            })
+            runtime.block_on(async { tokio::spawn(async move { peer.serve(listen(port)?, room).await }).await? })
         }
     }
 }

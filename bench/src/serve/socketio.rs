@@ -24,9 +24,7 @@ pub(super) async fn serve(listener: TcpListener) -> Result<()> {
         });
     });
     let listener = listener.tap_io(|socket| {
-        socket
-            .set_nodelay(true)
-            .expect("a socket just accepted takes options");
+        socket.set_nodelay(true).expect("a socket just accepted takes options");
     });
     Ok(::axum::serve(listener, Router::new().layer(layer)).await?)
 }

@@ -20,10 +20,7 @@ pub(super) async fn serve(listener: TcpListener, room: Room) -> Result<()> {
     }
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "the type of the callback is tokio-tungstenite's"
-)]
+#[expect(clippy::result_large_err, reason = "the type of the callback is tokio-tungstenite's")]
 async fn talk(socket: TcpStream, room: Room) -> Result<(), Error> {
     let mut path = String::new();
     let socket = accept_hdr_async(socket, |request: &Request, response: Response| {

@@ -7,14 +7,12 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_strait-bench");
 
 fn run(arguments: &str) -> Output {
     let mut run = Command::new(PROGRAM);
-    run.args("run --rounds 1 --seconds 0.2 --warm-up 0.1".split(' '))
-        .args(arguments.split(' '))
-        .output()
-        .unwrap()
+    run.args("run --rounds 1 --seconds 0.2 --warm-up 0.1".split(' ')).args(arguments.split(' ')).output().unwrap()
 }
 
 fn check(peers: &str) {
-    let work = "echo:32:10:1,echo:1024:10:64,fanout:100:10:8,idle:100:silent,idle:100:spoken,idle:100:subscribed,connect";
+    let work =
+        "echo:32:10:1,echo:1024:10:64,fanout:100:10:8,idle:100:silent,idle:100:spoken,idle:100:subscribed,connect";
     let output = run(&format!("--no-strait --peers {peers} --work {work}"));
     let told = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{told}");
@@ -42,19 +40,7 @@ fn socketioxide_does_all_the_work() {
 fn check_refused(peer: &str, work: &str, reason: &str) {
     let command = format!("{PROGRAM} serve {peer} --port {{port}}");
     let output = Command::new(PROGRAM)
-        .args([
-            "run",
-            "--peers",
-            "",
-            "--rounds",
-            "1",
-            "--seconds",
-            "0.1",
-            "--work",
-            work,
-            "--strait-cmd",
-            &command,
-        ])
+        .args(["run", "--peers", "", "--rounds", "1", "--seconds", "0.1", "--work", work, "--strait-cmd", &command])
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
