@@ -254,7 +254,7 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
     async fn inbox(&self, id: &ChannelId, after: &Position, limit: usize) -> Result<Replay, StoreError>;
 
     /// Takes the right to relay a topic, for `ttl`; `None` while somebody else has it, or when the topic has no indexed
-    /// members. The cursor begins where the first of them joined.
+    /// members. The cursor begins where the first of them joined, and goes with the last one.
     ///
     /// # Errors
     /// The store cannot answer.

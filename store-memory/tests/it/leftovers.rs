@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::store::{
-    BusNode, ChannelStore, Claim, Command, EventBus, EventHubStore, LeaseTerm, Location, NewChannel, PresenceEntry,
-    Publication, Sink, Subscribed, Subscription,
+    Attach, AttachAs, Attached, BusNode, ChannelStore, Claim, Command, EventBus, EventHubStore, LeaseTerm, Location,
+    NewChannel, PresenceEntry, Publication, Sink, Subscribed, Subscription,
 };
 use strait_core::{ChannelId, ConnectionId, Event, NodeId, Payload, Position, Retention, Topic};
 use strait_store_memory::{ManualClock, MemoryStore, Stats};
@@ -41,7 +41,15 @@ fn topic(name: impl AsRef<str>) -> Topic {
 async fn work(store: &MemoryStore, node: &NodeId, bus: &dyn BusNode, count: usize) -> Vec<Claim> {
     let mut claims = Vec::new();
     for i in 0..count {
-        let opened = store.open(channel(node, (i % 3 == 0).then_some(TTL))).await.unwrap().record;
+        let mut opened = store.open(channel(node, (i % 3 == 0).then_some(TTL))).await.unwrap().record;
+        if i % 6 == 0 {
+            let by = AttachAs::Holder { generation: opened.generation };
+            let attach = Attach { by, location: channel(node, None).location, next_token: None };
+            match store.attach(&opened.id, attach).await.unwrap() {
+                Attached::Attached { record, .. } => opened = *record,
+                Attached::Refused => panic!("the generation is the present one"),
+            }
+        }
         let joins: Vec<_> = [topic("all"), topic(format!("some:{}", i % 7)), topic(format!("own:{i}"))]
             .into_iter()
             .enumerate()
