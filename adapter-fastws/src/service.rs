@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -86,7 +86,8 @@ impl Channels {
         let peer = Arc::new(Peer::new(limits, admitted.gaps()));
         let conversation = admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await?;
         let registered = self.registry.register(&peer);
-        tokio::spawn(run(upgrade, self.handshake, conversation, peer, max_message, registered));
+        let connecting = connect(upgrade, self.handshake, conversation, peer, max_message, registered);
+        tokio::spawn(Task::Handshake(Box::pin(connecting)));
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -97,37 +98,56 @@ impl Channels {
     }
 }
 
-/// Waits for the socket, and is then the connection.
-async fn run(
+/// The task of a connection: it waits for its socket, in memory that it then gives back, and is the connection.
+#[expect(clippy::large_enum_variant, reason = "nearly all of a connection's life is the large one")]
+enum Task {
+    Handshake(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
+    Connected(Connection),
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut *self {
+                Self::Connected(connection) => return Pin::new(connection).poll(cx),
+                Self::Handshake(handshake) => match ready!(handshake.as_mut().poll(cx)) {
+                    Some(mut connection) => {
+                        connection.open(cx);
+                        *self = Self::Connected(connection);
+                    }
+                    None => return Poll::Ready(()),
+                },
+            }
+        }
+    }
+}
+
+/// Waits for the socket; a client that went away before it had its answer leaves nothing behind.
+async fn connect(
     upgrade: OnUpgrade,
     limit: Duration,
     mut conversation: Conversation,
     peer: Arc<Peer>,
     max_message: usize,
     registered: Registered,
-) {
-    let Ok(Ok(upgraded)) = Box::pin(timeout(limit, upgrade)).await else {
-        // The client went away before it had its answer.
-        std::future::poll_fn(|cx| {
+) -> Option<Connection> {
+    let Ok(Ok(upgraded)) = timeout(limit, upgrade).await else {
+        poll_fn(|cx| {
             conversation.lost(cx);
             Poll::Ready(())
         })
         .await;
-        std::future::poll_fn(|cx| conversation.poll(cx).map(drop)).await;
-        return;
+        poll_fn(|cx| conversation.poll(cx).map(drop)).await;
+        return None;
     };
     let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => (Ok(parts.io.into_inner()), parts.read_buf),
+        // An empty buffer would keep all of hyper's alive.
+        Ok(parts) => (Ok(parts.io.into_inner()), Bytes::copy_from_slice(&parts.read_buf)),
         Err(other) => (Err(Box::new(TokioIo::new(other)) as Box<dyn Stream>), Bytes::new()),
     };
-    let mut connection = Connection::new(socket, early, peer, conversation, max_message);
-    std::future::poll_fn(|cx| {
-        connection.open(cx);
-        Poll::Ready(())
-    })
-    .await;
-    connection.await;
-    drop(registered);
+    Some(Connection::new(socket, early, peer, conversation, max_message, registered))
 }
 
 /// A refusal as a response.

@@ -234,6 +234,11 @@ impl<M: Weigh> Machine<M> {
         if self.link != Link::Up || self.draining.is_some() || matches!(self.phase, Phase::Closing | Phase::Closed) {
             return;
         }
+        if self.phase == Phase::Open && !self.is_running() && !self.suspended && self.waiting.is_empty() {
+            self.running = Running::Message;
+            effects.push(Effect::Run(Step::Message(message)));
+            return;
+        }
         self.waiting_bytes += message.weight();
         self.waiting.push_back(message);
         let more_than_next = self.is_running() || self.suspended;
@@ -284,7 +289,7 @@ impl<M: Weigh> Machine<M> {
                 self.waiting_bytes -= message.weight();
                 self.running = Running::Message;
                 effects.push(Effect::Run(Step::Message(message)));
-                if self.waiting.is_empty() && self.waiting.capacity() > backlog.messages {
+                if self.waiting.is_empty() {
                     self.waiting = VecDeque::new();
                 }
                 let roomy = self.waiting.len() * 2 <= backlog.messages && self.waiting_bytes * 2 <= backlog.bytes;
