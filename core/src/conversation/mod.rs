@@ -294,16 +294,13 @@ impl Conversation {
 
     fn connect(&self) -> Option<Task> {
         let handler = self.channel.inner.endpoint.connect.clone();
-        let session = self.channel.session_value();
         let resumable = self.channel.inner.endpoint.grace.is_some();
-        if handler.is_none() && session.is_none() && !resumable {
+        if handler.is_none() && self.channel.session_value().is_none() && !resumable {
             return None;
         }
         let channel = self.channel.clone();
         Some(Task::Connect(Box::pin(async move {
-            if let Some(session) = session {
-                channel.index_user(None, Some(session.user())).await?;
-            }
+            channel.index_user().await?;
             if let Some(handler) = handler {
                 handler(ConnectContext { channel: channel.clone() }).await?;
             }
