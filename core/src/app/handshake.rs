@@ -16,6 +16,7 @@ use crate::conversation::Conversation;
 use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::handler::{OpenContext, Requirement};
+use crate::hub::{EventHub, ending};
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
 use crate::policy::{Limits, Origins};
@@ -207,22 +208,40 @@ impl Admitted {
     /// # Errors
     /// 503 if the store does not take it.
     pub async fn open(self, outlet: Arc<dyn Outlet>) -> Result<Conversation, Refusal> {
+        let Self { app, endpoint, opening, session } = self;
         let id = ChannelId::unique();
-        let hub = self.app.hub();
+        let hub = app.hub();
         let location = Location::Node { node: hub.node().clone(), connection: ConnectionId::from(id.clone()) };
         let new = NewChannel {
             id,
-            endpoint: Arc::clone(&self.endpoint.name),
+            endpoint: Arc::clone(&endpoint.name),
             location,
-            opening: self.opening.to_stored(),
-            session: self.session.as_ref().map(|session| session.to_stored().clone()),
-            grace: self.endpoint.grace,
+            opening: opening.to_stored(),
+            session: session.as_ref().map(|session| session.to_stored().clone()),
+            grace: endpoint.grace,
             token: None,
         };
-        let opened = self.app.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
-        let Self { app, endpoint, opening, session } = self;
+        let mut unanswered = Unanswered { hub, id: Some(new.id.clone()) };
+        let opened = hub.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
+        unanswered.id = None;
+        drop(unanswered);
         let channel = Channel::new(app, endpoint, opened.record, opening, session, outlet);
         Ok(Conversation::new(channel))
+    }
+}
+
+/// Takes back what the store may have taken although nobody has heard its answer: it failed, or the client went away.
+struct Unanswered<'a> {
+    hub: &'a EventHub,
+    id: Option<ChannelId>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        // Without a runtime the node ends, and its lease with it.
+        if let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(ending::undo(self.hub.clone(), id));
+        }
     }
 }
 

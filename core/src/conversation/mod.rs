@@ -20,6 +20,7 @@ use crate::handler::{ConnectContext, DisconnectReason, MessageContext, Reply};
 use crate::hub::ending;
 use crate::machine::{Effect, Effects, Event, Machine, Step, Weigh};
 use crate::protocol::plain::{self, Request};
+use crate::store::Patch;
 use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
 use run::{Ended, Route, Run, Task, call};
@@ -156,12 +157,7 @@ impl Conversation {
     /// The connection is gone, or nothing comes from it any more. Before [`opened`](Self::opened) it undoes what the
     /// handshake stored.
     pub fn lost(&mut self, cx: &mut Context<'_>) {
-        if self.opened {
-            return self.handle(Event::Lost, cx);
-        }
-        self.opened = true;
-        let end = ending::end(self.channel.clone(), DisconnectReason::Lost, false);
-        self.start(Task::End(Box::pin(end)));
+        self.handle(Event::Lost, cx);
     }
 
     /// The server closes.
@@ -257,7 +253,8 @@ impl Conversation {
             Ended::Connect(Ok(_)) | Ended::End => Event::Ended,
             Ended::Connect(Err(error)) => {
                 self.log(&error);
-                Event::Refused(Close::policy(error.message().to_owned()))
+                let close = if error.code() == "internal" { Close::internal } else { Close::policy };
+                Event::Refused(close(error.message().to_owned()))
             }
             Ended::Message(result, route) => {
                 self.reply(result, &route);
@@ -293,7 +290,7 @@ impl Conversation {
                 Some(task) => task,
                 None => return Some(Ended::End),
             },
-            Step::End => Task::End(Box::pin(ending::end(self.channel.clone(), self.reason, true))),
+            Step::End => Task::End(Box::pin(ending::end(self.channel.clone(), self.reason, self.opened))),
         };
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
@@ -306,19 +303,21 @@ impl Conversation {
 
     fn connect(&self) -> Option<Task> {
         let handler = self.channel.inner.endpoint.connect.clone();
-        let session = self.channel.session_value();
-        if handler.is_none() && session.is_none() {
+        let resumable = self.channel.inner.endpoint.grace.is_some();
+        if handler.is_none() && self.channel.session_value().is_none() && !resumable {
             return None;
         }
         let channel = self.channel.clone();
         Some(Task::Connect(Box::pin(async move {
-            if let Some(session) = session {
-                channel.index_user(None, Some(session.user())).await?;
+            channel.index_user().await?;
+            if let Some(handler) = handler {
+                handler(ConnectContext { channel: channel.clone() }).await?;
             }
-            match handler {
-                Some(handler) => handler(ConnectContext { channel }).await.map(|_| ()),
-                None => Ok(()),
+            if resumable {
+                // Only an open channel is detached when its node dies.
+                channel.write(Patch { opened: true, ..Patch::default() }).await?;
             }
+            Ok(())
         })))
     }
 
