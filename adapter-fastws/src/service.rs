@@ -14,15 +14,16 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use strait_core::{App, Conversation, Outlet, Refusal};
+use strait_core::{Admitted, App, Outlet, Refusal};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::connection::{Connection, Stream};
 use crate::handshake;
 use crate::peer::Peer;
-use crate::registry::{Registered, Registry};
+use crate::registry::{Place, Registry};
 
 /// The address of the other end of a connection, as a request's extension: for the handlers' `Peer`.
 #[derive(Debug, Clone, Copy)]
@@ -74,19 +75,18 @@ impl Channels {
         if self.registry.is_draining() {
             return Err(Refusal::unavailable("the server is about to end"));
         }
-        if self.registry.count() >= self.connections {
+        // Taken before authentication, so that however many authenticate at once the limit holds.
+        let Some(place) = self.registry.take_place(self.connections) else {
             return Err(Refusal::unavailable("the server has as many connections as it may"));
-        }
+        };
         let upgrade = hyper::upgrade::on(&mut request);
         let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
         let headers = std::mem::take(request.headers_mut());
         let admitted = accepted.admit(headers, remote).await?;
-        let limits = admitted.limits();
-        let max_message = limits.message;
-        let peer = Arc::new(Peer::new(limits, admitted.gaps()));
-        let conversation = admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await?;
-        let registered = self.registry.register(&peer);
-        tokio::spawn(run(upgrade, self.handshake, conversation, peer, max_message, registered));
+        // From here on in a task of its own: when the client goes away the answer is dropped, but not what is stored.
+        let (opened, stored) = oneshot::channel();
+        tokio::spawn(run(admitted, place, opened, upgrade, self.handshake));
+        stored.await.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened"))??;
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -97,24 +97,30 @@ impl Channels {
     }
 }
 
-/// Waits for the socket, and is then the connection.
+/// Stores the channel, waits for the socket, and is then the connection.
 async fn run(
+    admitted: Admitted,
+    place: Place,
+    opened: oneshot::Sender<Result<(), Refusal>>,
     upgrade: OnUpgrade,
     limit: Duration,
-    mut conversation: Conversation,
-    peer: Arc<Peer>,
-    max_message: usize,
-    registered: Registered,
 ) {
+    let limits = admitted.limits();
+    let max_message = limits.message;
+    let peer = Arc::new(Peer::new(limits, admitted.gaps()));
+    let conversation = match Box::pin(admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>)).await {
+        Ok(conversation) => conversation,
+        Err(refusal) => {
+            // Nobody hears it if the client has gone.
+            let _ = opened.send(Err(refusal));
+            return;
+        }
+    };
+    let registered = place.register(&peer);
+    let _ = opened.send(Ok(()));
     let Ok(Ok(upgraded)) = Box::pin(timeout(limit, upgrade)).await else {
         // The client went away before it had its answer.
-        std::future::poll_fn(|cx| {
-            conversation.lost(cx);
-            Poll::Ready(())
-        })
-        .await;
-        std::future::poll_fn(|cx| conversation.poll(cx).map(drop)).await;
-        return;
+        return Box::pin(conversation.abandon()).await;
     };
     let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => (Ok(parts.io.into_inner()), parts.read_buf),

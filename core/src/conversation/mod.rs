@@ -149,15 +149,14 @@ impl Conversation {
         self.handle(Event::PeerClosed { leaves: true }, cx);
     }
 
-    /// The connection is gone, or nothing comes from it any more. Before [`opened`](Self::opened) it undoes what the
-    /// handshake stored.
+    /// The connection is gone, or nothing comes from it any more.
     pub fn lost(&mut self, cx: &mut Context<'_>) {
-        if self.opened {
-            return self.handle(Event::Lost, cx);
-        }
-        self.opened = true;
-        let end = ending::end(self.channel.clone(), DisconnectReason::Lost, false);
-        self.start(Task::End(Box::pin(end)));
+        self.handle(Event::Lost, cx);
+    }
+
+    /// Undoes what the handshake stored: instead of [`opened`](Self::opened), if its answer never reached the client.
+    pub async fn abandon(self) {
+        ending::end(self.channel, DisconnectReason::Lost, false).await;
     }
 
     /// The server closes.
