@@ -67,7 +67,8 @@ pub struct Conversation {
     run: Option<Box<Run>>,
     bucket: Bucket,
     close: Option<Box<Close>>,
-    reason: DisconnectReason,
+    /// Why the connection ended, once it has.
+    reason: Option<DisconnectReason>,
     opened: bool,
     suspended: bool,
     displaced: bool,
@@ -90,7 +91,7 @@ impl Conversation {
             run: None,
             bucket,
             close: None,
-            reason: DisconnectReason::Lost,
+            reason: None,
             opened: false,
             suspended: false,
             displaced: false,
@@ -143,14 +144,13 @@ impl Conversation {
 
     /// The peer has closed the connection.
     pub fn peer_closed(&mut self, cx: &mut Context<'_>) {
-        if self.reason == DisconnectReason::Lost {
-            self.reason = DisconnectReason::Client;
-        }
+        self.reason.get_or_insert(DisconnectReason::Client);
         self.handle(Event::PeerClosed { leaves: true }, cx);
     }
 
     /// The connection is gone, or nothing comes from it any more.
     pub fn lost(&mut self, cx: &mut Context<'_>) {
+        self.reason.get_or_insert(DisconnectReason::Lost);
         self.handle(Event::Lost, cx);
     }
 
@@ -213,18 +213,17 @@ impl Conversation {
 
     /// Takes an event through the machine; what is to be run is told.
     fn step(&mut self, event: Event<Inbound>) -> Option<Step<Inbound>> {
-        match &event {
-            Event::Close(_) | Event::Refused(_) | Event::Drain(_) => self.reason = DisconnectReason::Server,
-            Event::Displaced(_) => self.displaced = true,
-            _ => {}
-        }
+        self.displaced |= matches!(event, Event::Displaced(_));
         let mut effects = Effects::new();
         self.machine.handle(event, self.channel.inner.endpoint.limits.backlog, &mut effects);
         let mut step = None;
         for effect in effects {
             match effect {
                 Effect::Run(next) => step = Some(next),
-                Effect::Close(close) => self.close = Some(Box::new(close)),
+                Effect::Close(close) => {
+                    self.reason.get_or_insert(DisconnectReason::Server);
+                    self.close = Some(Box::new(close));
+                }
                 Effect::Done => self.finish(),
                 // `reads` tells of the first two; the machine was made so that it does not detach.
                 Effect::Pause | Effect::Resume | Effect::Detach => {}
@@ -247,7 +246,11 @@ impl Conversation {
             Ended::Connect(Ok(_)) | Ended::End => Event::Ended,
             Ended::Connect(Err(error)) => {
                 self.log(&error);
-                Event::Refused(Close::policy(error.message().to_owned()))
+                let message = error.message().to_owned();
+                Event::Refused(match error.code() {
+                    "internal" => Close::internal(message),
+                    _ => Close::policy(message),
+                })
             }
             Ended::Message(result, route) => {
                 self.reply(result, &route);
@@ -283,7 +286,10 @@ impl Conversation {
                 Some(task) => task,
                 None => return Some(Ended::End),
             },
-            Step::End => Task::End(Box::pin(ending::end(self.channel.clone(), self.reason, true))),
+            Step::End => {
+                let reason = self.reason.unwrap_or(DisconnectReason::Lost);
+                Task::End(Box::pin(ending::end(self.channel.clone(), reason, true)))
+            }
         };
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
