@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::peer::{Peer, flag, millis};
@@ -21,6 +22,8 @@ pub(crate) struct Registry {
     /// Places that are taken, by connections and by handshakes that may become some.
     taken: AtomicUsize,
     tick: AtomicU64,
+    /// Says that `tick` is shorter now.
+    finer: Arc<Notify>,
     draining: std::sync::atomic::AtomicBool,
     connections: metrics::Gauge,
 }
@@ -42,6 +45,7 @@ impl Registry {
             peers: Mutex::default(),
             taken: AtomicUsize::new(0),
             tick: AtomicU64::new(COARSEST.as_millis() as u64),
+            finer: Arc::default(),
             draining: false.into(),
             connections: metrics::gauge!("strait_connections"),
         })
@@ -74,8 +78,12 @@ impl Registry {
 
     /// Looks after the connections until the registry is gone.
     pub(crate) async fn sweep(registry: Weak<Self>) {
-        while let Some(tick) = registry.upgrade().map(|registry| registry.tick.load(Ordering::Relaxed)) {
-            sleep(Duration::from_millis(tick)).await;
+        let look = |registry: Arc<Self>| (registry.tick.load(Ordering::Relaxed), Arc::clone(&registry.finer));
+        while let Some((tick, finer)) = registry.upgrade().map(look) {
+            tokio::select! {
+                () = sleep(Duration::from_millis(tick)) => {}
+                () = finer.notified() => continue,
+            }
             if let Some(registry) = registry.upgrade() {
                 let now = millis(Instant::now());
                 registry.peers.lock().iter().for_each(|(_, peer)| peer.sweep(now));
@@ -89,7 +97,9 @@ impl Place {
     pub(crate) fn register(self, peer: &Arc<Peer>) -> Registered {
         let registry = &self.0;
         let tick = peer.tick().clamp(FINEST, COARSEST).as_millis() as u64;
-        registry.tick.fetch_min(tick, Ordering::Relaxed);
+        if registry.tick.fetch_min(tick, Ordering::Relaxed) > tick {
+            registry.finer.notify_one();
+        }
         registry.connections.increment(1);
         let key = registry.peers.lock().insert(Arc::clone(peer));
         if registry.is_draining() {
