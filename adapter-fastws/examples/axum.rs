@@ -20,16 +20,13 @@ const PAGE: &str = r#"<!doctype html>
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let shout = Endpoint::new("shout", "/shout")
-        .public()
-        .on_message(|text: String| async move { text.to_uppercase() });
+    let shout = Endpoint::new("shout", "/shout").public().on_message(|text: String| async move { text.to_uppercase() });
     let app = App::new().endpoint(shout).store(MemoryStore::new()).build()?;
 
     // `Server` does this by itself; in a server of one's own the node starts before the first client comes.
     app.start().await?;
-    let router = Router::new()
-        .route("/", get(|| async { Html(PAGE) }))
-        .route_service("/shout", Channels::new(app, 10_000));
+    let router =
+        Router::new().route("/", get(|| async { Html(PAGE) })).route_service("/shout", Channels::new(app, 10_000));
     axum::serve(TcpListener::bind("127.0.0.1:8080").await?, router).await?;
     Ok(())
 }

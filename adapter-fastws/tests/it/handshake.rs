@@ -7,7 +7,9 @@ use strait_adapter_fastws::{Server, ServerLimits};
 use strait_core::{App, Channel, Endpoint, Error, Headers, Json, Opening, Origins, Session};
 use tokio::time::Instant;
 
-use crate::kit::{Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_with, server_limits, text, within};
+use crate::kit::{
+    Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_with, server_limits, text, within,
+};
 
 async fn status(node: &Node, request: impl AsRef<[u8]>) -> u16 {
     let mut client = node.socket().await;

@@ -158,11 +158,12 @@ async fn hundreds_at_once_are_answered_in_order() {
 
 #[tokio::test]
 async fn big_messages_and_replies_pass() {
-    let endpoint = echo("/echo")
-        .limits(Limits { message: 2 << 20, ..limits() })
-        .on("big", |Json(input): Json<Value>| async move {
+    let endpoint = echo("/echo").limits(Limits { message: 2 << 20, ..limits() }).on(
+        "big",
+        |Json(input): Json<Value>| async move {
             "y".repeat(usize::try_from(input["size"].as_u64().unwrap_or(0)).unwrap_or(0))
-        });
+        },
+    );
     let node = serve(endpoint).await;
     let mut client = node.client("/echo").await;
     for size in [125, 126, 65_535, 65_536, 2 << 20] {
@@ -265,9 +266,8 @@ async fn an_event_of_ones_own_comes_after_the_reply() {
         tokio::time::sleep(Duration::from_millis(5)).await;
         Ok::<_, Error>(Json(json!({ "n": input["n"] })))
     };
-    let endpoint = echo("/room")
-        .on_connect(|channel: Channel| async move { channel.subscribe(&topic()).await })
-        .on("post", post);
+    let endpoint =
+        echo("/room").on_connect(|channel: Channel| async move { channel.subscribe(&topic()).await }).on("post", post);
     let node = serve(endpoint).await;
     let (mut author, mut other) = (node.client("/room").await, node.client("/room").await);
     becomes(|| node.app.hub().channels(), 2).await;

@@ -206,6 +206,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
+    /// The next frame; `None` if the socket ends, inside of a frame perhaps.
+    pub(crate) async fn try_next(&mut self) -> Option<Got> {
+        loop {
+            if let Some(got) = self.parse() {
+                return Some(got);
+            }
+            if !self.read().await {
+                return None;
+            }
+        }
+    }
+
     /// The next frame that is no ping.
     pub(crate) async fn next(&mut self) -> Got {
         loop {
@@ -294,11 +306,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.send(close(1000, "")).await;
         assert_eq!(self.is_closed().await.0, 1000);
         assert_eq!(self.next().await, Got::End);
-    }
-
-    /// How much has come that was not looked at yet.
-    pub(crate) fn unread(&self) -> usize {
-        self.received.len()
     }
 }
 
