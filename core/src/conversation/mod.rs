@@ -5,6 +5,7 @@ mod rate;
 mod run;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -69,7 +70,8 @@ pub struct Conversation {
     run: Option<Box<Run>>,
     bucket: Bucket,
     close: Option<Box<Close>>,
-    reason: DisconnectReason,
+    /// Why the connection ended, once it has.
+    reason: Option<DisconnectReason>,
     opened: bool,
     suspended: bool,
     displaced: bool,
@@ -92,7 +94,7 @@ impl Conversation {
             run: None,
             bucket,
             close: None,
-            reason: DisconnectReason::Lost,
+            reason: None,
             opened: false,
             suspended: false,
             displaced: false,
@@ -148,16 +150,24 @@ impl Conversation {
 
     /// The peer has closed the connection.
     pub fn peer_closed(&mut self, cx: &mut Context<'_>) {
-        if self.reason == DisconnectReason::Lost {
-            self.reason = DisconnectReason::Client;
-        }
+        self.reason.get_or_insert(DisconnectReason::Client);
         self.handle(Event::PeerClosed { leaves: true }, cx);
     }
 
-    /// The connection is gone, or nothing comes from it any more. Before [`opened`](Self::opened) it undoes what the
-    /// handshake stored.
+    /// The connection is gone, or nothing comes from it any more.
     pub fn lost(&mut self, cx: &mut Context<'_>) {
+        self.reason.get_or_insert(DisconnectReason::Lost);
         self.handle(Event::Lost, cx);
+    }
+
+    /// Undoes what the handshake stored: instead of [`opened`](Self::opened), if its answer never reached the client.
+    pub async fn abandon(mut self) {
+        poll_fn(|cx| {
+            self.lost(cx);
+            Poll::Ready(())
+        })
+        .await;
+        while poll_fn(|cx| self.poll(cx)).await != Driven::Done {}
     }
 
     /// The server closes.
@@ -214,11 +224,7 @@ impl Conversation {
 
     /// Takes an event through the machine; what is to be run is told.
     fn step(&mut self, event: Event<Inbound>) -> Option<Step<Inbound>> {
-        match &event {
-            Event::Close(_) | Event::Refused(_) | Event::Drain(_) => self.reason = DisconnectReason::Server,
-            Event::Displaced(_) => self.displaced = true,
-            _ => {}
-        }
+        self.displaced |= matches!(event, Event::Displaced(_));
         let mut effects = Effects::new();
         self.machine.handle(event, self.channel.inner.endpoint.limits.backlog, &mut effects);
         self.carry_out(effects)
@@ -230,7 +236,10 @@ impl Conversation {
         for effect in effects {
             match effect {
                 Effect::Run(next) => step = Some(next),
-                Effect::Close(close) => self.close = Some(Box::new(close)),
+                Effect::Close(close) => {
+                    self.reason.get_or_insert(DisconnectReason::Server);
+                    self.close = Some(Box::new(close));
+                }
                 Effect::Done => self.finish(),
                 // `reads` tells of the first two; the machine was made so that it does not detach.
                 Effect::Pause | Effect::Resume | Effect::Detach => {}
@@ -290,7 +299,10 @@ impl Conversation {
                 Some(task) => task,
                 None => return Some(Ended::End),
             },
-            Step::End => Task::End(Box::pin(ending::end(self.channel.clone(), self.reason, self.opened))),
+            Step::End => {
+                let reason = self.reason.unwrap_or(DisconnectReason::Lost);
+                Task::End(Box::pin(ending::end(self.channel.clone(), reason, self.opened)))
+            }
         };
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
