@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::BytesMut;
+use tracing::Span;
 
 use crate::channel::{Channel, unauthenticated};
 use crate::close::Close;
@@ -24,7 +25,7 @@ use crate::protocol::plain::{self, Request};
 use crate::store::Patch;
 use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
-use run::{Ended, Route, Run, Task, call};
+use run::{Ended, Route, Run, Task, Work, call};
 
 /// A message as it arrived.
 #[derive(Debug)]
@@ -69,6 +70,7 @@ pub struct Conversation {
     machine: Machine<Inbound>,
     run: Option<Box<Run>>,
     bucket: Bucket,
+    span: Span,
     close: Option<Box<Close>>,
     /// Why the connection ended, once it has.
     reason: Option<DisconnectReason>,
@@ -87,12 +89,14 @@ impl fmt::Debug for Conversation {
 impl Conversation {
     pub(crate) fn new(channel: Channel) -> Self {
         let bucket = Bucket::new(channel.inner.endpoint.limits.rate.as_ref());
+        let span = tracing::debug_span!(parent: None, "channel", id = %channel.id(), endpoint = channel.endpoint());
         Self {
             channel,
             // The plain protocol cannot resume.
             machine: Machine::new(false),
             run: None,
             bucket,
+            span,
             close: None,
             reason: None,
             opened: false,
@@ -283,44 +287,41 @@ impl Conversation {
         Some(if asked.displaced { Event::Displaced(asked.close) } else { Event::Close(asked.close) })
     }
 
-    fn start(&mut self, task: Task) {
-        self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
-    }
-
     /// Begins a step; tells its end if it ended at once.
     fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Ended> {
         self.channel.inner.outlet.handler_begins();
-        let mut task = match step {
+        let work = match step {
             Step::Message(message) => match self.message(message) {
-                Ok(task) => task,
+                Ok(work) => work,
                 Err(ended) => return Some(ended),
             },
             Step::Connect => match self.connect() {
-                Some(task) => task,
+                Some(work) => work,
                 None => return Some(Ended::End),
             },
             Step::End => {
                 let reason = self.reason.unwrap_or(DisconnectReason::Lost);
-                Task::End(Box::pin(ending::end(self.channel.clone(), reason, self.opened)))
+                Work::End(Box::pin(ending::end(self.channel.clone(), reason, self.opened)))
             }
         };
+        let mut task = Task::new(work, &self.span);
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
             Poll::Pending => {
-                self.start(task);
+                self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
                 None
             }
         }
     }
 
-    fn connect(&self) -> Option<Task> {
+    fn connect(&self) -> Option<Work> {
         let handler = self.channel.inner.endpoint.connect.clone();
         let resumable = self.channel.inner.endpoint.grace.is_some();
         if handler.is_none() && self.channel.session_value().is_none() && !resumable {
             return None;
         }
         let channel = self.channel.clone();
-        Some(Task::Connect(Box::pin(async move {
+        Some(Work::Connect(Box::pin(async move {
             channel.index_user().await?;
             if let Some(handler) = handler {
                 handler(ConnectContext { channel: channel.clone() }).await?;
@@ -334,7 +335,7 @@ impl Conversation {
     }
 
     /// Finds the handler of a message and calls it.
-    fn message(&self, message: Inbound) -> Result<Task, Ended> {
+    fn message(&self, message: Inbound) -> Result<Work, Ended> {
         let endpoint = &self.channel.inner.endpoint;
         let refused = |error, route| Err(Ended::Message(Err(error), route));
         let Inbound { payload, binary, limited } = message;
@@ -362,7 +363,7 @@ impl Conversation {
         }
     }
 
-    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Task, Ended> {
+    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
         let route = Route::Known(Arc::clone(found));
         if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
             return Err(Ended::Message(Err(unauthenticated()), route));
@@ -374,7 +375,7 @@ impl Conversation {
             binary,
         };
         match call(|| (found.handler)(context)) {
-            Ok(future) => Ok(Task::Message(future, route)),
+            Ok(future) => Ok(Work::Message(future, route)),
             Err(error) => Err(Ended::Message(Err(error), route)),
         }
     }
