@@ -70,7 +70,10 @@ impl Accept {
     {
         let service = self.router.clone().of(remote);
         let mut stage = self.stage.clone();
+        // While draining a socket gets one answer, which says that there are no more.
+        let drains = *stage.borrow() >= Stage::Drain;
         let connection = http1::Builder::new()
+            .keep_alive(!drains)
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.handshake)
             .max_buf_size(MAX_HEAD)
@@ -79,7 +82,7 @@ impl Accept {
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            () = async { drop(stage.wait_for(|stage| *stage >= Stage::Drain).await.map(drop)) } => {
+            () = async { drop(stage.wait_for(|stage| *stage >= Stage::Drain).await.map(drop)) }, if !drains => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

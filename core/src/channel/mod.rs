@@ -29,8 +29,8 @@ use crate::store::{Change, Fence, Patch, PresenceEntry, Record, Versioned, Writt
 
 /// One client's conversation with an endpoint. Clones are the same channel.
 ///
-/// A handler may keep a clone and use it after it has ended, also when the channel has: then nothing is sent, and what
-/// would change something answers `conflict`.
+/// A handler may keep a clone and use it after it has ended, also when the channel has: then nothing is sent to
+/// the client, and what would change the channel answers `conflict`; publishing goes on.
 #[derive(Clone)]
 pub struct Channel {
     pub(crate) inner: Arc<Inner>,
