@@ -11,3 +11,8 @@ macro_rules! chapters {
 }
 
 chapters! { introduction handlers topics guarantees plain limits serving metrics stores }
+
+/// The README's sample.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub mod readme {}

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own commands, one file each.
 
+mod bench;
 mod engine;
 mod image;
 mod interrupt;
@@ -31,6 +32,8 @@ enum Command {
     TestAll(test_all::Args),
     /// Start the test services and keep them until Ctrl-C, or while a command runs
     Services(services::Args),
+    /// Measure Strait beside its peers
+    Bench(bench::Args),
     /// Build the container image of the test services, where a Docker engine answers
     Image(image::Args),
 }
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
     let outcome = interrupt::listen().and_then(|()| match command {
         Command::TestAll(args) => test_all::run(&args),
         Command::Services(args) => services::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Image(args) => image::run(&args),
     });
     match outcome {

@@ -82,7 +82,7 @@ fn cargo(args: &[&str], services: Option<&Services>, run: &RunFolder) -> anyhow:
 }
 
 /// The cargo that runs this program.
-fn cargo_command() -> Command {
+pub(crate) fn cargo_command() -> Command {
     Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
