@@ -83,13 +83,25 @@ pub(crate) fn jittered(duration: Duration) -> Duration {
 }
 
 impl EventHub {
-    pub(super) async fn begin_lease(&self, app: &App) -> Result<[JoinHandle<()>; 2], StoreError> {
+    /// Begins a term in the store; tells until when it is sure.
+    pub(super) async fn acquire_lease(&self) -> Result<Instant, StoreError> {
         let before = Instant::now();
         match self.0.store.lease(&self.0.node, LeaseTerm::Acquire, self.lease_term()).await? {
-            Lease::Held => drop(self.0.lease.hold(before + self.lease_term())),
-            Lease::Lost => return Err(StoreError::new(StoreErrorKind::Conflict, "hub", "lease")),
+            Lease::Held => Ok(before + self.lease_term()),
+            Lease::Lost => Err(StoreError::new(StoreErrorKind::Conflict, "hub", "lease")),
         }
-        Ok([tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))])
+    }
+
+    pub(super) async fn release_lease(&self) {
+        if let Err(error) = self.0.store.release(&self.0.node).await {
+            tracing::warn!(error = %error, "the lease was not given back, it ends by itself");
+        }
+    }
+
+    /// From here on messages are handled.
+    pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 2] {
+        self.0.lease.hold(sure_until);
+        [tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))]
     }
 
     async fn keep_lease(self) {
@@ -129,10 +141,8 @@ impl EventHub {
     /// After a lost lease: a new term, and each channel that nobody took meanwhile in a new generation.
     async fn begin_anew(&self) {
         let term = self.lease_term();
-        let before = Instant::now();
-        match timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Acquire, term)).await {
-            Ok(Ok(Lease::Held)) => {}
-            Ok(Ok(Lease::Lost)) => return,
+        let sure_until = match timeout(term / 3, self.acquire_lease()).await {
+            Ok(Ok(sure_until)) => sure_until,
             Ok(Err(error)) => {
                 tracing::warn!(error = %error, "no new lease");
                 return;
@@ -141,11 +151,11 @@ impl EventHub {
                 tracing::warn!("no new lease in time");
                 return;
             }
-        }
+        };
         // Many at once, so that it is done long before the new term ends.
         let channels = stream::iter(self.connected());
         channels.for_each_concurrent(ATTACHED_AT_ONCE, |channel| self.attach_anew(channel)).await;
-        self.0.lease.hold(before + term);
+        self.0.lease.hold(sure_until);
         self.wake_all();
     }
 
