@@ -49,7 +49,8 @@ fn every_handlers_state_is_needed() {
     async fn authenticate(_: Headers, _: State<Db>) -> Option<Session<()>> {
         None
     }
-    let endpoints: [(&str, fn() -> Endpoint); 7] = [
+    type Build = fn() -> Endpoint;
+    let endpoints: [(&str, Build); 7] = [
         ("authenticate", || a().authenticate(authenticate)),
         ("on_connect", || a().on_connect(db)),
         ("on_disconnect", || a().on_disconnect(db)),

@@ -46,7 +46,8 @@ async fn is_present(node: &Node) -> bool {
 
 #[tokio::test]
 async fn on_disconnect_runs_once_however_a_channel_ends() {
-    let ways: [(&str, fn(&Client), &str); 5] = [
+    type End = fn(&Client);
+    let ways: [(&str, End, &str); 5] = [
         ("the peer closes", |client| client.close(), "Client"),
         ("the connection breaks", |client| client.lose(), "Lost"),
         ("a handler closes", |client| client.send("close"), "Server"),

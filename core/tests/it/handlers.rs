@@ -190,6 +190,7 @@ async fn every_argument_is_there() {
     struct Room {
         room: String,
     }
+    #[expect(clippy::too_many_arguments, reason = "as many as there may be")]
     async fn all(
         channel: Channel,
         State(db): State<Db>,
