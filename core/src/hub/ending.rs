@@ -20,7 +20,9 @@ use crate::store::{Claim, Fence, StoreError};
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
     let hub = channel.app().hub().clone();
     hub.leave_here(&channel).await;
-    channel.inner.endpoint.counters.closed.increment(1);
+    if connected {
+        channel.inner.endpoint.counters.closed.increment(1);
+    }
     let fence = channel.fence();
     let claim = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await;
     if let Some(Some(claim)) = claim {

@@ -1,11 +1,13 @@
 //! The node's lease: who holds it handles messages, who loses it loses its channels to the others.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use futures_util::stream::{self, StreamExt};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -13,11 +15,14 @@ use super::{EventHub, ending};
 use crate::app::App;
 use crate::channel::Channel;
 use crate::close::Close;
+use crate::handler::DisconnectReason;
 use crate::name::ConnectionId;
 use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, StoreError, StoreErrorKind};
 
 /// How many due channels are claimed at once.
 const CLAIMS: usize = 32;
+/// How many claimed channels are ended at once.
+const ENDING_AT_ONCE: usize = 8 * CLAIMS;
 /// How many channels are attached again at once.
 const ATTACHED_AT_ONCE: usize = 64;
 
@@ -166,6 +171,10 @@ impl EventHub {
         match self.0.store.attach(channel.id(), Attach { by, location, next_token: None }).await {
             Ok(Attached::Attached { record, .. }) => {
                 channel.inner.generation.store(record.generation, Ordering::Release);
+                if channel.inner.live.lock().left {
+                    // It has ended meanwhile, and its claim was of the generation before: nobody else ends it.
+                    tokio::spawn(ending::end(channel, DisconnectReason::Lost, true));
+                }
             }
             Ok(Attached::Refused) => channel.close(Close::restart("taken over while this node was away")),
             Err(error) => {
@@ -189,22 +198,28 @@ impl EventHub {
     /// does not make everybody claim everybody.
     async fn reap(self, app: App) {
         let term = self.lease_term();
+        let ending = Arc::new(Semaphore::new(ENDING_AT_ONCE));
         loop {
             sleep(jittered(term / 2)).await;
             if self.0.lease.held_for() < term {
                 continue;
             }
             loop {
+                // A claim runs out: no more are taken than are worked on.
+                let Ok(mut room) = Arc::clone(&ending).acquire_many_owned(CLAIMS as u32).await else { return };
                 match self.0.store.claim_due(&self.0.node, CLAIMS, term).await {
                     Ok(claims) => {
                         let last = claims.len() < CLAIMS;
                         for claim in claims {
-                            tokio::spawn(ending::end_claimed(app.clone(), claim));
+                            let (app, room) = (app.clone(), room.split(1));
+                            tokio::spawn(async move {
+                                ending::end_claimed(app, claim).await;
+                                drop(room);
+                            });
                         }
                         if last {
                             break;
                         }
-                        sleep(jittered(term / 20)).await;
                     }
                     Err(error) => {
                         tracing::warn!(error = %error, "channels that are due could not be claimed");
