@@ -114,6 +114,33 @@ async fn messages_that_came_before_the_peers_close_are_handled() {
 }
 
 #[tokio::test]
+async fn a_drain_lets_what_waits_be_handled_and_closes_1012() {
+    let turnstile = Turnstile::new();
+    let endpoint =
+        Endpoint::new("a", "/").public().on_message(async |text: String, State(turnstile): State<Turnstile>| {
+            turnstile.pass().await;
+            text
+        });
+    let store = MemoryStore::new();
+    let node = Node::start(App::new().endpoint(endpoint).state(turnstile.clone()).store(store)).await;
+    let (busy, idle) = (node.connect("/").await, node.connect("/").await);
+    turnstile.let_pass(1);
+    assert_eq!(busy.ask("0").await, "0");
+    busy.send("1");
+    busy.send("2");
+    tokio::task::yield_now().await;
+    busy.drain();
+    idle.drain();
+    assert_eq!(idle.closed().await.0, 1012);
+    turnstile.let_pass(2);
+    busy.expect("1").await;
+    busy.expect("2").await;
+    assert_eq!(busy.closed().await.0, 1012);
+    busy.ended().await;
+    idle.ended().await;
+}
+
+#[tokio::test]
 async fn a_handshake_that_nobody_waits_for_leaves_nothing_behind() {
     let (log, kept, store) = (Log::default(), Kept::default(), MemoryStore::new());
     let node = Node::start(app(&log, &kept).store(store.clone())).await;
