@@ -141,7 +141,7 @@ impl Connection {
     /// Whether there is a reason to read: messages are wanted, or the peer's close is.
     fn wants_to_read(&self) -> bool {
         match self.link {
-            Link::Open => self.conversation.reads() && !self.peer.is_full(),
+            Link::Open => self.conversation.reads() && !self.peer.is_full_with(self.peer.waiting()),
             Link::Closing => true,
             Link::Leaving | Link::Down => false,
         }
@@ -183,7 +183,7 @@ impl Connection {
         let now = Instant::now();
         self.peer.seen(now);
         let Self { decoder, conversation, peer, link, .. } = self;
-        let mut close = None;
+        let (mut close, mut ended_one) = (None, false);
         let result = decoder.decode(chunk, |incoming| {
             *budget = budget.saturating_sub(1);
             // After our close frame only the peer's is of interest.
@@ -193,6 +193,7 @@ impl Connection {
                 Incoming::Ping(payload) => peer.control(&frame::pong(&payload)),
                 Incoming::Pong => {}
                 message => {
+                    ended_one = true;
                     let message = if conversation.is_running() { message.detached() } else { message };
                     let message = match message {
                         Incoming::Text(payload) => Inbound::text(payload),
@@ -209,7 +210,7 @@ impl Connection {
             }
         });
         let since = if decoder.is_idle() || decoder.has_pending() { 0 } else { millis(now) };
-        if since == 0 || peer.message_since.load(Ordering::Relaxed) == 0 {
+        if since == 0 || ended_one || peer.message_since.load(Ordering::Relaxed) == 0 {
             peer.message_since.store(since, Ordering::Relaxed);
         }
         if let Some(given) = close {
@@ -278,12 +279,19 @@ impl Future for Connection {
             this.drop_socket(cx);
             this.converse(cx);
         }
-        this.peer.paused.store(this.link == Link::Open && !this.wants_to_read(), Ordering::Relaxed);
-        let was_full = this.link == Link::Open && this.peer.is_full();
+        this.peer.paused.store(this.link == Link::Open && !this.conversation.reads(), Ordering::Relaxed);
+        let before = if this.link == Link::Open { this.peer.waiting() } else { 0 };
         this.write(cx);
-        if was_full && !this.peer.is_full() {
-            // There is room again: read on.
-            cx.waker().wake_by_ref();
+        if this.peer.is_full_with(before) {
+            let after = this.peer.waiting();
+            if after < before {
+                // It is not read from, so that this is its only sign of life.
+                this.peer.seen(Instant::now());
+            }
+            if !this.peer.is_full_with(after) {
+                // There is room again: read on.
+                cx.waker().wake_by_ref();
+            }
         }
         if this.link == Link::Down {
             this.converse(cx);

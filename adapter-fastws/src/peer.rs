@@ -54,7 +54,7 @@ pub(crate) struct Peer {
     pub(crate) message_since: AtomicU64,
     /// When our close frame was queued; 0 before.
     pub(crate) closing_since: AtomicU64,
-    /// Nothing is read for now, so that silence means nothing.
+    /// No message is wanted for now, so that silence means nothing.
     pub(crate) paused: AtomicBool,
     times: Times,
     policy: Policy,
@@ -173,9 +173,14 @@ impl Peer {
         self.closing_since.store(millis(now), Ordering::Relaxed);
     }
 
-    /// Whether as much waits as may: then the client is not read from.
-    pub(crate) fn is_full(&self) -> bool {
-        self.out.lock().outbox.waiting() >= self.policy.limit
+    /// How much waits, in bytes.
+    pub(crate) fn waiting(&self) -> usize {
+        self.out.lock().outbox.waiting()
+    }
+
+    /// Whether this is as much as may wait: then the client is not read from.
+    pub(crate) fn is_full_with(&self, waiting: usize) -> bool {
+        waiting >= self.policy.limit
     }
 
     /// Whether more waits than may, and no policy helps.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::Weak;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use slab::Slab;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::peer::{Peer, flag, millis};
@@ -18,15 +19,23 @@ const FINEST: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct Registry {
     peers: Mutex<Slab<Arc<Peer>>>,
+    /// Places that are taken, by connections and by handshakes that may become some.
+    taken: AtomicUsize,
     tick: AtomicU64,
+    /// Says that `tick` is shorter now.
+    finer: Arc<Notify>,
     draining: std::sync::atomic::AtomicBool,
     connections: metrics::Gauge,
 }
 
-/// A connection's place in the registry, until it is dropped.
+/// Room for one connection, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Arc<Registry>);
+
+/// A connection that the sweeper looks after, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registered {
-    registry: Arc<Registry>,
+    place: Place,
     key: usize,
 }
 
@@ -34,25 +43,24 @@ impl Registry {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             peers: Mutex::default(),
+            taken: AtomicUsize::new(0),
             tick: AtomicU64::new(COARSEST.as_millis() as u64),
+            finer: Arc::default(),
             draining: false.into(),
             connections: metrics::gauge!("strait_connections"),
         })
     }
 
-    pub(crate) fn register(self: &Arc<Self>, peer: &Arc<Peer>) -> Registered {
-        let tick = peer.tick().clamp(FINEST, COARSEST).as_millis() as u64;
-        self.tick.fetch_min(tick, Ordering::Relaxed);
-        self.connections.increment(1);
-        let key = self.peers.lock().insert(Arc::clone(peer));
-        if self.is_draining() {
-            peer.flag(flag::DRAIN);
-        }
-        Registered { registry: Arc::clone(self), key }
+    /// Takes one of so many places; `None` if there is none left.
+    pub(crate) fn take_place(self: &Arc<Self>, places: usize) -> Option<Place> {
+        let taken = self.taken.fetch_add(1, Ordering::AcqRel);
+        let place = Place(Arc::clone(self));
+        (taken < places).then_some(place)
     }
 
+    /// Connections, and handshakes that may become some.
     pub(crate) fn count(&self) -> usize {
-        self.peers.lock().len()
+        self.taken.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -70,8 +78,12 @@ impl Registry {
 
     /// Looks after the connections until the registry is gone.
     pub(crate) async fn sweep(registry: Weak<Self>) {
-        while let Some(tick) = registry.upgrade().map(|registry| registry.tick.load(Ordering::Relaxed)) {
-            sleep(Duration::from_millis(tick)).await;
+        let look = |registry: Arc<Self>| (registry.tick.load(Ordering::Relaxed), Arc::clone(&registry.finer));
+        while let Some((tick, finer)) = registry.upgrade().map(look) {
+            tokio::select! {
+                () = sleep(Duration::from_millis(tick)) => {}
+                () = finer.notified() => continue,
+            }
             if let Some(registry) = registry.upgrade() {
                 let now = millis(Instant::now());
                 registry.peers.lock().iter().for_each(|(_, peer)| peer.sweep(now));
@@ -80,14 +92,38 @@ impl Registry {
     }
 }
 
+impl Place {
+    /// The handshake has become a connection.
+    pub(crate) fn register(self, peer: &Arc<Peer>) -> Registered {
+        let registry = &self.0;
+        let tick = peer.tick().clamp(FINEST, COARSEST).as_millis() as u64;
+        if registry.tick.fetch_min(tick, Ordering::Relaxed) > tick {
+            registry.finer.notify_one();
+        }
+        registry.connections.increment(1);
+        let key = registry.peers.lock().insert(Arc::clone(peer));
+        if registry.is_draining() {
+            peer.flag(flag::DRAIN);
+        }
+        Registered { place: self, key }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Drop for Registered {
     fn drop(&mut self) {
-        let mut peers = self.registry.peers.lock();
+        let registry = &self.place.0;
+        let mut peers = registry.peers.lock();
         peers.remove(self.key);
         if peers.len() * 4 < peers.capacity() {
             peers.shrink_to_fit();
         }
         drop(peers);
-        self.registry.connections.decrement(1);
+        registry.connections.decrement(1);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,15 +14,16 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use strait_core::{App, Conversation, Outlet, Refusal};
+use strait_core::{Admitted, App, Outlet, Refusal};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::connection::{Connection, Stream};
 use crate::handshake;
 use crate::peer::Peer;
-use crate::registry::{Registered, Registry};
+use crate::registry::{Place, Registry};
 
 /// The address of the other end of a connection, as a request's extension: for the handlers' `Peer`.
 #[derive(Debug, Clone, Copy)]
@@ -74,20 +75,19 @@ impl Channels {
         if self.registry.is_draining() {
             return Err(Refusal::unavailable("the server is about to end"));
         }
-        if self.registry.count() >= self.connections {
+        // Taken before authentication, so that however many authenticate at once the limit holds.
+        let Some(place) = self.registry.take_place(self.connections) else {
             return Err(Refusal::unavailable("the server has as many connections as it may"));
-        }
+        };
         let upgrade = hyper::upgrade::on(&mut request);
         let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
         let headers = std::mem::take(request.headers_mut());
         let admitted = accepted.admit(headers, remote).await?;
-        let limits = admitted.limits();
-        let max_message = limits.message;
-        let peer = Arc::new(Peer::new(limits, admitted.gaps()));
-        let conversation = admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await?;
-        let registered = self.registry.register(&peer);
-        let connecting = connect(upgrade, self.handshake, conversation, peer, max_message, registered);
+        // From here on in a task of its own: when the client goes away the answer is dropped, but not what is stored.
+        let (opened, stored) = oneshot::channel();
+        let connecting = connect(admitted, place, opened, upgrade, self.handshake);
         tokio::spawn(Task::Handshake(Box::pin(connecting)));
+        stored.await.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened"))??;
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -124,22 +124,29 @@ impl Future for Task {
     }
 }
 
-/// Waits for the socket; a client that went away before it had its answer leaves nothing behind.
+/// Stores the channel and waits for the socket; a client that went away before it had its answer leaves nothing behind.
 async fn connect(
+    admitted: Admitted,
+    place: Place,
+    opened: oneshot::Sender<Result<(), Refusal>>,
     upgrade: OnUpgrade,
     limit: Duration,
-    mut conversation: Conversation,
-    peer: Arc<Peer>,
-    max_message: usize,
-    registered: Registered,
 ) -> Option<Connection> {
+    let limits = admitted.limits();
+    let max_message = limits.message;
+    let peer = Arc::new(Peer::new(limits, admitted.gaps()));
+    let conversation = match admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await {
+        Ok(conversation) => conversation,
+        Err(refusal) => {
+            // Nobody hears it if the client has gone.
+            let _ = opened.send(Err(refusal));
+            return None;
+        }
+    };
+    let registered = place.register(&peer);
+    let _ = opened.send(Ok(()));
     let Ok(Ok(upgraded)) = timeout(limit, upgrade).await else {
-        poll_fn(|cx| {
-            conversation.lost(cx);
-            Poll::Ready(())
-        })
-        .await;
-        poll_fn(|cx| conversation.poll(cx).map(drop)).await;
+        conversation.abandon().await;
         return None;
     };
     let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {

@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
     let retention = Retention { count: 100, age: Duration::from_secs(60) };
     for (what, topic, retention, key) in [
         ("to one node", 0, None, false),
-        ("to nobody", 999, None, false),
+        ("to an indexed member only", 999, None, false),
         ("to one node, kept", 1, Some(retention), false),
         ("to one node, kept, with a key", 2, Some(retention), true),
     ] {
@@ -84,7 +84,7 @@ async fn main() -> anyhow::Result<()> {
             }
             black_box(store.publish(std::slice::from_ref(&publication)).await);
         }
-        println!("a publication {what}: {:?}", started.elapsed() / PUBLICATIONS);
+        println!("publishing {what}: {:?}", started.elapsed() / PUBLICATIONS);
     }
     Ok(())
 }

@@ -21,9 +21,7 @@ pub(crate) fn image_name() -> String {
 
 /// What `STRAIT_TEST_IMAGE` names.
 pub(crate) fn named_image() -> Option<String> {
-    env::var("STRAIT_TEST_IMAGE")
-        .ok()
-        .filter(|name| !name.is_empty())
+    env::var("STRAIT_TEST_IMAGE").ok().filter(|name| !name.is_empty())
 }
 
 /// A Docker engine that has answered.
@@ -39,9 +37,7 @@ impl Engine {
         if let Ok(address) = env::var("DOCKER_HOST") {
             let engine = Engine { address };
             let place = engine.address.clone();
-            engine
-                .ping()
-                .with_context(|| format!("no Docker engine answers at DOCKER_HOST={place}"))?;
+            engine.ping().with_context(|| format!("no Docker engine answers at DOCKER_HOST={place}"))?;
             return Ok(engine);
         }
         let home = env::var_os("HOME").map(PathBuf::from);
@@ -49,29 +45,19 @@ impl Engine {
         let sockets = [
             Some(PathBuf::from("/var/run/docker.sock")),
             runtime.map(|folder| folder.join("docker.sock")),
-            home.as_ref()
-                .map(|folder| folder.join(".docker/run/docker.sock")),
-            home.as_ref()
-                .map(|folder| folder.join(".docker/desktop/docker.sock")),
+            home.as_ref().map(|folder| folder.join(".docker/run/docker.sock")),
+            home.as_ref().map(|folder| folder.join(".docker/desktop/docker.sock")),
         ];
         let mut silent = Vec::new();
-        for socket in sockets
-            .into_iter()
-            .flatten()
-            .filter(|socket| socket.exists())
-        {
-            let engine = Engine {
-                address: format!("unix://{}", socket.display()),
-            };
+        for socket in sockets.into_iter().flatten().filter(|socket| socket.exists()) {
+            let engine = Engine { address: format!("unix://{}", socket.display()) };
             match engine.ping() {
                 Ok(()) => return Ok(engine),
                 Err(error) => silent.push(format!("{}: {error:#}", engine.address)),
             }
         }
         if silent.is_empty() {
-            bail!(
-                "no Docker engine: DOCKER_HOST is not set, and there is no socket such as /var/run/docker.sock"
-            );
+            bail!("no Docker engine: DOCKER_HOST is not set, and there is no socket such as /var/run/docker.sock");
         }
         bail!("no Docker engine answers ({})", silent.join("; "));
     }
@@ -101,10 +87,7 @@ impl Engine {
             stream.set_write_timeout(Some(LIMIT))?;
             first_bytes(stream, &request)?
         } else if let Some(place) = self.address.strip_prefix("tcp://") {
-            let address = place
-                .to_socket_addrs()?
-                .next()
-                .context("the name has no address")?;
+            let address = place.to_socket_addrs()?.next().context("the name has no address")?;
             let stream = TcpStream::connect_timeout(&address, LIMIT)?;
             stream.set_read_timeout(Some(LIMIT))?;
             stream.set_write_timeout(Some(LIMIT))?;
@@ -112,10 +95,7 @@ impl Engine {
         } else {
             bail!("only unix:// and tcp:// without TLS are understood");
         };
-        let status = head
-            .split(' ')
-            .nth(1)
-            .and_then(|status| status.parse().ok());
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         status.context("what answers is no HTTP server")
     }
 }

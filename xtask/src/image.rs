@@ -39,20 +39,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let name = image_name();
     let engine = Engine::find().context("start a Docker engine first")?;
     if !args.force && engine.has_image(&name)? {
-        say(format_args!(
-            "image {name} is there (--force builds it again)"
-        ));
+        say(format_args!("image {name} is there (--force builds it again)"));
         return Ok(ExitCode::SUCCESS);
     }
-    let missing: Vec<_> = ["debootstrap", "docker", "tar"]
-        .into_iter()
-        .filter(|name| !runs(name))
-        .collect();
+    let missing: Vec<_> = ["debootstrap", "docker", "tar"].into_iter().filter(|name| !runs(name)).collect();
     if !missing.is_empty() {
-        bail!(
-            "missing: {}; install them, on Debian with `apt-get install docker.io debootstrap`",
-            missing.join(", ")
-        );
+        bail!("missing: {}; install them, on Debian with `apt-get install docker.io debootstrap`", missing.join(", "));
     }
     if !rustix::process::geteuid().is_root() {
         bail!("debootstrap needs root: run this as root");
@@ -61,9 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let run = RunFolder::create()?;
     let root = run.make("root")?;
     let suite = suite();
-    say(format_args!(
-        "unpacking Debian {suite} with redis-server and postgresql"
-    ));
+    say(format_args!("unpacking Debian {suite} with redis-server and postgresql"));
     let log = run.path().join("log");
     let mut tries = 1;
     // A mirror may fail to give a package for once; those it gave are not asked for again.
@@ -80,31 +70,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     say(format_args!("importing it as {name}"));
     let mut pack = Command::new("tar");
-    pack.arg("-C")
-        .arg(&root)
-        .args(["--exclude=./var/cache/apt/archives/*.deb", "-c", "."]);
+    pack.arg("-C").arg(&root).args(["--exclude=./var/cache/apt/archives/*.deb", "-c", "."]);
     pack.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut pack = Process::start(pack, "tar", Signal::TERM, &run)?;
     let mut import = Command::new("docker");
     import.env("DOCKER_HOST", &engine.address);
-    import.args([
-        "import",
-        "--change",
-        "LABEL strait.test.image=services",
-        "-",
-        &name,
-    ]);
-    import
-        .stdin(pack.take_stdout().context("the output is piped")?)
-        .stdout(Stdio::null());
+    import.args(["import", "--change", "LABEL strait.test.image=services", "-", &name]);
+    import.stdin(pack.take_stdout().context("the output is piped")?).stdout(Stdio::null());
     let imported = process::run(import, "docker-import", Some(IMPORT_LIMIT), &run)?;
     if !pack.wait(Some(IMPORT_LIMIT))?.success() || !imported.success() {
         bail!("the engine did not take the image");
     }
-    say(format_args!(
-        "image {name} built in {:.1} s",
-        start.elapsed().as_secs_f64()
-    ));
+    say(format_args!("image {name} built in {:.1} s", start.elapsed().as_secs_f64()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -117,36 +94,21 @@ fn unpack(suite: &str, root: &Path, log: &Path, run: &RunFolder) -> anyhow::Resu
     } else {
         Command::new("debootstrap")
     };
-    command
-        .args([
-            "--variant=minbase",
-            "--include=redis-server,postgresql",
-            suite,
-        ])
-        .arg(root);
-    command
-        .stdin(Stdio::null())
-        .stdout(fs::File::create(log).context("cannot create a log file")?);
+    command.args(["--variant=minbase", "--include=redis-server,postgresql", suite]).arg(root);
+    command.stdin(Stdio::null()).stdout(fs::File::create(log).context("cannot create a log file")?);
     Ok(process::run(command, "debootstrap", Some(UNPACK_LIMIT), run)?.success())
 }
 
 fn runs(program: &str) -> bool {
     let mut command = Command::new(program);
-    command
-        .arg("--version")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok()
 }
 
 /// A container may forbid it.
 fn runs_in_own_mounts() -> bool {
     let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "true"])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["--mount", "true"]).stdin(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
@@ -154,9 +116,7 @@ fn runs_in_own_mounts() -> bool {
 fn suite() -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let value = |key: &str| {
-        let line = release
-            .lines()
-            .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let line = release.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         line.map(|value| value.trim_matches('"').to_owned())
     };
     match value("VERSION_CODENAME") {

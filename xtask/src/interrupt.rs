@@ -43,21 +43,15 @@ impl std::error::Error for Interrupted {}
 pub(crate) fn listen() -> anyhow::Result<()> {
     let received = RECEIVED.get_or_init(Arc::default);
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register_usize(
-            signal,
-            Arc::clone(received),
-            signal.unsigned_abs() as usize,
-        )
-        .context("cannot listen for signals")?;
+        signal_hook::flag::register_usize(signal, Arc::clone(received), signal.unsigned_abs() as usize)
+            .context("cannot listen for signals")?;
     }
     Ok(())
 }
 
 /// Fails once a signal has come.
 pub(crate) fn check() -> Result<(), Interrupted> {
-    let received = RECEIVED
-        .get()
-        .map_or(0, |received| received.load(Ordering::Relaxed));
+    let received = RECEIVED.get().map_or(0, |received| received.load(Ordering::Relaxed));
     match i32::try_from(received) {
         Ok(0) | Err(_) => Ok(()),
         Ok(SIGINT) => Err(Interrupted(Signal::INT)),

@@ -18,11 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand, error::ErrorKind};
 use crate::{interrupt::Interrupted, say::say};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about = "The project's own commands"
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "The project's own commands")]
 #[command(disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
@@ -75,11 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn command_names() -> String {
-    Cli::command()
-        .get_subcommands()
-        .map(clap::Command::get_name)
-        .collect::<Vec<_>>()
-        .join(", ")
+    Cli::command().get_subcommands().map(clap::Command::get_name).collect::<Vec<_>>().join(", ")
 }
 
 fn complain(message: impl std::fmt::Display) {

@@ -39,28 +39,13 @@ impl Process {
         run: &RunFolder,
     ) -> anyhow::Result<Process> {
         command.process_group(0);
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+        let child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let record = run.records().join(format!("{}-{}", child.id(), name));
-        let process = Process {
-            child,
-            name: name.to_owned(),
-            record,
-            stop_with,
-            ended: None,
-        };
+        let process = Process { child, name: name.to_owned(), record, stop_with, ended: None };
         let pid = process.pid();
         if let Some(identity) = identity(pid) {
-            fs::write(
-                &process.record,
-                format!(
-                    "{}\n{}\n{identity}\n",
-                    pid.as_raw_nonzero(),
-                    stop_with.as_raw()
-                ),
-            )
-            .context("cannot record a process in the run folder")?;
+            fs::write(&process.record, format!("{}\n{}\n{identity}\n", pid.as_raw_nonzero(), stop_with.as_raw()))
+                .context("cannot record a process in the run folder")?;
         }
         Ok(process)
     }
@@ -80,10 +65,7 @@ impl Process {
     /// The status, if it has ended.
     pub(crate) fn poll(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         if self.ended.is_none() {
-            self.ended = self
-                .child
-                .try_wait()
-                .with_context(|| format!("cannot wait for {}", self.name))?;
+            self.ended = self.child.try_wait().with_context(|| format!("cannot wait for {}", self.name))?;
         }
         Ok(self.ended)
     }
@@ -180,10 +162,7 @@ fn identity(pid: Pid) -> Option<String> {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         return (!matches!(state, "Z" | "X")).then(|| format!("{started} {}", boot.trim()));
     }
-    let ps = Command::new("ps")
-        .args(["-o", "lstart=", "-p", &number.to_string()])
-        .output()
-        .ok()?;
+    let ps = Command::new("ps").args(["-o", "lstart=", "-p", &number.to_string()]).output().ok()?;
     let started = String::from_utf8_lossy(&ps.stdout).trim().to_owned();
     (!started.is_empty()).then_some(started)
 }

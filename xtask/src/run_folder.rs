@@ -34,20 +34,14 @@ impl RunFolder {
         let base = env::temp_dir().join(format!("strait-xtask-{user}"));
         let base_lock = lock_base(&base, user)?;
         sweep(&base);
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let path = base.join(format!("{}-{}", std::process::id(), since_epoch.as_nanos()));
         make_folder(&path)?;
         make_folder(&path.join("processes"))?;
         let lock = File::create(path.join("lock")).context("cannot create the run's lock")?;
         lock.lock().context("cannot lock the run's folder")?;
         drop(base_lock);
-        Ok(RunFolder {
-            base,
-            path,
-            _lock: lock,
-        })
+        Ok(RunFolder { base, path, _lock: lock })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -84,10 +78,7 @@ impl Drop for RunFolder {
 
 /// Readable by all: a database server refuses to run as root, so another user must get through.
 fn make_folder(path: &Path) -> anyhow::Result<()> {
-    DirBuilder::new()
-        .mode(0o711)
-        .create(path)
-        .with_context(|| format!("cannot create {}", path.display()))
+    DirBuilder::new().mode(0o711).create(path).with_context(|| format!("cannot create {}", path.display()))
 }
 
 fn lock_base(base: &Path, user: u32) -> anyhow::Result<File> {
@@ -104,10 +95,7 @@ fn lock_base(base: &Path, user: u32) -> anyhow::Result<File> {
         if let Ok(found) = fs::symlink_metadata(base)
             && (!found.is_dir() || found.uid() != user)
         {
-            bail!(
-                "{} is not a folder of ours: remove it, or set TMPDIR",
-                base.display()
-            );
+            bail!("{} is not a folder of ours: remove it, or set TMPDIR", base.display());
         }
         // The run before may be removing the folder at this moment: then it is made anew.
         if let Ok(lock) = File::options().create(true).append(true).open(&path)
@@ -117,11 +105,7 @@ fn lock_base(base: &Path, user: u32) -> anyhow::Result<File> {
             return Ok(lock);
         }
         if start.elapsed() > LOCK_LIMIT {
-            bail!(
-                "{} stayed locked for {} s: is another run stuck?",
-                path.display(),
-                LOCK_LIMIT.as_secs()
-            );
+            bail!("{} stayed locked for {} s: is another run stuck?", path.display(), LOCK_LIMIT.as_secs());
         }
         thread::sleep(Duration::from_millis(20));
     }
@@ -135,14 +119,8 @@ fn same_file(open: &File, path: &Path) -> bool {
 }
 
 fn runs(base: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(base)
-        .into_iter()
-        .flatten()
-        .filter_map(Result::ok);
-    entries
-        .map(|entry| entry.path())
-        .filter(|path| path.is_dir())
-        .collect()
+    let entries = fs::read_dir(base).into_iter().flatten().filter_map(Result::ok);
+    entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect()
 }
 
 fn sweep(base: &Path) {
@@ -152,22 +130,14 @@ fn sweep(base: &Path) {
         {
             continue;
         }
-        let records = fs::read_dir(run.join("processes"))
-            .into_iter()
-            .flatten()
-            .filter_map(Result::ok);
+        let records = fs::read_dir(run.join("processes")).into_iter().flatten().filter_map(Result::ok);
         for record in records {
             if let Some(process) = process::stop_recorded(&record.path()) {
-                say(format_args!(
-                    "stopped {process}, which a killed run had left"
-                ));
+                say(format_args!("stopped {process}, which a killed run had left"));
             }
         }
         remove(&run);
-        say(format_args!(
-            "removed {}, which a killed run had left",
-            run.display()
-        ));
+        say(format_args!("removed {}, which a killed run had left", run.display()));
     }
 }
 
@@ -177,10 +147,7 @@ fn remove(folder: &Path) {
         let _ = Command::new("umount").arg(&mount).status();
     }
     if !mounts_below(folder).is_empty() {
-        say(format_args!(
-            "left {}: something is mounted in it",
-            folder.display()
-        ));
+        say(format_args!("left {}: something is mounted in it", folder.display()));
         return;
     }
     let start = Instant::now();
@@ -200,10 +167,7 @@ fn remove(folder: &Path) {
 /// Innermost first. The table escapes blanks, which no name of ours has.
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let points = table
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .map(PathBuf::from);
+    let points = table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);
     let mut below: Vec<_> = points.filter(|point| point.starts_with(folder)).collect();
     below.reverse();
     below

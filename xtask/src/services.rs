@@ -34,11 +34,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     command.args(rest);
     services.tell(&mut command);
     let status = process::run(command, "command", None, &run)?;
-    Ok(if status.success() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn hold() -> anyhow::Result<ExitCode> {

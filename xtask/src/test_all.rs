@@ -13,11 +13,9 @@ use std::{
 use anyhow::Context;
 
 use self::runner::{Notes, Runner};
-use crate::{
-    interrupt::Interrupted, process, provision::Services, run_folder::RunFolder, say::say,
-};
+use crate::{interrupt::Interrupted, process, provision::Services, run_folder::RunFolder, say::say};
 
-/// Runs formatting, lints, tests, doc tests and docs, each for the whole workspace, and stops at
+/// Runs formatting, lints, tests, doc tests and docs, each for all default members, and stops at
 /// the first that fails.
 ///
 /// Test services come from STRAIT_TEST_REDIS_URL and STRAIT_TEST_POSTGRES_URL if they are set, else
@@ -45,27 +43,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Ok(error
             .downcast_ref::<Interrupted>()
-            .map_or(ExitCode::FAILURE, |interrupted| {
-                ExitCode::from(interrupted.exit_status())
-            })),
+            .map_or(ExitCode::FAILURE, |interrupted| ExitCode::from(interrupted.exit_status()))),
     }
 }
 
 fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()> {
     let all = args.filter.is_empty();
     if all {
-        report.step("cargo fmt", || {
-            cargo(&["fmt", "--all", "--check"], None, run)
-        })?;
-        let clippy = [
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--all-features",
-            "--",
-            "-D",
-            "warnings",
-        ];
+        report.step("cargo fmt", || cargo(&["fmt", "--all", "--check"], None, run))?;
+        let clippy = ["clippy", "--all-targets", "--all-features", "--", "-D", "warnings"];
         report.step("cargo clippy", || cargo(&clippy, None, run))?;
     }
     let mut services = None;
@@ -76,36 +62,19 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
     let services = services.context("a step that passed has started the services")?;
     let runner = Runner::find();
     let mut notes = Notes::default();
-    let tested = report.step(runner.name(), || {
-        runner.run(&args.filter, &services, run, &mut notes)
-    });
+    let tested = report.step(runner.name(), || runner.run(&args.filter, &services, run, &mut notes));
     report.notes = notes;
     tested?;
     if all {
-        report.step("doc tests", || {
-            cargo(
-                &["test", "--doc", "--workspace", "--all-features"],
-                Some(&services),
-                run,
-            )
-        })?;
-        report.step("cargo doc", || {
-            cargo(
-                &["doc", "--workspace", "--no-deps", "--all-features"],
-                None,
-                run,
-            )
-        })?;
+        report.step("doc tests", || cargo(&["test", "--doc", "--all-features"], Some(&services), run))?;
+        report.step("cargo doc", || cargo(&["doc", "--no-deps", "--all-features"], None, run))?;
     }
     Ok(())
 }
 
 fn cargo(args: &[&str], services: Option<&Services>, run: &RunFolder) -> anyhow::Result<bool> {
     let mut command = cargo_command();
-    command
-        .args(args)
-        .env("RUSTDOCFLAGS", "-D warnings")
-        .stdin(Stdio::null());
+    command.args(args).env("RUSTDOCFLAGS", "-D warnings").stdin(Stdio::null());
     if let Some(services) = services {
         services.tell(&mut command);
     }
@@ -137,46 +106,28 @@ struct Report {
 
 impl Report {
     /// Runs a step. One that does not pass is an error, so that no other follows.
-    fn step(
-        &mut self,
-        name: &'static str,
-        work: impl FnOnce() -> anyhow::Result<bool>,
-    ) -> anyhow::Result<()> {
+    fn step(&mut self, name: &'static str, work: impl FnOnce() -> anyhow::Result<bool>) -> anyhow::Result<()> {
         say(format_args!("\n=== {name}"));
         let start = Instant::now();
         let outcome = work();
         let passed = matches!(outcome, Ok(true));
         self.steps.push((name, start.elapsed(), passed));
-        say(format_args!(
-            "=== {name}: {}, {:.1} s",
-            word(passed),
-            start.elapsed().as_secs_f64()
-        ));
+        say(format_args!("=== {name}: {}, {:.1} s", word(passed), start.elapsed().as_secs_f64()));
         if outcome? { Ok(()) } else { Err(Failed.into()) }
     }
 
     fn print(&self) {
         say("\n=== test-all");
         for (name, time, passed) in &self.steps {
-            say(format_args!(
-                "{:>8.1} s  {:<14} {}",
-                time.as_secs_f64(),
-                name,
-                word(*passed)
-            ));
+            say(format_args!("{:>8.1} s  {:<14} {}", time.as_secs_f64(), name, word(*passed)));
         }
         for skipped in &self.notes.skipped {
             say(format_args!("skipped: {skipped}"));
         }
         let total: Duration = self.steps.iter().map(|(_, time, _)| *time).sum();
         let failed = self.steps.iter().find(|(_, _, passed)| !passed);
-        let ending = failed.map_or("passed".to_owned(), |(name, ..)| {
-            format!("FAILED at {name}")
-        });
-        say(format_args!(
-            "{:>8.1} s  test-all {ending}",
-            total.as_secs_f64()
-        ));
+        let ending = failed.map_or("passed".to_owned(), |(name, ..)| format!("FAILED at {name}"));
+        say(format_args!("{:>8.1} s  test-all {ending}", total.as_secs_f64()));
     }
 }
 

@@ -5,10 +5,13 @@ mod rate;
 mod run;
 
 use std::fmt;
+use std::future::poll_fn;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::BytesMut;
+use tracing::Span;
 
 use crate::channel::{Channel, unauthenticated};
 use crate::close::Close;
@@ -22,7 +25,7 @@ use crate::protocol::plain::{self, Request};
 use crate::store::Patch;
 use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
-use run::{Ended, Route, Run, Task, call};
+use run::{Ended, Route, Run, Task, Work, call};
 
 /// A message as it arrived.
 #[derive(Debug)]
@@ -67,8 +70,10 @@ pub struct Conversation {
     machine: Machine<Inbound>,
     run: Option<Box<Run>>,
     bucket: Bucket,
+    span: Span,
     close: Option<Box<Close>>,
-    reason: DisconnectReason,
+    /// Why the connection ended, once it has.
+    reason: Option<DisconnectReason>,
     opened: bool,
     suspended: bool,
     displaced: bool,
@@ -84,14 +89,16 @@ impl fmt::Debug for Conversation {
 impl Conversation {
     pub(crate) fn new(channel: Channel) -> Self {
         let bucket = Bucket::new(channel.inner.endpoint.limits.rate.as_ref());
+        let span = tracing::debug_span!(parent: None, "channel", id = %channel.id(), endpoint = channel.endpoint());
         Self {
             channel,
             // The plain protocol cannot resume.
             machine: Machine::new(false),
             run: None,
             bucket,
+            span,
             close: None,
-            reason: DisconnectReason::Lost,
+            reason: None,
             opened: false,
             suspended: false,
             displaced: false,
@@ -139,21 +146,32 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        self.handle(Event::Received(message), cx);
+        let mut effects = Effects::new();
+        let now = self.machine.offer(message, self.channel.inner.endpoint.limits.backlog, &mut effects);
+        let step = now.map(Step::Message).or_else(|| self.carry_out(effects));
+        self.go(step, cx);
     }
 
     /// The peer has closed the connection.
     pub fn peer_closed(&mut self, cx: &mut Context<'_>) {
-        if self.reason == DisconnectReason::Lost {
-            self.reason = DisconnectReason::Client;
-        }
+        self.reason.get_or_insert(DisconnectReason::Client);
         self.handle(Event::PeerClosed { leaves: true }, cx);
     }
 
-    /// The connection is gone, or nothing comes from it any more. Before [`opened`](Self::opened) it undoes what the
-    /// handshake stored.
+    /// The connection is gone, or nothing comes from it any more.
     pub fn lost(&mut self, cx: &mut Context<'_>) {
+        self.reason.get_or_insert(DisconnectReason::Lost);
         self.handle(Event::Lost, cx);
+    }
+
+    /// Undoes what the handshake stored: instead of [`opened`](Self::opened), if its answer never reached the client.
+    pub async fn abandon(mut self) {
+        poll_fn(|cx| {
+            self.lost(cx);
+            Poll::Ready(())
+        })
+        .await;
+        while poll_fn(|cx| self.poll(cx)).await != Driven::Done {}
     }
 
     /// The server closes.
@@ -210,18 +228,22 @@ impl Conversation {
 
     /// Takes an event through the machine; what is to be run is told.
     fn step(&mut self, event: Event<Inbound>) -> Option<Step<Inbound>> {
-        match &event {
-            Event::Close(_) | Event::Refused(_) | Event::Drain(_) => self.reason = DisconnectReason::Server,
-            Event::Displaced(_) => self.displaced = true,
-            _ => {}
-        }
+        self.displaced |= matches!(event, Event::Displaced(_));
         let mut effects = Effects::new();
         self.machine.handle(event, self.channel.inner.endpoint.limits.backlog, &mut effects);
+        self.carry_out(effects)
+    }
+
+    /// Notes what the machine wants; what is to be run is told.
+    fn carry_out(&mut self, effects: Effects<Inbound>) -> Option<Step<Inbound>> {
         let mut step = None;
         for effect in effects {
             match effect {
                 Effect::Run(next) => step = Some(next),
-                Effect::Close(close) => self.close = Some(Box::new(close)),
+                Effect::Close(close) => {
+                    self.reason.get_or_insert(DisconnectReason::Server);
+                    self.close = Some(Box::new(close));
+                }
                 Effect::Done => self.finish(),
                 // `reads` tells of the first two; the machine was made so that it does not detach.
                 Effect::Pause | Effect::Resume | Effect::Detach => {}
@@ -265,41 +287,41 @@ impl Conversation {
         Some(if asked.displaced { Event::Displaced(asked.close) } else { Event::Close(asked.close) })
     }
 
-    fn start(&mut self, task: Task) {
-        self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
-    }
-
     /// Begins a step; tells its end if it ended at once.
     fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Ended> {
         self.channel.inner.outlet.handler_begins();
-        let mut task = match step {
+        let work = match step {
             Step::Message(message) => match self.message(message) {
-                Ok(task) => task,
+                Ok(work) => work,
                 Err(ended) => return Some(ended),
             },
             Step::Connect => match self.connect() {
-                Some(task) => task,
+                Some(work) => work,
                 None => return Some(Ended::End),
             },
-            Step::End => Task::End(Box::pin(ending::end(self.channel.clone(), self.reason, self.opened))),
+            Step::End => {
+                let reason = self.reason.unwrap_or(DisconnectReason::Lost);
+                Work::End(Box::pin(ending::end(self.channel.clone(), reason, self.opened)))
+            }
         };
+        let mut task = Task::new(work, &self.span);
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
             Poll::Pending => {
-                self.start(task);
+                self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
                 None
             }
         }
     }
 
-    fn connect(&self) -> Option<Task> {
+    fn connect(&self) -> Option<Work> {
         let handler = self.channel.inner.endpoint.connect.clone();
         let resumable = self.channel.inner.endpoint.grace.is_some();
         if handler.is_none() && self.channel.session_value().is_none() && !resumable {
             return None;
         }
         let channel = self.channel.clone();
-        Some(Task::Connect(Box::pin(async move {
+        Some(Work::Connect(Box::pin(async move {
             channel.index_user().await?;
             if let Some(handler) = handler {
                 handler(ConnectContext { channel: channel.clone() }).await?;
@@ -313,7 +335,7 @@ impl Conversation {
     }
 
     /// Finds the handler of a message and calls it.
-    fn message(&self, message: Inbound) -> Result<Task, Ended> {
+    fn message(&self, message: Inbound) -> Result<Work, Ended> {
         let endpoint = &self.channel.inner.endpoint;
         let refused = |error, route| Err(Ended::Message(Err(error), route));
         let Inbound { payload, binary, limited } = message;
@@ -324,39 +346,36 @@ impl Conversation {
                 Some(found) => self.call(found, payload, true),
             };
         }
-        let known = |key: &str| endpoint.routes.contains_key(key);
-        let (request, unknown) = plain::decode(payload, &endpoint.routing_key, known);
-        match request {
-            Request::Keyed { key, .. } if limited => refused(too_many(), Route::of_key(endpoint, key)),
-            Request::Keyed { key, payload } => match endpoint.routes.get(&*key) {
-                Some(found) => self.call(found, payload, false),
-                None => refused(unknown_route(), Route::Unknown(key)),
-            },
-            Request::Twice { key } => {
-                let route = key.map_or(Route::None, |key| Route::of_key(endpoint, key));
-                refused(Error::invalid("a key stands twice in the message"), route)
+        let find = |key: &str| endpoint.routes.get(key).cloned();
+        let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
+        match plain::decode(payload, &endpoint.routing_key, find) {
+            Request::Routed { route, .. } if limited => refused(too_many(), Route::Known(route)),
+            Request::Routed { route, payload } => self.call(&route, payload, false),
+            Request::Twice { route } => {
+                let error = Error::invalid("a key stands twice in the message");
+                refused(error, route.map_or(Route::None, Route::Known))
             }
-            Request::Whole(_) if limited => refused(too_many(), unknown.map_or(Route::None, Route::Unknown)),
-            Request::Whole(payload) => match &endpoint.message {
+            Request::Whole { key, .. } if limited => refused(too_many(), unknown(key)),
+            Request::Whole { payload, key } => match &endpoint.message {
                 Some(found) => self.call(found, payload, false),
-                None => refused(unknown_route(), unknown.map_or(Route::None, Route::Unknown)),
+                None => refused(unknown_route(), unknown(key)),
             },
         }
     }
 
-    fn call(&self, found: &RouteInner, payload: BytesMut, binary: bool) -> Result<Task, Ended> {
-        let route = found.key.clone().map_or(Route::None, Route::Known);
+    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
+        let route = Route::Known(Arc::clone(found));
         if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
             return Err(Ended::Message(Err(unauthenticated()), route));
         }
         let context = MessageContext {
             channel: self.channel.clone(),
-            route: found.key.clone(),
+            route: Arc::clone(found),
             payload: payload.freeze(),
             binary,
         };
         match call(|| (found.handler)(context)) {
-            Ok(future) => Ok(Task::Message(future, route)),
+            Ok(future) => Ok(Work::Message(future, route)),
             Err(error) => Err(Ended::Message(Err(error), route)),
         }
     }
@@ -368,7 +387,7 @@ impl Conversation {
         let unknown;
         let prefix = match route {
             Route::None => None,
-            Route::Known(key) => endpoint.routes.get(key).map(|route| &*route.prefix),
+            Route::Known(route) => route.key.as_ref().map(|(_, prefix)| &**prefix),
             Route::Unknown(key) => {
                 unknown = plain::reply_prefix(&endpoint.routing_key, key);
                 Some(&*unknown)

@@ -187,6 +187,18 @@ impl<M: Weigh> Machine<M> {
         !self.paused && self.link == Link::Up && self.draining.is_none()
     }
 
+    /// A message that can be run at once is given back, and runs; every other one is taken as
+    /// [`handle`](Self::handle) takes it. This is most messages' way.
+    pub fn offer(&mut self, message: M, backlog: Backlog, effects: &mut Effects<M>) -> Option<M> {
+        let idle = self.phase == Phase::Open && self.running == Running::Nothing && self.waiting.is_empty();
+        if idle && !self.suspended && self.draining.is_none() && self.link == Link::Up {
+            self.running = Running::Message;
+            return Some(message);
+        }
+        self.handle(Event::Received(message), backlog, effects);
+        None
+    }
+
     /// Takes an event and pushes what is to be done about it.
     pub fn handle(&mut self, event: Event<M>, backlog: Backlog, effects: &mut Effects<M>) {
         match event {
@@ -238,11 +250,6 @@ impl<M: Weigh> Machine<M> {
 
     fn received(&mut self, message: M, backlog: Backlog, effects: &mut Effects<M>) {
         if self.link != Link::Up || self.draining.is_some() || matches!(self.phase, Phase::Closing | Phase::Closed) {
-            return;
-        }
-        if self.phase == Phase::Open && !self.is_running() && !self.suspended && self.waiting.is_empty() {
-            self.running = Running::Message;
-            effects.push(Effect::Run(Step::Message(message)));
             return;
         }
         self.waiting_bytes += message.weight();

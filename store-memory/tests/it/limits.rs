@@ -122,3 +122,15 @@ async fn retained_topics_end_without_publications() {
     store.lease(&node, LeaseTerm::Renew, Duration::from_secs(600)).await.unwrap();
     assert_eq!(store.stats().topics, 0);
 }
+
+#[tokio::test]
+async fn a_topic_that_keeps_less_ends_earlier() {
+    let clock = Arc::new(ManualClock::default());
+    let store = MemoryStore::builder().clock(clock.clone()).build();
+    for seconds in [3600, 60] {
+        publish(&store, None, Some(Retention { count: 10, age: Duration::from_secs(seconds) })).await;
+    }
+    clock.advance(Duration::from_secs(60));
+    store.claim_due(&NodeId::unique(), 1, Duration::from_secs(60)).await.unwrap();
+    assert_eq!(store.stats().topics, 0);
+}

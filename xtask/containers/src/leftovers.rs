@@ -30,9 +30,7 @@ pub(crate) async fn sweep() -> anyhow::Result<usize> {
         .into_iter()
         .filter(|container| {
             let labels = container.labels.as_ref();
-            labels
-                .and_then(|labels| labels.get(LOCK))
-                .is_some_and(|lock| !is_held(Path::new(lock)))
+            labels.and_then(|labels| labels.get(LOCK)).is_some_and(|lock| !is_held(Path::new(lock)))
         })
         .collect();
     let count = orphans.len();
@@ -50,28 +48,18 @@ pub(crate) async fn remove_of_run(lock: &Path) -> anyhow::Result<()> {
 
 async fn list(docker: &Docker, labels: Vec<String>) -> anyhow::Result<Vec<ContainerSummary>> {
     let filters = HashMap::from([("label", labels)]);
-    let options = ListContainersOptionsBuilder::new()
-        .all(true)
-        .filters(&filters)
-        .build();
-    docker
-        .list_containers(Some(options))
-        .await
-        .context("cannot list containers")
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    docker.list_containers(Some(options)).await.context("cannot list containers")
 }
 
 async fn remove(docker: &Docker, containers: Vec<ContainerSummary>) -> anyhow::Result<()> {
     for id in containers.into_iter().filter_map(|container| container.id) {
-        let options = RemoveContainerOptionsBuilder::new()
-            .force(true)
-            .v(true)
-            .build();
+        let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         match docker.remove_container(&id, Some(options)).await {
             Ok(()) => {}
             // Gone, or on its way: another run swept at the same time.
             Err(testcontainers::bollard::errors::Error::DockerResponseServerError {
-                status_code: 404 | 409,
-                ..
+                status_code: 404 | 409, ..
             }) => {}
             Err(error) => return Err(error).context("cannot remove a container"),
         }
@@ -88,8 +76,5 @@ fn is_held(lock: &Path) -> bool {
 }
 
 fn host() -> String {
-    rustix::system::uname()
-        .nodename()
-        .to_string_lossy()
-        .into_owned()
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

@@ -32,26 +32,16 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = env::args().skip(1);
-    let lock = PathBuf::from(
-        arguments
-            .next()
-            .context("usage: xtask-containers LOCK SERVICE=IMAGE…")?,
-    );
-    let services = arguments
-        .map(|argument| Service::parse(&argument))
-        .collect::<Result<Vec<_>, _>>()?;
+    let lock = PathBuf::from(arguments.next().context("usage: xtask-containers LOCK SERVICE=IMAGE…")?);
+    let services = arguments.map(|argument| Service::parse(&argument)).collect::<Result<Vec<_>, _>>()?;
     if services.is_empty() {
         bail!("name a service, as in redis=IMAGE");
     }
     let password = env::var("STRAIT_TEST_PASSWORD").context("STRAIT_TEST_PASSWORD is not set")?;
 
-    let swept = leftovers::sweep()
-        .await
-        .context("cannot look for leftovers")?;
+    let swept = leftovers::sweep().await.context("cannot look for leftovers")?;
     if swept > 0 {
-        tell(format_args!(
-            "services: removed {swept} containers, which a killed run had left"
-        ));
+        tell(format_args!("services: removed {swept} containers, which a killed run had left"));
     }
     let mut start = pin!(start(&services, &lock, &password));
     let mut end = pin!(end_is_asked_for());
@@ -61,23 +51,16 @@ async fn main() -> anyhow::Result<()> {
         outcome = &mut end => (outcome, timeout(END_LIMIT, start).await.unwrap_or_default()),
     };
     // By label, so that also one goes which was being created a moment ago.
-    leftovers::remove_of_run(&lock)
-        .await
-        .context("cannot remove the containers")?;
+    leftovers::remove_of_run(&lock).await.context("cannot remove the containers")?;
     outcome
 }
 
-async fn start(
-    services: &[Service],
-    lock: &Path,
-    password: &str,
-) -> Vec<ContainerAsync<GenericImage>> {
+async fn start(services: &[Service], lock: &Path, password: &str) -> Vec<ContainerAsync<GenericImage>> {
     let mut starts: FuturesUnordered<_> = services
         .iter()
         .map(|service| async move {
             let started = timeout(START_LIMIT, service.start(lock, password)).await;
-            let outcome =
-                started.unwrap_or_else(|_| bail!("not ready within {} s", START_LIMIT.as_secs()));
+            let outcome = started.unwrap_or_else(|_| bail!("not ready within {} s", START_LIMIT.as_secs()));
             (service, outcome)
         })
         .collect();
@@ -90,11 +73,7 @@ async fn start(
             }
             Err(error) => ("failed", format!("{error:#}").replace(['\t', '\n'], " ")),
         };
-        tell(format_args!(
-            "{}\t{state}\t{detail}\t{}",
-            service.kind.name(),
-            service.image
-        ));
+        tell(format_args!("{}\t{state}\t{detail}\t{}", service.kind.name(), service.image));
     }
     running
 }

@@ -49,18 +49,13 @@ pub(crate) struct Service {
 impl Service {
     /// From `redis=IMAGE` or `postgres=IMAGE`.
     pub(crate) fn parse(argument: &str) -> anyhow::Result<Service> {
-        let (name, image) = argument
-            .split_once('=')
-            .with_context(|| format!("{argument} is not SERVICE=IMAGE"))?;
+        let (name, image) = argument.split_once('=').with_context(|| format!("{argument} is not SERVICE=IMAGE"))?;
         let kind = match name {
             "redis" => Kind::Redis,
             "postgres" => Kind::Postgres,
             _ => bail!("{name} is no service: name redis or postgres"),
         };
-        Ok(Service {
-            kind,
-            image: image.to_owned(),
-        })
+        Ok(Service { kind, image: image.to_owned() })
     }
 
     /// Starts a container, pulling its image if the engine lacks it, and waits until the server
@@ -73,35 +68,24 @@ impl Service {
         let (name, tag) = name_and_tag(&self.image);
         let image = GenericImage::new(name, tag);
         let (port, ready) = match self.kind {
-            Kind::Redis => (
-                6379,
-                WaitFor::message_on_stdout("Ready to accept connections"),
-            ),
-            Kind::Postgres => (
-                5432,
-                WaitFor::message_on_stderr("database system is ready to accept connections"),
-            ),
+            Kind::Redis => (6379, WaitFor::message_on_stdout("Ready to accept connections")),
+            Kind::Postgres => (5432, WaitFor::message_on_stderr("database system is ready to accept connections")),
         };
-        let image = image
-            .with_exposed_port(ContainerPort::Tcp(port))
-            .with_wait_for(ready);
+        let image = image.with_exposed_port(ContainerPort::Tcp(port)).with_wait_for(ready);
         let request = match self.kind {
             // Protected mode refuses whoever comes through the published port.
-            Kind::Redis => image
-                .with_entrypoint("redis-server")
-                .with_user("redis")
-                .with_cmd([
-                    "--bind",
-                    "0.0.0.0",
-                    "--protected-mode",
-                    "no",
-                    "--save",
-                    "",
-                    "--appendonly",
-                    "no",
-                    "--dir",
-                    "/tmp",
-                ]),
+            Kind::Redis => image.with_entrypoint("redis-server").with_user("redis").with_cmd([
+                "--bind",
+                "0.0.0.0",
+                "--protected-mode",
+                "no",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+                "--dir",
+                "/tmp",
+            ]),
             Kind::Postgres => image
                 .with_entrypoint("sh")
                 .with_user("postgres")
@@ -109,28 +93,18 @@ impl Service {
                 .with_env_var("STRAIT_TEST_PASSWORD", password)
                 .with_cmd(["-c", POSTGRES]),
         };
-        let request = request
-            .with_labels(leftovers::labels(lock))
-            .with_startup_timeout(STARTUP_LIMIT);
+        let request = request.with_labels(leftovers::labels(lock)).with_startup_timeout(STARTUP_LIMIT);
         let request = request.with_host_config_modifier(move |config| {
             // By default the port is open to the network. Of an engine elsewhere it has to be.
             if engine_is_here() {
-                let here = PortBinding {
-                    host_ip: Some(LOOPBACK.to_owned()),
-                    host_port: None,
-                };
-                config.port_bindings =
-                    Some(HashMap::from([(format!("{port}/tcp"), Some(vec![here]))]));
+                let here = PortBinding { host_ip: Some(LOOPBACK.to_owned()), host_port: None };
+                config.port_bindings = Some(HashMap::from([(format!("{port}/tcp"), Some(vec![here]))]));
                 config.publish_all_ports = Some(false);
             }
         });
         let container = request.start().await?;
         // Not localhost: that may be ::1, where nothing listens.
-        let host = if engine_is_here() {
-            LOOPBACK.to_owned()
-        } else {
-            container.get_host().await?.to_string()
-        };
+        let host = if engine_is_here() { LOOPBACK.to_owned() } else { container.get_host().await?.to_string() };
         let port = container.get_host_port_ipv4(port).await?;
         let url = match self.kind {
             Kind::Redis => format!("redis://{host}:{port}/0"),
@@ -164,13 +138,7 @@ mod tests {
         let check = |image, expected| assert_eq!(name_and_tag(image), expected, "{image}");
         check("strait-test-services", ("strait-test-services", "latest"));
         check("redis:7-bookworm", ("redis", "7-bookworm"));
-        check(
-            "registry.example:5000/services",
-            ("registry.example:5000/services", "latest"),
-        );
-        check(
-            "registry.example:5000/services:2",
-            ("registry.example:5000/services", "2"),
-        );
+        check("registry.example:5000/services", ("registry.example:5000/services", "latest"));
+        check("registry.example:5000/services:2", ("registry.example:5000/services", "2"));
     }
 }

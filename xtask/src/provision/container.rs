@@ -29,23 +29,13 @@ const BUILD_LIMIT: Duration = Duration::from_secs(300);
 /// More than xtask-containers allows itself, so that it is the one to say what went wrong.
 const START_LIMIT: Duration = Duration::from_secs(150);
 
-pub(super) fn attempt(
-    services: &[Service],
-    run: &RunFolder,
-    processes: &mut Vec<Process>,
-) -> Vec<Attempt> {
+pub(super) fn attempt(services: &[Service], run: &RunFolder, processes: &mut Vec<Process>) -> Vec<Attempt> {
     let all_fail = |error: anyhow::Error| match error.downcast_ref() {
         Some(interrupted) => {
             let interrupted: crate::interrupt::Interrupted = *interrupted;
-            services
-                .iter()
-                .map(|service| (*service, Err(interrupted.into())))
-                .collect()
+            services.iter().map(|service| (*service, Err(interrupted.into()))).collect()
         }
-        None => services
-            .iter()
-            .map(|service| (*service, Err(anyhow!("{error:#}"))))
-            .collect(),
+        None => services.iter().map(|service| (*service, Err(anyhow!("{error:#}")))).collect(),
     };
     match start(services, run) {
         Ok((keeper, answers)) => {
@@ -83,12 +73,7 @@ fn start(services: &[Service], run: &RunFolder) -> anyhow::Result<(Process, Vec<
 
     let output = keeper.take_stdout().context("the output is piped")?;
     let (sender, lines) = mpsc::channel();
-    thread::spawn(move || {
-        BufReader::new(output)
-            .lines()
-            .map_while(Result::ok)
-            .try_for_each(|line| sender.send(line))
-    });
+    thread::spawn(move || BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
     let mut answers = Vec::new();
     let complete = wait_until(START_LIMIT, || {
         match lines.try_recv() {
@@ -99,10 +84,7 @@ fn start(services: &[Service], run: &RunFolder) -> anyhow::Result<(Process, Vec<
         Ok((answers.len() == services.len()).then_some(()))
     })?;
     if complete.is_none() {
-        bail!(
-            "the containers were not ready within {} s",
-            START_LIMIT.as_secs()
-        );
+        bail!("the containers were not ready within {} s", START_LIMIT.as_secs());
     }
     Ok((keeper, answers))
 }
@@ -111,25 +93,15 @@ fn start(services: &[Service], run: &RunFolder) -> anyhow::Result<(Process, Vec<
 /// image, separated by tabs. Any other line is for the user.
 fn answer(line: &str) -> Option<Attempt> {
     let fields: Vec<_> = line.split('\t').collect();
-    let service = Service::ALL
-        .into_iter()
-        .find(|service| Some(&service.name()) == fields.first());
+    let service = Service::ALL.into_iter().find(|service| Some(&service.name()) == fields.first());
     match (service, fields.as_slice()) {
         (Some(service), [_, "ready", url, image]) => {
             let origin = format!("in a container of image {image}");
-            Some((
-                service,
-                Ok(Running {
-                    service,
-                    url: (*url).to_owned(),
-                    origin,
-                }),
-            ))
+            Some((service, Ok(Running { service, url: (*url).to_owned(), origin })))
         }
-        (Some(service), [_, "failed", reason, image]) => Some((
-            service,
-            Err(anyhow!("no container of image {image}: {reason}")),
-        )),
+        (Some(service), [_, "failed", reason, image]) => {
+            Some((service, Err(anyhow!("no container of image {image}: {reason}"))))
+        }
         _ => {
             say(line);
             None
@@ -142,14 +114,7 @@ fn build(run: &RunFolder) -> anyhow::Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     // The features of the whole workspace, as for the tests: else its dependencies would be
     // compiled once more.
-    cargo.args([
-        "build",
-        "--quiet",
-        "--workspace",
-        "--all-features",
-        "--bin",
-        "xtask-containers",
-    ]);
+    cargo.args(["build", "--quiet", "--all-features", "--bin", "xtask-containers"]);
     cargo.stdin(Stdio::null());
     if !process::run(cargo, "cargo-build", Some(BUILD_LIMIT), run)?.success() {
         bail!("xtask-containers does not compile");

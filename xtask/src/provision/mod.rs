@@ -72,10 +72,7 @@ impl Way {
         }
         match all.into_iter().find(|way| way.name() == asked) {
             Some(way) => Ok(vec![way]),
-            None => bail!(
-                "{} is {asked:?}: set it to auto, url, docker or local",
-                Way::VARIABLE
-            ),
+            None => bail!("{} is {asked:?}: set it to auto, url, docker or local", Way::VARIABLE),
         }
     }
 }
@@ -120,20 +117,12 @@ impl Services {
             for (service, outcome) in attempts {
                 match outcome {
                     Ok(found) => {
-                        say(format_args!(
-                            "services: {}: {}",
-                            service.name(),
-                            found.origin
-                        ));
+                        say(format_args!("services: {}: {}", service.name(), found.origin));
                         running.push(found);
                     }
                     Err(error) if error.is::<Interrupted>() => return Err(error),
                     Err(error) => {
-                        say(format_args!(
-                            "services: {}: not by {}: {error:#}",
-                            service.name(),
-                            way.name()
-                        ));
+                        say(format_args!("services: {}: not by {}: {error:#}", service.name(), way.name()));
                     }
                 }
             }
@@ -151,10 +140,7 @@ impl Services {
                 );
             }
         }
-        Ok(Services {
-            running,
-            _processes: processes,
-        })
+        Ok(Services { running, _processes: processes })
     }
 
     /// Tells a command where the servers are.
@@ -166,8 +152,6 @@ impl Services {
 
     /// The same, for a person: lines of `VARIABLE=url`.
     pub(crate) fn variables(&self) -> impl Iterator<Item = String> {
-        self.running
-            .iter()
-            .map(|found| format!("{}={}", found.service.variable(), found.url))
+        self.running.iter().map(|found| format!("{}={}", found.service.variable(), found.url))
     }
 }

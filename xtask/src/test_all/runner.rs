@@ -38,9 +38,7 @@ impl Runner {
         if ask.status().is_ok_and(|status| status.success()) {
             return Runner::Nextest;
         }
-        say(
-            "cargo-nextest is not installed (`cargo install --locked cargo-nextest`): falling back to cargo test",
-        );
+        say("cargo-nextest is not installed (`cargo install --locked cargo-nextest`): falling back to cargo test");
         Runner::CargoTest
     }
 
@@ -65,30 +63,17 @@ impl Runner {
         command.env(SKIPS, &skips).stdin(Stdio::null());
         // A test that is killed cannot remove its files: then they go with the run.
         command.env("TMPDIR", run.make("tmp")?);
-        let color = if io::stderr().is_terminal() {
-            "always"
-        } else {
-            "never"
-        };
+        let color = if io::stderr().is_terminal() { "always" } else { "never" };
         command.env("CARGO_TERM_COLOR", color);
         let outcome = match self {
             Runner::Nextest => {
-                command.args([
-                    "nextest",
-                    "run",
-                    "--workspace",
-                    "--all-features",
-                    "--no-fail-fast",
-                ]);
+                command.args(["nextest", "run", "--all-features", "--no-fail-fast"]);
                 command.args(filter).stderr(Stdio::piped());
                 run_and_read(command, Process::take_stderr, io::stderr(), run)
             }
             Runner::CargoTest => {
-                command.args(["test", "--workspace", "--all-features", "--all-targets"]);
-                command
-                    .args(["--no-fail-fast", "--"])
-                    .args(filter)
-                    .stdout(Stdio::piped());
+                command.args(["test", "--all-features", "--all-targets"]);
+                command.args(["--no-fail-fast", "--"]).args(filter).stdout(Stdio::piped());
                 run_and_read(command, Process::take_stdout, io::stdout(), run)
             }
         };
@@ -128,23 +113,15 @@ fn run_and_read<S: Read + Send + 'static>(
 
 fn nextest_summary(output: &str) -> Option<String> {
     let mut lines = output.lines().map(str::trim);
-    lines
-        .rfind(|line| line.starts_with("Summary ["))
-        .map(str::to_owned)
+    lines.rfind(|line| line.starts_with("Summary [")).map(str::to_owned)
 }
 
 /// `cargo test` has a summary per binary, `test result: ok. 2 passed; 0 failed; …`, and none of all.
 fn cargo_test_summary(output: &str) -> String {
     let count = |word: &str| -> u64 {
-        let results = output
-            .lines()
-            .filter(|line| line.starts_with("test result: "));
-        let counts = results
-            .flat_map(|line| line.split(['.', ';']))
-            .map(str::trim);
-        counts
-            .filter_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok())
-            .sum()
+        let results = output.lines().filter(|line| line.starts_with("test result: "));
+        let counts = results.flat_map(|line| line.split(['.', ';'])).map(str::trim);
+        counts.filter_map(|part| part.strip_suffix(word)?.trim().parse::<u64>().ok()).sum()
     };
     format!("{} passed, {} failed", count("passed"), count("failed"))
 }
@@ -172,10 +149,7 @@ mod tests {
         let output = "\u{1b}[32mSummary [\u{1b}[0m  1s] 1 test run: 1 passed, 0 skipped\n\
                       \u{1b}[32;1m     Summary\u{1b}[0m [  12.3s] 3 tests run: 2 passed, 1 failed, 0 skipped\n        FAIL x\n";
         let expected = "Summary [  12.3s] 3 tests run: 2 passed, 1 failed, 0 skipped";
-        assert_eq!(
-            nextest_summary(&without_colors(output)).as_deref(),
-            Some(expected)
-        );
+        assert_eq!(nextest_summary(&without_colors(output)).as_deref(), Some(expected));
         assert_eq!(nextest_summary("error: could not compile"), None);
     }
 

@@ -33,12 +33,8 @@ fn sigterm_leaves_no_container_behind() {
 #[test]
 fn a_signal_while_servers_start_leaves_nothing_behind() {
     let folder = Folder::new();
-    let mut child = command(&folder, &["services"], &[("STRAIT_TEST_SERVICES", "local")])
-        .spawn()
-        .unwrap();
-    wait_until("the run has its folder", || {
-        fs::read_dir(folder.path()).unwrap().flatten().next()
-    });
+    let mut child = command(&folder, &["services"], &[("STRAIT_TEST_SERVICES", "local")]).spawn().unwrap();
+    wait_until("the run has its folder", || fs::read_dir(folder.path()).unwrap().flatten().next());
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let status = wait_until("xtask ends", || child.try_wait().unwrap());
     assert!(!status.success(), "{status}");
@@ -55,11 +51,7 @@ fn servers_of_a_killed_run_are_stopped_by_the_next() {
     assert_eq!(held.status(), None);
     held.assert_answer();
     let next = Held::start_by("local", &folder).expect("it could a moment ago");
-    assert!(
-        next.said.contains("which a killed run had left"),
-        "{}",
-        next.said
-    );
+    assert!(next.said.contains("which a killed run had left"), "{}", next.said);
     held.assert_gone();
     next.assert_answer();
     drop(next);
@@ -98,21 +90,14 @@ fn containers_without_their_keeper_are_removed_by_the_next_run() {
 
 /// The process that removes the containers.
 fn keeper(folder: &Folder) -> Pid {
-    let entries = |path: &Path| {
-        fs::read_dir(path)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-    };
+    let entries = |path: &Path| fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let run = entries(folder.path())
         .flat_map(|base| entries(&base).collect::<Vec<_>>())
         .find(|path| path.is_dir())
         .expect("the run has a folder");
     let records = entries(&run.join("processes"));
-    let mut names =
-        records.map(|record| record.file_name().unwrap().to_string_lossy().into_owned());
-    let name = names
-        .find(|name| name.ends_with("-containers"))
-        .expect("it is recorded");
+    let mut names = records.map(|record| record.file_name().unwrap().to_string_lossy().into_owned());
+    let name = names.find(|name| name.ends_with("-containers")).expect("it is recorded");
     Pid::from_raw(name.split('-').next().unwrap().parse().unwrap()).unwrap()
 }
 
@@ -134,16 +119,10 @@ fn a_command_that_fails_fails_the_run() {
     let Some(giver) = Held::start_by("local", &folder) else {
         return;
     };
-    let urls = [
-        ("STRAIT_TEST_REDIS_URL", &*giver.redis),
-        ("STRAIT_TEST_POSTGRES_URL", &*giver.postgres),
-    ];
+    let urls = [("STRAIT_TEST_REDIS_URL", &*giver.redis), ("STRAIT_TEST_POSTGRES_URL", &*giver.postgres)];
     let shell = |script: &str| run(&folder, &["services", "--", "sh", "-c", script], &urls);
     assert_eq!(shell("exit 7").0, Some(1));
     let (status, output) = shell("echo redis is $STRAIT_TEST_REDIS_URL");
     assert_eq!(status, Some(0), "{output}");
-    assert!(
-        output.contains(&format!("redis is {}", giver.redis)),
-        "{output}"
-    );
+    assert!(output.contains(&format!("redis is {}", giver.redis)), "{output}");
 }

@@ -31,15 +31,9 @@ fn given_servers_are_used_and_left_alone() {
     let Some(giver) = Held::start_by("local", &outer) else {
         return;
     };
-    let urls = [
-        ("STRAIT_TEST_REDIS_URL", &*giver.redis),
-        ("STRAIT_TEST_POSTGRES_URL", &*giver.postgres),
-    ];
+    let urls = [("STRAIT_TEST_REDIS_URL", &*giver.redis), ("STRAIT_TEST_POSTGRES_URL", &*giver.postgres)];
     let mut held = Held::start(&inner, &urls).unwrap();
-    assert_eq!(
-        (&held.redis, &held.postgres),
-        (&giver.redis, &giver.postgres)
-    );
+    assert_eq!((&held.redis, &held.postgres), (&giver.redis, &giver.postgres));
     held.close_input();
     assert_eq!(held.status(), Some(0));
     giver.assert_answer();
@@ -54,11 +48,8 @@ fn a_way_that_fails_is_told_and_the_next_is_taken() {
         return;
     };
     // Port 1 on loopback: nothing listens there.
-    let given = [
-        ("STRAIT_TEST_REDIS_URL", "redis://127.0.0.1:1/0"),
-        ("STRAIT_TEST_POSTGRES_URL", &*giver.postgres),
-        NO_ENGINE,
-    ];
+    let given =
+        [("STRAIT_TEST_REDIS_URL", "redis://127.0.0.1:1/0"), ("STRAIT_TEST_POSTGRES_URL", &*giver.postgres), NO_ENGINE];
     let held = Held::start(&inner, &given).unwrap();
     held.assert_answer();
     assert_eq!(held.postgres, giver.postgres);
@@ -77,9 +68,6 @@ fn without_any_way_it_says_what_to_install() {
     let folder = Folder::new();
     let (status, output) = run(&folder, &["services"], &[NO_ENGINE, ("PATH", "/nowhere")]);
     assert_eq!(status, Some(1), "{output}");
-    assert!(
-        output.contains("apt-get install redis-server postgresql"),
-        "{output}"
-    );
+    assert!(output.contains("apt-get install redis-server postgresql"), "{output}");
     folder.assert_empty();
 }

@@ -13,11 +13,7 @@ pub(crate) fn address(url: &str) -> SocketAddr {
     use std::net::ToSocketAddrs;
     let authority = url.split('/').nth(2).expect("scheme://authority/database");
     let place = authority.rsplit('@').next().expect("a host");
-    place
-        .to_socket_addrs()
-        .expect("a host and a port")
-        .next()
-        .expect("an address")
+    place.to_socket_addrs().expect("a host and a port").next().expect("an address")
 }
 
 fn connect(url: &str) -> TcpStream {
@@ -30,10 +26,7 @@ fn connect(url: &str) -> TcpStream {
 pub(crate) fn assert_redis_answers(url: &str) {
     let mut stream = BufReader::new(connect(url));
     let mut ask = |command: &str, lines: usize| {
-        stream
-            .get_mut()
-            .write_all(format!("{command}\r\n").as_bytes())
-            .unwrap();
+        stream.get_mut().write_all(format!("{command}\r\n").as_bytes()).unwrap();
         let mut reply = String::new();
         for _ in 0..lines {
             stream.read_line(&mut reply).unwrap();
@@ -49,20 +42,11 @@ pub(crate) fn assert_redis_answers(url: &str) {
 
 /// Protocol 3.0: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
 pub(crate) fn assert_postgres_answers(url: &str) {
-    let credentials = url
-        .split('/')
-        .nth(2)
-        .and_then(|authority| authority.rsplit_once('@'));
-    let (user, password) = credentials
-        .and_then(|(both, _)| both.split_once(':'))
-        .expect("user:password");
+    let credentials = url.split('/').nth(2).and_then(|authority| authority.rsplit_once('@'));
+    let (user, password) = credentials.and_then(|(both, _)| both.split_once(':')).expect("user:password");
     let mut stream = connect(url);
     let parameters = format!("user\0{user}\0database\0postgres\0\0");
-    send(
-        &mut stream,
-        None,
-        &[&196_608_u32.to_be_bytes(), parameters.as_bytes()].concat(),
-    );
+    send(&mut stream, None, &[&196_608_u32.to_be_bytes(), parameters.as_bytes()].concat());
     let mut rows = Vec::new();
     let mut asked = false;
     loop {
@@ -72,11 +56,7 @@ pub(crate) fn assert_postgres_answers(url: &str) {
             b'R' if body == 3_u32.to_be_bytes() => {
                 send(&mut stream, Some(b'p'), format!("{password}\0").as_bytes());
             }
-            b'R' => assert_eq!(
-                body,
-                0_u32.to_be_bytes(),
-                "an authentication that is not expected"
-            ),
+            b'R' => assert_eq!(body, 0_u32.to_be_bytes(), "an authentication that is not expected"),
             b'E' => panic!("postgres: {}", String::from_utf8_lossy(&body)),
             // One column: its count, its length, its text.
             b'D' => rows.push(String::from_utf8_lossy(&body[6..]).into_owned()),

@@ -41,10 +41,7 @@ impl Folder {
 
     /// The run has cleaned up after itself, wholly.
     pub(crate) fn assert_empty(&self) {
-        let left: Vec<_> = fs::read_dir(&self.0)
-            .unwrap()
-            .map(|entry| entry.unwrap().path())
-            .collect();
+        let left: Vec<_> = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
     }
 }
@@ -58,36 +55,19 @@ impl Drop for Folder {
 /// `xtask`, knowing nothing of the services of the run that this test is a part of.
 pub(crate) fn command(folder: &Folder, args: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
-    for name in [
-        "STRAIT_TEST_REDIS_URL",
-        "STRAIT_TEST_POSTGRES_URL",
-        "STRAIT_TEST_SERVICES",
-    ] {
+    for name in ["STRAIT_TEST_REDIS_URL", "STRAIT_TEST_POSTGRES_URL", "STRAIT_TEST_SERVICES"] {
         command.env_remove(name);
     }
-    command
-        .args(args)
-        .env("TMPDIR", folder.path())
-        .envs(variables.iter().copied());
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(args).env("TMPDIR", folder.path()).envs(variables.iter().copied());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
 /// Runs to the end. Returns the status and all output.
-pub(crate) fn run(
-    folder: &Folder,
-    args: &[&str],
-    variables: &[(&str, &str)],
-) -> (Option<i32>, String) {
+pub(crate) fn run(folder: &Folder, args: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String) {
     let output = command(folder, args, variables).output().unwrap();
     let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&text).into_owned(),
-    )
+    (output.status.code(), String::from_utf8_lossy(&text).into_owned())
 }
 
 /// `xtask services` that holds its servers. Ends them when dropped.
@@ -101,25 +81,12 @@ pub(crate) struct Held {
 impl Held {
     /// `Err` with all it said if it ended instead.
     pub(crate) fn start(folder: &Folder, variables: &[(&str, &str)]) -> Result<Held, String> {
-        let mut child = command(folder, &["services"], variables)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
+        let mut child =
+            command(folder, &["services"], variables).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let (sender, lines) = mpsc::channel();
-        thread::spawn(move || {
-            output
-                .lines()
-                .map_while(Result::ok)
-                .try_for_each(|line| sender.send(line))
-        });
-        let mut held = Held {
-            child,
-            redis: String::new(),
-            postgres: String::new(),
-            said: String::new(),
-        };
+        thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let mut held = Held { child, redis: String::new(), postgres: String::new(), said: String::new() };
         let deadline = Instant::now() + START_LIMIT;
         while held.redis.is_empty() || held.postgres.is_empty() {
             match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
@@ -143,24 +110,14 @@ impl Held {
     pub(crate) fn start_by(way: &str, folder: &Folder) -> Option<Held> {
         let reasons: &[&str] = match way {
             "docker" => &["no Docker engine", "Docker responded with status code"],
-            _ => &[
-                "there is no redis-server",
-                "there is no postgres",
-                "there is no user postgres",
-            ],
+            _ => &["there is no redis-server", "there is no postgres", "there is no user postgres"],
         };
         match Held::start(folder, &[("STRAIT_TEST_SERVICES", way)]) {
             Ok(held) => Some(held),
             Err(said) => {
                 let cannot = |line: &&str| reasons.iter().any(|reason| line.contains(reason));
-                let Some(reason) = said.lines().find(cannot) else {
-                    panic!("no services: {said}")
-                };
-                skip(
-                    reason
-                        .rsplit_once("not by ")
-                        .map_or(reason, |(_, reason)| reason),
-                );
+                let Some(reason) = said.lines().find(cannot) else { panic!("no services: {said}") };
+                skip(reason.rsplit_once("not by ").map_or(reason, |(_, reason)| reason));
                 None
             }
         }
@@ -218,12 +175,7 @@ pub(crate) fn skip(reason: &str) {
     let test = thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
     if let Some(path) = env::var_os("STRAIT_TEST_SKIPS") {
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .unwrap();
-        file.write_all(format!("{test}: {reason}\n").as_bytes())
-            .unwrap();
+        let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+        file.write_all(format!("{test}: {reason}\n").as_bytes()).unwrap();
     }
 }

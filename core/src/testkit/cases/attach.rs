@@ -179,7 +179,9 @@ pub async fn the_detached_keep_what_they_have(t: Trial) {
     let grace = until.duration_since(record.opened_at).unwrap();
     assert!((LONG * 9 / 10..LONG * 11 / 10).contains(&grace), "{grace:?}");
     // A late handler of the same generation still writes.
-    assert_eq!(t.store.write(&fence, set_state(1, "2")).await.unwrap(), Written::Done);
+    let late = Patch { opened: true, ..set_state(1, "2") };
+    assert_eq!(t.store.write(&fence, late).await.unwrap(), Written::Done);
+    assert_eq!(t.record(&record.id).await.phase, detached.phase);
     let attached = t.attached(&record.id, token(1), None).await;
     assert_eq!((attached.phase, attached.state.version), (RecordPhase::Open, 2));
     assert_eq!(t.store.topics(&record.id).await.unwrap(), [topic("a")]);

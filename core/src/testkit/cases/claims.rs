@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::name::{ChannelId, NodeId};
-use crate::store::{Claim, Fence, RecordPhase, Written};
+use crate::store::{Claim, Fence, Patch, RecordPhase, Written};
 use crate::testkit::trial::{LONG, SHORT, Trial, eventually, indexed, plain, set_state, token, topic};
 
 pub async fn a_claim_ends_the_channel(t: Trial) {
@@ -47,7 +47,9 @@ pub async fn an_unknown_channel_is_not_claimed(t: Trial) {
 pub async fn the_claimer_writes_to_the_tombstone(t: Trial) {
     let record = t.open().await;
     let claim = t.claim(&record).await;
-    assert_eq!(t.store.write(&claim.fence, set_state(0, "last")).await.unwrap(), Written::Done);
+    // A late `on_connect` brings nothing back.
+    let patch = Patch { opened: true, ..set_state(0, "last") };
+    assert_eq!(t.store.write(&claim.fence, patch).await.unwrap(), Written::Done);
     let tombstone = t.record(&record.id).await;
     assert_eq!((tombstone.phase, tombstone.state.version), (RecordPhase::Dead, 1));
     let conflict = t.store.write(&claim.fence, set_state(0, "again")).await.unwrap();

@@ -1,6 +1,6 @@
 use crate::name::{NodeId, Topic};
 use crate::store::Relay;
-use crate::testkit::trial::{KEEP, LONG, SHORT, Trial, eventually, indexed, plain, topic};
+use crate::testkit::trial::{KEEP, LONG, SHORT, Trial, eventually, indexed, plain, present, topic};
 
 async fn take(t: &Trial, topic: &Topic) -> Option<Relay> {
     t.handle().await.relay(topic, &NodeId::unique(), LONG).await.unwrap()
@@ -73,6 +73,8 @@ pub async fn without_indexed_members_there_is_no_relay(t: Trial) {
 
 pub async fn the_cursor_goes_with_the_last_member(t: Trial) {
     let (record, topic) = (t.open().await, topic("a"));
+    // Whoever is only present is not relayed to.
+    t.join(present(t.open().await.fence(), &topic, "ada")).await;
     t.join(indexed(record.fence(), &topic)).await;
     let held = take(&t, &topic).await.expect("nobody has it");
     t.store.unsubscribe(&[(record.fence(), topic.clone())]).await.unwrap();

@@ -1,0 +1,16 @@
+//! The adapter from outside: a server on loopback, and clients that may send whatever they like.
+
+mod kit;
+
+mod closing;
+mod drain;
+mod handshake;
+mod hostile;
+mod lifecycle;
+mod mount;
+mod plain;
+mod rate;
+mod slow;
+mod sockets;
+#[cfg(feature = "tls")]
+mod tls;
