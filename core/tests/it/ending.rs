@@ -320,6 +320,25 @@ async fn nothing_that_a_late_handler_does_brings_a_channel_back() {
 }
 
 #[tokio::test]
+async fn who_is_about_to_end_subscribes_to_nothing_more() {
+    let (log, kept) = (Log::default(), Kept::default());
+    let (store, faults) = faulty();
+    let node = Node::start(app(&log, &kept).store(store.clone()).lease(Duration::from_secs(5))).await;
+    let client = node.connect("/rooms/a").await;
+    log.wait_for("connect").await;
+    let gate = Gate::new();
+    faults.next("claim", 1, &Fault::Hang(gate.clone()));
+    client.lose();
+    eventually("the end is asked for", || gate.waiting() == 1).await;
+    // The store would still take it.
+    let channel = kept.lock()[0].clone();
+    assert_eq!(channel.subscribe(&topic("late")).await.expect_err("it is too late").code(), "conflict");
+    assert_eq!(node.hub().topics(), 0);
+    gate.open();
+    client.ended().await;
+}
+
+#[tokio::test]
 async fn a_late_write_of_the_state_is_refused() {
     let states = Arc::new(Mutex::new(Vec::<ChannelState<u32>>::new()));
     let endpoint = Endpoint::new("a", "/").public().on_message(

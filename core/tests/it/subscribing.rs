@@ -136,6 +136,32 @@ async fn what_is_cancelled_half_way_leaves_no_interest_behind() {
     eventually("the topic is forgotten", || node.hub().topics() == 0).await;
 }
 
+#[tokio::test]
+async fn subscribing_while_the_store_still_unsubscribes_comes_after_it() {
+    async fn leave_and_join(channel: Channel, State(gate): State<Gate>) -> Result<(), Error> {
+        channel.subscribe(&topic("t")).await?;
+        let other = channel.clone();
+        let leaving = tokio::spawn(async move { other.unsubscribe(&topic("t")).await });
+        eventually("the store is asked", || gate.waiting() == 1).await;
+        let other = channel.clone();
+        let joining = tokio::spawn(async move { other.subscribe(&topic("t")).await });
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        gate.open();
+        assert!(leaving.await??, "it was a member");
+        joining.await?
+    }
+    let ((store, faults), gate) = (faulty(), Gate::new());
+    let endpoint = Endpoint::new("a", "/").public().on("go", leave_and_join);
+    let node = Node::start(App::new().endpoint(endpoint).state(gate.clone()).store(store.clone())).await;
+    let client = node.connect("/").await;
+    faults.next("unsubscribe", 1, &Fault::Hang(gate));
+    assert_eq!(client.ask(r#"{"action":"go"}"#).await, r#"{"action":"go"}"#);
+    assert_eq!(store.topics(&client.id).await.unwrap(), [topic("t")]);
+    gets(&node, &client, "t", 1).await;
+}
+
 /// What races, and what must hold after it: who subscribed last is a member once, who left is none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joins_and_leaves_at_once_keep_memberships_whole() {
