@@ -14,7 +14,8 @@ use crate::event::to_bytes;
 /// into a query.
 pub struct OpeningData {
     path: Box<str>,
-    /// Path parameters and then the query, form-encoded.
+    /// The query and then the path parameters, form-encoded: where one name may stand twice, the last one counts, and
+    /// a query must not pass for a part of the path.
     fields: Box<str>,
     /// How many of the fields are path parameters.
     params: u8,
@@ -37,11 +38,12 @@ impl fmt::Debug for OpeningData {
 
 impl OpeningData {
     pub(super) fn new(path: &str, params: &[(&str, String)], query: &str) -> Self {
-        let mut fields = serde_urlencoded::to_string(params).unwrap_or_default();
-        if !fields.is_empty() && !query.is_empty() {
+        let encoded = serde_urlencoded::to_string(params).unwrap_or_default();
+        let mut fields = query.to_owned();
+        if !fields.is_empty() && !encoded.is_empty() {
             fields.push('&');
         }
-        fields.push_str(query);
+        fields.push_str(&encoded);
         let params = u8::try_from(params.len()).unwrap_or(u8::MAX);
         Self { path: path.into(), fields: fields.into(), params, typed: None }
     }
@@ -56,7 +58,7 @@ impl OpeningData {
     #[must_use]
     pub fn param(&self, name: &str) -> Option<String> {
         let fields: Vec<(String, String)> = serde_urlencoded::from_str(&self.fields).ok()?;
-        fields.into_iter().take(self.params.into()).find(|(key, _)| key == name).map(|(_, value)| value)
+        fields.into_iter().rev().take(self.params.into()).find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
     /// Path parameters and query as a `T`.

@@ -1,5 +1,6 @@
 //! Who is let in, and what the others are told.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -139,6 +140,10 @@ async fn a_query_cannot_pass_for_a_path_parameter() {
     let node = serve(endpoint).await;
     let client = node.connect("/rooms/a?room=b").await;
     assert_eq!(client.ask("x").await, "a");
+    let map = Endpoint::new("room", "/rooms/{room}")
+        .public()
+        .on_message(async |all: Opening<HashMap<String, String>>| format!("{} {}", all["room"], all["page"]));
+    assert_eq!(serve(map).await.connect("/rooms/a?room=b&page=1").await.ask("x").await, "a 1");
     let typed = Endpoint::new("room", "/rooms/{room}").opening::<Page>();
     assert_eq!(status(typed, "/rooms/a?room=b&page=1", &[]).await, 422, "which of both is unclear");
 }
