@@ -152,6 +152,26 @@ async fn all_nodes_see_a_topics_events_in_one_order_and_each_publishers_in_its_o
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn publishers_at_once_on_one_node_are_all_served() {
+    let [node] = cluster(app).await;
+    let [watcher] = members(&node, "/rooms/a").await;
+    let publishers: Vec<_> = (0..8)
+        .map(|_| {
+            let hub = node.hub().clone();
+            tokio::spawn(async move {
+                for _ in 0..1000 {
+                    hub.publish(Publish::new(topic("a"), Payload::text("x"))).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for publisher in publishers {
+        publisher.await.unwrap();
+    }
+    assert_eq!(texts(&watcher, 8_000).await.len(), 8_000);
+}
+
 #[tokio::test]
 async fn what_queues_behind_a_publication_goes_in_one_slice_and_in_order() {
     let (node, faults) = faulty_node().await;

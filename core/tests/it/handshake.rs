@@ -201,6 +201,7 @@ async fn a_start_that_failed_can_be_repeated() {
         assert!(app.start().await.is_err(), "{op}");
         assert!(app.accept("/", None, &headers(&[])).unwrap().admit(headers(&[]), None).await.is_err(), "{op}");
     }
+    assert_eq!(faults.calls("release"), 1, "the lease was given back when the bus could not be reached");
     let node = Node::start_app(app.clone()).await;
     assert!(node.connect_with("/", &[]).await.is_ok());
     assert!(app.start().await.is_err(), "it runs already");
