@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -315,6 +316,8 @@ impl Endpoint {
 impl EndpointInner {
     /// The notice of lost events.
     pub(crate) fn gap_frame(&self, topic: Option<&Topic>) -> Frame {
-        self.gap.as_ref().map_or_else(|| plain::gap(topic), |gap| gap(topic))
+        // A panic here must not end the deliveries of all who are on the same lane.
+        let own = self.gap.as_ref().and_then(|gap| catch_unwind(AssertUnwindSafe(|| gap(topic))).ok());
+        own.unwrap_or_else(|| plain::gap(topic))
     }
 }

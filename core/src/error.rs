@@ -169,6 +169,44 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
     }
 }
 
+/// What cannot be told from a standard error otherwise: code, message and details of an [`Error`] on its way through
+/// tower's boxed errors.
+struct Boxed(Error);
+
+impl fmt::Debug for Boxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl fmt::Display for Boxed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl StdError for Boxed {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+impl From<Error> for Box<dyn StdError + Send + Sync> {
+    fn from(error: Error) -> Self {
+        Box::new(Boxed(error))
+    }
+}
+
+impl Error {
+    /// An error that came through a layer; one of ours that is in the box comes out as it went in.
+    pub(crate) fn unboxed(error: Box<dyn StdError + Send + Sync>) -> Self {
+        match error.downcast::<Boxed>() {
+            Ok(ours) => ours.0,
+            Err(error) => Self::internal(error),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +220,16 @@ mod tests {
         let error: Error = std::io::Error::other("password is hunter2").into();
         assert_eq!(json(&error), r#"{"code":"internal","message":"something went wrong on the server"}"#);
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("password is hunter2"));
+    }
+
+    #[test]
+    fn an_error_comes_out_of_a_box_as_it_went_in() {
+        let boxed: Box<dyn StdError + Send + Sync> = Error::new("full", "try later").because("the source").into();
+        assert_eq!(boxed.to_string(), "full: try later");
+        assert_eq!(boxed.source().map(ToString::to_string).as_deref(), Some("the source"));
+        let back = Error::unboxed(boxed);
+        assert_eq!((back.code(), back.message()), ("full", "try later"));
+        assert_eq!(Error::unboxed("another".into()).code(), "internal");
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) opening: Arc<OpeningData>,
     pub(crate) outlet: Arc<dyn Outlet>,
     pub(crate) live: Mutex<Live>,
+    /// Held while a subscription changes, so that memory and store come to the same end.
+    pub(crate) joining: tokio::sync::Mutex<()>,
     close_asked: AtomicBool,
 }
 
@@ -54,6 +56,8 @@ pub(crate) struct Live {
     session: Option<Arc<SessionValue>>,
     state: StateValue,
     pub(crate) topics: Vec<Joined>,
+    /// What the channel has left, but the store may not know: it is asked again.
+    pub(crate) unswept: Vec<Topic>,
     /// The users whose indexes name this channel, and whether they surely do.
     indexed: Vec<(UserId, bool)>,
     close: Option<CloseAsked>,
@@ -121,6 +125,7 @@ impl Channel {
                 opening,
                 outlet,
                 live: Mutex::new(live),
+                joining: tokio::sync::Mutex::const_new(()),
                 close_asked: AtomicBool::new(false),
             }),
         }

@@ -1,3 +1,4 @@
+use std::error::Error as StdError;
 use std::fmt;
 use std::task::{Context as TaskContext, Poll};
 
@@ -32,7 +33,11 @@ impl Service<MessageContext> for MessageService {
     }
 }
 
-/// What a layer around a message handler must be.
+/// What a layer around a message handler must be: a [`Layer`] whose service takes a [`MessageContext`] and answers what
+/// can be a reply.
+///
+/// As with tower's own layers its error is what a boxed error can be made of. An [`Error`] reaches the client as it is,
+/// also through layers that box what they do not know; every other error is `internal`.
 pub trait HandlerLayer: Send + Sync + 'static {
     /// Wraps the handler.
     fn wrap(&self, inner: MessageService) -> MessageService;
@@ -43,7 +48,7 @@ where
     L: Layer<MessageService> + Send + Sync + 'static,
     L::Service: Service<MessageContext> + Clone + Send + Sync + 'static,
     <L::Service as Service<MessageContext>>::Response: IntoReply,
-    <L::Service as Service<MessageContext>>::Error: Into<Error>,
+    <L::Service as Service<MessageContext>>::Error: Into<Box<dyn StdError + Send + Sync>>,
     <L::Service as Service<MessageContext>>::Future: Send,
 {
     fn wrap(&self, inner: MessageService) -> MessageService {
@@ -51,8 +56,9 @@ where
         MessageService(std::sync::Arc::new(move |context| {
             let mut service = service.clone();
             Box::pin(async move {
-                std::future::poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
-                service.call(context).await.map_err(Into::into)?.into_reply()
+                let failed = |error: <L::Service as Service<MessageContext>>::Error| Error::unboxed(error.into());
+                std::future::poll_fn(|cx| service.poll_ready(cx)).await.map_err(failed)?;
+                service.call(context).await.map_err(failed)?.into_reply()
             })
         }))
     }

@@ -1,11 +1,13 @@
 //! The node's lease: who holds it handles messages, who loses it loses its channels to the others.
 
 use std::hash::BuildHasher;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use futures_util::stream::{self, StreamExt};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -13,11 +15,14 @@ use super::{EventHub, ending};
 use crate::app::App;
 use crate::channel::Channel;
 use crate::close::Close;
+use crate::handler::DisconnectReason;
 use crate::name::ConnectionId;
 use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, StoreError, StoreErrorKind};
 
 /// How many due channels are claimed at once.
 const CLAIMS: usize = 32;
+/// How many claimed channels are ended at once.
+const ENDING_AT_ONCE: usize = 8 * CLAIMS;
 /// How many channels are attached again at once.
 const ATTACHED_AT_ONCE: usize = 64;
 
@@ -83,13 +88,25 @@ pub(crate) fn jittered(duration: Duration) -> Duration {
 }
 
 impl EventHub {
-    pub(super) async fn begin_lease(&self, app: &App) -> Result<[JoinHandle<()>; 2], StoreError> {
+    /// Begins a term in the store; tells until when it is sure.
+    pub(super) async fn acquire_lease(&self) -> Result<Instant, StoreError> {
         let before = Instant::now();
         match self.0.store.lease(&self.0.node, LeaseTerm::Acquire, self.lease_term()).await? {
-            Lease::Held => drop(self.0.lease.hold(before + self.lease_term())),
-            Lease::Lost => return Err(StoreError::new(StoreErrorKind::Conflict, "hub", "lease")),
+            Lease::Held => Ok(before + self.lease_term()),
+            Lease::Lost => Err(StoreError::new(StoreErrorKind::Conflict, "hub", "lease")),
         }
-        Ok([tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))])
+    }
+
+    pub(super) async fn release_lease(&self) {
+        if let Err(error) = self.0.store.release(&self.0.node).await {
+            tracing::warn!(error = %error, "the lease was not given back, it ends by itself");
+        }
+    }
+
+    /// From here on messages are handled.
+    pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 2] {
+        self.0.lease.hold(sure_until);
+        [tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))]
     }
 
     async fn keep_lease(self) {
@@ -129,10 +146,8 @@ impl EventHub {
     /// After a lost lease: a new term, and each channel that nobody took meanwhile in a new generation.
     async fn begin_anew(&self) {
         let term = self.lease_term();
-        let before = Instant::now();
-        match timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Acquire, term)).await {
-            Ok(Ok(Lease::Held)) => {}
-            Ok(Ok(Lease::Lost)) => return,
+        let sure_until = match timeout(term / 3, self.acquire_lease()).await {
+            Ok(Ok(sure_until)) => sure_until,
             Ok(Err(error)) => {
                 tracing::warn!(error = %error, "no new lease");
                 return;
@@ -141,11 +156,11 @@ impl EventHub {
                 tracing::warn!("no new lease in time");
                 return;
             }
-        }
+        };
         // Many at once, so that it is done long before the new term ends.
         let channels = stream::iter(self.connected());
         channels.for_each_concurrent(ATTACHED_AT_ONCE, |channel| self.attach_anew(channel)).await;
-        self.0.lease.hold(before + term);
+        self.0.lease.hold(sure_until);
         self.wake_all();
     }
 
@@ -156,6 +171,10 @@ impl EventHub {
         match self.0.store.attach(channel.id(), Attach { by, location, next_token: None }).await {
             Ok(Attached::Attached { record, .. }) => {
                 channel.inner.generation.store(record.generation, Ordering::Release);
+                if channel.inner.live.lock().left {
+                    // It has ended meanwhile, and its claim was of the generation before: nobody else ends it.
+                    tokio::spawn(ending::end(channel, DisconnectReason::Lost, true));
+                }
             }
             Ok(Attached::Refused) => channel.close(Close::restart("taken over while this node was away")),
             Err(error) => {
@@ -179,22 +198,28 @@ impl EventHub {
     /// does not make everybody claim everybody.
     async fn reap(self, app: App) {
         let term = self.lease_term();
+        let ending = Arc::new(Semaphore::new(ENDING_AT_ONCE));
         loop {
             sleep(jittered(term / 2)).await;
             if self.0.lease.held_for() < term {
                 continue;
             }
             loop {
+                // A claim runs out: no more are taken than are worked on.
+                let Ok(mut room) = Arc::clone(&ending).acquire_many_owned(CLAIMS as u32).await else { return };
                 match self.0.store.claim_due(&self.0.node, CLAIMS, term).await {
                     Ok(claims) => {
                         let last = claims.len() < CLAIMS;
                         for claim in claims {
-                            tokio::spawn(ending::end_claimed(app.clone(), claim));
+                            let (app, room) = (app.clone(), room.split(1));
+                            tokio::spawn(async move {
+                                ending::end_claimed(app, claim).await;
+                                drop(room);
+                            });
                         }
                         if last {
                             break;
                         }
-                        sleep(jittered(term / 20)).await;
                     }
                     Err(error) => {
                         tracing::warn!(error = %error, "channels that are due could not be claimed");

@@ -53,6 +53,29 @@ impl Member {
 pub(crate) struct Joined {
     members: Arc<Members>,
     key: u64,
+    /// Whether the store has confirmed it.
+    stored: bool,
+}
+
+/// Ends interest in a topic without members after all, if whoever was about to change it is dropped.
+struct Unfinished {
+    hub: EventHub,
+    members: Option<Arc<Members>>,
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let (Some(members), Ok(runtime)) = (self.members.take(), tokio::runtime::Handle::try_current()) {
+            let hub = self.hub.clone();
+            runtime.spawn(async move { hub.tidy(&members).await });
+        }
+    }
+}
+
+impl Joined {
+    fn is_stored_of(&self, topic: &Topic) -> bool {
+        self.stored && self.members.topic == *topic
+    }
 }
 
 impl fmt::Debug for Joined {
@@ -106,7 +129,12 @@ impl EventHub {
         topic: &Topic,
         presence: Option<PresenceEntry>,
     ) -> Result<(), Error> {
-        if presence.is_none() && channel.inner.live.lock().topics.iter().any(|joined| joined.members.topic == *topic) {
+        let is_stored = || channel.inner.live.lock().topics.iter().any(|joined| joined.is_stored_of(topic));
+        if presence.is_none() && is_stored() {
+            return Ok(());
+        }
+        let _one_at_a_time = channel.inner.joining.lock().await;
+        if presence.is_none() && is_stored() {
             return Ok(());
         }
         let joined = self.add_member(channel, topic).await?;
@@ -118,7 +146,13 @@ impl EventHub {
         }
         let subscription = Subscription { fence: channel.fence(), topic: topic.clone(), indexed: false, presence };
         match self.0.store.subscribe(&[subscription]).await {
-            Ok(answer) if matches!(answer[..], [Subscribed::Joined { .. } | Subscribed::Already { .. }]) => Ok(()),
+            Ok(answer) if matches!(answer[..], [Subscribed::Joined { .. } | Subscribed::Already { .. }]) => {
+                let mut live = channel.inner.live.lock();
+                live.unswept.retain(|unswept| unswept != topic);
+                let joined = live.topics.iter_mut().find(|joined| joined.members.topic == *topic);
+                joined.into_iter().for_each(|joined| joined.stored = true);
+                Ok(())
+            }
             Ok(_) => {
                 self.forget(channel, topic).await;
                 Err(ended())
@@ -140,34 +174,45 @@ impl EventHub {
             if *interest == Interest::Forgotten {
                 continue;
             }
+            let mut unfinished = Unfinished { hub: self.clone(), members: None };
             if *interest == Interest::Off {
+                unfinished.members = Some(Arc::clone(&members));
                 match self.0.bus()?.interest(std::slice::from_ref(topic), &[]).await {
                     Ok(_) => *interest = Interest::On,
                     Err(error) => {
+                        unfinished.members = None;
                         self.forget_topic(&members, &mut interest);
                         return Err(error.into());
                     }
                 }
             }
             let key = members.add(channel.clone());
+            unfinished.members = None;
             drop(interest);
-            return Ok(Joined { members, key });
+            return Ok(Joined { members, key, stored: false });
         }
     }
 
     pub(crate) async fn leave(&self, channel: &Channel, topic: &Topic) -> Result<bool, Error> {
-        if !self.forget(channel, topic).await {
-            return Ok(false);
+        let _one_at_a_time = channel.inner.joining.lock().await;
+        let found = self.forget(channel, topic).await;
+        if !channel.inner.live.lock().unswept.contains(topic) {
+            return Ok(found);
         }
-        let left = self.0.store.unsubscribe(&[(channel.fence(), topic.clone())]).await?;
-        Ok(left.first().copied().unwrap_or(false))
+        self.0.store.unsubscribe(&[(channel.fence(), topic.clone())]).await?;
+        channel.inner.live.lock().unswept.retain(|unswept| unswept != topic);
+        Ok(found)
     }
 
     async fn forget(&self, channel: &Channel, topic: &Topic) -> bool {
         let joined = {
-            let topics = &mut channel.inner.live.lock().topics;
-            let at = topics.iter().position(|joined| joined.members.topic == *topic);
-            at.map(|at| topics.swap_remove(at))
+            let mut live = channel.inner.live.lock();
+            let at = live.topics.iter().position(|joined| joined.members.topic == *topic);
+            let joined = at.map(|at| live.topics.swap_remove(at));
+            if joined.is_some() && !live.unswept.contains(topic) {
+                live.unswept.push(topic.clone());
+            }
+            joined
         };
         let found = joined.is_some();
         self.remove_members(joined.into_iter().collect()).await;
@@ -179,28 +224,35 @@ impl EventHub {
         let joined = {
             let mut live = channel.inner.live.lock();
             live.left = true;
+            live.unswept = Vec::new();
             std::mem::take(&mut live.topics)
         };
         self.remove_members(joined).await;
     }
 
     async fn remove_members(&self, joined: Vec<Joined>) {
-        for Joined { members, key } in joined {
+        for Joined { members, key, .. } in joined {
             members.remove(key);
-            if !members.is_empty() {
-                continue;
+            if members.is_empty() {
+                let mut unfinished = Unfinished { hub: self.clone(), members: Some(Arc::clone(&members)) };
+                self.tidy(&members).await;
+                unfinished.members = None;
             }
-            let mut interest = members.interest.lock().await;
-            if *interest != Interest::On || !members.is_empty() {
-                continue;
-            }
-            if let Ok(bus) = self.0.bus()
-                && let Err(error) = bus.interest(&[], std::slice::from_ref(&members.topic)).await
-            {
-                tracing::warn!(error = %error, "interest in a topic without members could not be ended");
-            }
-            self.forget_topic(&members, &mut interest);
         }
+    }
+
+    /// Ends interest in a topic, unless it has members again.
+    async fn tidy(&self, members: &Arc<Members>) {
+        let mut interest = members.interest.lock().await;
+        if *interest == Interest::Forgotten || !members.is_empty() {
+            return;
+        }
+        if let Ok(bus) = self.0.bus()
+            && let Err(error) = bus.interest(&[], std::slice::from_ref(&members.topic)).await
+        {
+            tracing::warn!(error = %error, "interest in a topic without members could not be ended");
+        }
+        self.forget_topic(members, &mut interest);
     }
 
     fn forget_topic(&self, members: &Arc<Members>, interest: &mut Interest) {

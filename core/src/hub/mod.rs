@@ -8,6 +8,7 @@ mod publish;
 
 use std::fmt;
 use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -70,6 +71,7 @@ pub(crate) struct Inner {
     lanes: Box<[Lane]>,
     delivery: Box<[Arc<Delivery>]>,
     lease: LeaseClock,
+    started: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -113,6 +115,7 @@ impl EventHub {
             node,
             store,
             lease: LeaseClock::new(),
+            started: AtomicBool::new(false),
             settings,
             bus: OnceLock::new(),
             hasher: RandomState::default(),
@@ -177,14 +180,30 @@ impl EventHub {
     }
 
     pub(crate) async fn start(&self, app: &App) -> Result<(), StoreError> {
-        let conflict = || StoreError::new(StoreErrorKind::Conflict, "hub", "start");
-        if self.0.bus.get().is_some() {
-            return Err(conflict().because("the application was started before"));
+        if self.0.started.swap(true, Ordering::AcqRel) {
+            let conflict = StoreError::new(StoreErrorKind::Conflict, "hub", "start");
+            return Err(conflict.because("the application was started before"));
         }
-        let bus = self.0.store.start(&self.0.node, Arc::clone(&self.0) as Arc<dyn Sink>).await?;
-        self.0.bus.set(bus).map_err(|_| conflict().because("the application was started twice at once"))?;
+        let started = self.try_start(app).await;
+        if started.is_err() {
+            self.0.started.store(false, Ordering::Release);
+        }
+        started
+    }
+
+    async fn try_start(&self, app: &App) -> Result<(), StoreError> {
+        let sure_until = self.acquire_lease().await?;
+        let bus = match self.0.store.start(&self.0.node, Arc::clone(&self.0) as Arc<dyn Sink>).await {
+            Ok(bus) => bus,
+            Err(error) => {
+                self.release_lease().await;
+                return Err(error);
+            }
+        };
+        // `started` lets nobody else come here.
+        let _ = self.0.bus.set(bus);
         let mut tasks: Vec<_> = self.0.delivery.iter().map(|lane| tokio::spawn(Arc::clone(lane).run())).collect();
-        tasks.extend(self.begin_lease(app).await?);
+        tasks.extend(self.begin_lease(app, sure_until));
         *self.0.tasks.lock() = tasks;
         Ok(())
     }
@@ -196,9 +215,7 @@ impl EventHub {
         if let Some(bus) = self.0.bus.get() {
             bus.stop().await;
         }
-        if let Err(error) = self.0.store.release(&self.0.node).await {
-            tracing::warn!(error = %error, "the lease was not given back, it ends by itself");
-        }
+        self.release_lease().await;
     }
 
     /// Sends to one channel, wherever it is; `false` if there is no such channel. A detached channel gets it when it

@@ -15,6 +15,10 @@ pub enum Fault {
     Refuse(StoreErrorKind),
     /// It takes effect, and then fails: the answer was lost on its way.
     LoseAnswer(StoreErrorKind),
+    /// It takes effect, and its answer waits until the gate opens.
+    HoldAnswer(Gate),
+    /// It panics, as a defect in a store would make it.
+    Panic,
     /// It takes this much longer.
     Delay(Duration),
     /// It has no effect until the gate opens.
@@ -112,6 +116,12 @@ impl Faults {
             None => call.await,
             Some(Fault::Refuse(kind)) => Err(lost(kind)),
             Some(Fault::LoseAnswer(kind)) => call.await.and_then(|_| Err(lost(kind))),
+            Some(Fault::HoldAnswer(gate)) => {
+                let answer = call.await;
+                gate.pass().await;
+                answer
+            }
+            Some(Fault::Panic) => panic!("{op} panics as it was told to"),
             Some(Fault::Delay(time)) => {
                 tokio::time::sleep(time).await;
                 call.await

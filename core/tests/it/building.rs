@@ -1,1 +1,83 @@
-//! Later.
+//! What `AppBuilder::build` refuses.
+
+use strait_core::{App, BuildError, Channel, ConnectContext, Endpoint, Extract, Headers, Route, Session, State};
+use strait_store_memory::MemoryStore;
+
+fn refused(endpoint: Endpoint) -> BuildError {
+    App::new().endpoint(endpoint).store(MemoryStore::new()).build().expect_err("it is refused")
+}
+
+fn a() -> Endpoint {
+    Endpoint::new("a", "/a")
+}
+
+#[test]
+fn store_and_endpoint_are_needed() {
+    assert!(matches!(App::new().endpoint(a()).build(), Err(BuildError::NoStore)));
+    assert!(matches!(App::new().store(MemoryStore::new()).build(), Err(BuildError::NoEndpoint)));
+}
+
+#[test]
+fn names_and_paths_are_taken_once() {
+    let two = |one, other| App::new().endpoint(one).endpoint(other).store(MemoryStore::new()).build();
+    assert!(matches!(two(a(), Endpoint::new("a", "/b")), Err(BuildError::EndpointTwice(name)) if name == "a"));
+    let path = two(Endpoint::new("a", "/rooms/{room}"), Endpoint::new("b", "/rooms/{name}"));
+    assert!(matches!(path, Err(BuildError::Path { endpoint, .. }) if endpoint == "b"));
+    assert!(two(Endpoint::new("a", "/rooms/{room}"), Endpoint::new("b", "/rooms/lobby")).is_ok());
+    assert!(matches!(refused(Endpoint::new("a", "/{a}{b}")), BuildError::Path { .. }));
+}
+
+#[test]
+fn a_route_is_given_once() {
+    let twice = refused(a().on("x", async || ()).route("x", Route::new(async || ())));
+    assert!(matches!(&twice, BuildError::RouteTwice { key, .. } if key == "x"));
+    assert_eq!(twice.to_string(), r#"endpoint "a" has two routes for "x""#);
+}
+
+#[test]
+fn routing_keys_are_not_what_replies_need() {
+    for key in ["", "error", "gap", "result"] {
+        assert!(matches!(refused(a().routing_key(key)), BuildError::RoutingKey(_)), "{key}");
+    }
+}
+
+#[test]
+fn every_handlers_state_is_needed() {
+    #[derive(Clone)]
+    struct Db;
+    async fn db(_: State<Db>) {}
+    async fn authenticate(_: Headers, _: State<Db>) -> Option<Session<()>> {
+        None
+    }
+    type Build = fn() -> Endpoint;
+    let endpoints: [(&str, Build); 7] = [
+        ("authenticate", || a().authenticate(authenticate)),
+        ("on_connect", || a().on_connect(db)),
+        ("on_disconnect", || a().on_disconnect(db)),
+        ("on", || a().on("x", db)),
+        ("route", || a().route("x", Route::new(db).public())),
+        ("on_message", || a().on_message(db)),
+        ("on_binary", || a().on_binary(db)),
+    ];
+    for (at, endpoint) in endpoints {
+        let missing = refused(endpoint());
+        assert!(matches!(&missing, BuildError::NoState { .. }), "{at}: {missing}");
+        assert!(missing.to_string().contains("Db, give one with `state`"), "{at}: {missing}");
+        App::new().endpoint(endpoint()).state(Db).store(MemoryStore::new()).build().expect(at);
+    }
+}
+
+#[test]
+fn arguments_of_ones_own_may_need_states_through_others() {
+    struct Mine;
+    impl Extract<ConnectContext> for Mine {
+        fn extract(context: &mut ConnectContext) -> Result<Self, strait_core::Error> {
+            State::<u8>::extract(context).map(|_| Self)
+        }
+
+        fn requirement() -> Option<strait_core::Requirement> {
+            <State<u8> as Extract<ConnectContext>>::requirement()
+        }
+    }
+    assert!(matches!(refused(a().on_connect(async |_: Mine, _: Channel| ())), BuildError::NoState { .. }));
+}

@@ -192,11 +192,6 @@ impl Client {
         }
     }
 
-    /// What has arrived and was not looked at.
-    pub(crate) fn rest(&self) -> Vec<Seen> {
-        self.recorder.out.lock().seen.drain(..).collect()
-    }
-
     /// Waits until the conversation has come to its end.
     pub(crate) async fn ended(self) {
         tokio::time::timeout(PATIENCE, self.task).await.expect("the conversation ends").expect("and does not panic");

@@ -46,7 +46,8 @@ async fn is_present(node: &Node) -> bool {
 
 #[tokio::test]
 async fn on_disconnect_runs_once_however_a_channel_ends() {
-    let ways: [(&str, fn(&Client), &str); 5] = [
+    type End = fn(&Client);
+    let ways: [(&str, End, &str); 5] = [
         ("the peer closes", |client| client.close(), "Client"),
         ("the connection breaks", |client| client.lose(), "Lost"),
         ("a handler closes", |client| client.send("close"), "Server"),
@@ -110,6 +111,33 @@ async fn messages_that_came_before_the_peers_close_are_handled() {
     client.close();
     client.ended().await;
     assert_eq!(log.all(), ["1", "2", "3", "disconnect"]);
+}
+
+#[tokio::test]
+async fn a_drain_lets_what_waits_be_handled_and_closes_1012() {
+    let turnstile = Turnstile::new();
+    let endpoint =
+        Endpoint::new("a", "/").public().on_message(async |text: String, State(turnstile): State<Turnstile>| {
+            turnstile.pass().await;
+            text
+        });
+    let store = MemoryStore::new();
+    let node = Node::start(App::new().endpoint(endpoint).state(turnstile.clone()).store(store)).await;
+    let (busy, idle) = (node.connect("/").await, node.connect("/").await);
+    turnstile.let_pass(1);
+    assert_eq!(busy.ask("0").await, "0");
+    busy.send("1");
+    busy.send("2");
+    tokio::task::yield_now().await;
+    busy.drain();
+    idle.drain();
+    assert_eq!(idle.closed().await.0, 1012);
+    turnstile.let_pass(2);
+    busy.expect("1").await;
+    busy.expect("2").await;
+    assert_eq!(busy.closed().await.0, 1012);
+    busy.ended().await;
+    idle.ended().await;
 }
 
 #[tokio::test]
@@ -289,6 +317,25 @@ async fn nothing_that_a_late_handler_does_brings_a_channel_back() {
     assert_eq!(node.hub().send_to_user(&user, strait_core::Payload::text("x")).await.unwrap(), 0);
     assert_eq!((node.hub().channels(), node.hub().topics()), (0, 0));
     assert!(!node.hub().send(&id, strait_core::Payload::text("x")).await.unwrap());
+}
+
+#[tokio::test]
+async fn who_is_about_to_end_subscribes_to_nothing_more() {
+    let (log, kept) = (Log::default(), Kept::default());
+    let (store, faults) = faulty();
+    let node = Node::start(app(&log, &kept).store(store.clone()).lease(Duration::from_secs(5))).await;
+    let client = node.connect("/rooms/a").await;
+    log.wait_for("connect").await;
+    let gate = Gate::new();
+    faults.next("claim", 1, &Fault::Hang(gate.clone()));
+    client.lose();
+    eventually("the end is asked for", || gate.waiting() == 1).await;
+    // The store would still take it.
+    let channel = kept.lock()[0].clone();
+    assert_eq!(channel.subscribe(&topic("late")).await.expect_err("it is too late").code(), "conflict");
+    assert_eq!(node.hub().topics(), 0);
+    gate.open();
+    client.ended().await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strait_core::store::{ChannelStore, StoreErrorKind};
-use strait_core::testkit::{Fault, Faults, Faulty};
+use strait_core::testkit::{Fault, Faults, Faulty, Gate};
 use strait_core::{App, AppBuilder, Channel, ChannelState, Endpoint, State};
 use strait_store_memory::MemoryStore;
 
@@ -114,6 +114,31 @@ async fn channels_that_cannot_be_attached_again_are_closed_with_1012() {
 }
 
 #[tokio::test]
+async fn a_channel_that_ends_while_it_is_attached_again_ends() {
+    let (log, store) = (Log::default(), Arc::new(MemoryStore::new()));
+    let (node, faults) = node(&log, &store).await;
+    let client = node.connect("/").await;
+    assert_eq!(client.ask("before").await, "before");
+    let (attach, claim) = (Gate::new(), Gate::new());
+    faults.always("lease", REFUSED);
+    faults.next("attach", 1, &Fault::Hang(attach.clone()));
+    faults.next("claim", 1, &Fault::Hang(claim.clone()));
+    eventually("the lease is unsure", || !node.hub().is_sure()).await;
+    tokio::time::sleep(TERM / 2).await;
+    faults.heal("lease");
+    eventually("it is attached again", || attach.waiting() == 1).await;
+    client.lose();
+    eventually("its end is asked for", || claim.waiting() == 1).await;
+    // The claim comes second, and is of the generation before.
+    attach.open();
+    eventually("the lease is sure", || node.hub().is_sure()).await;
+    claim.open();
+    log.wait_for("disconnect").await;
+    eventually_async("the record is gone", async || store.get(&client.id).await.unwrap().is_none()).await;
+    assert_eq!(log.count("disconnect"), 1);
+}
+
+#[tokio::test]
 async fn a_close_needs_no_sure_lease() {
     let (log, store) = (Log::default(), Arc::new(MemoryStore::new()));
     let (node, faults) = node(&log, &store).await;
@@ -184,6 +209,6 @@ async fn a_lease_that_hangs_does_not_hold_up_the_next_try() {
     faults.heal("lease");
     // The next call learns that the lease is lost, the one after it, for a new term, is never answered.
     faults.next("lease", 1, &Fault::Delay(Duration::ZERO));
-    faults.next("lease", 1, &Fault::Hang(strait_core::testkit::Gate::new()));
+    faults.next("lease", 1, &Fault::Hang(Gate::new()));
     assert_eq!(client.ask("well again").await, "well again");
 }

@@ -158,3 +158,26 @@ async fn channels_of_an_endpoint_that_is_no_more_are_swept() {
     assert!(other.hub().presence(&topic("room"), None, 10).await.unwrap().items.is_empty());
     assert_eq!(log.all(), ["connect"]);
 }
+
+#[tokio::test]
+async fn all_of_a_dead_nodes_channels_end_however_many_they_were() {
+    let (store, theirs, ours) = (MemoryStore::new(), Log::default(), Log::default());
+    let plain = || Endpoint::new("room", "/rooms/{room}");
+    let doomed = Node::start_doomed(app(plain(), &theirs, &store)).await;
+    let node = Node::start(app(plain(), &ours, &store)).await;
+    let mut clients = Vec::new();
+    for n in 0..600 {
+        clients.push(doomed.connect(&format!("/rooms/{n}")).await);
+    }
+    eventually_async("all are connected", async || theirs.count("connect") == 600).await;
+    doomed.kill();
+    eventually_async("all have ended", async || ours.all().len() >= 600).await;
+    eventually_async("nobody is present", async || {
+        node.hub().presence(&topic("room"), None, 1000).await.unwrap().items.is_empty()
+    })
+    .await;
+    let mut ended = ours.all();
+    ended.sort();
+    ended.dedup();
+    assert_eq!((ours.all().len(), ended.len()), (600, 600), "each once");
+}

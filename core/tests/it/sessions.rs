@@ -1,13 +1,13 @@
 //! Who the client is, from the handshake to the logout.
 
 use strait_core::store::{ChannelStore, EventHubStore, StoreErrorKind};
-use strait_core::testkit::Fault;
+use strait_core::testkit::{Fault, Gate};
 use strait_core::{
     App, AppBuilder, Channel, Close, Endpoint, Error, Headers, Json, Payload, Route, Session, State, Topic, UserId,
 };
 
 use crate::client::Client;
-use crate::log::{Log, eventually_async};
+use crate::log::{Log, eventually, eventually_async};
 use crate::node::{Node, cluster, faulty, serve};
 
 fn user(name: &str) -> UserId {
@@ -252,6 +252,28 @@ async fn of_logins_at_once_one_holds_everywhere() {
         let members = store.members(&Topic::of_user(&user(name)).unwrap(), None, 10).await.unwrap().items;
         assert_eq!(members.len(), usize::from(stored.as_str() == name), "{name}");
     }
+}
+
+#[tokio::test]
+async fn an_older_logins_late_answer_changes_nothing() {
+    async fn bob_after_ann(channel: Channel, State(gate): State<Gate>) -> Result<(), Error> {
+        let ann = channel.clone();
+        let ann = tokio::spawn(async move { ann.login(Session::new("ann", "I am ann".to_owned())?).await });
+        eventually("ann is stored", || gate.waiting() == 1).await;
+        let bob = || channel.login(Session::new("bob", "I am bob".to_owned()).expect("a name"));
+        assert_eq!(bob().await.expect_err("ann came first").code(), "conflict");
+        bob().await?;
+        gate.open();
+        ann.await?
+    }
+    let ((store, faults), gate) = (faulty(), Gate::new());
+    let app = App::new().endpoint(endpoint().on("both", bob_after_ann)).state(gate.clone()).store(store);
+    let node = Node::start(app).await;
+    let client = node.connect("/").await;
+    faults.next("write", 1, &Fault::HoldAnswer(gate));
+    assert_eq!(client.ask(r#"{"action":"both"}"#).await, r#"{"action":"both"}"#);
+    assert_eq!(client.ask("who").await, "I am bob");
+    assert_eq!(node.hub().send_to_user(&user("ann"), Payload::text("x")).await.unwrap(), 0);
 }
 
 #[tokio::test]
