@@ -18,6 +18,7 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use crate::frame::{self, Decoder, Incoming};
 use crate::peer::{Peer, flag, millis};
+use crate::registry::Registered;
 
 /// How much is read at once, into a buffer that all connections of a thread share.
 const CHUNK: usize = 32 * 1024;
@@ -61,6 +62,8 @@ pub(crate) struct Connection {
     conversation: Conversation,
     link: Link,
     ended: bool,
+    /// Counts the connection until it is dropped.
+    _registered: Registered,
 }
 
 impl Connection {
@@ -71,6 +74,7 @@ impl Connection {
         peer: Arc<Peer>,
         conversation: Conversation,
         max_message: usize,
+        registered: Registered,
     ) -> Self {
         let socket = match socket {
             Ok(socket) => {
@@ -81,7 +85,7 @@ impl Connection {
             Err(other) => Socket::Other(other),
         };
         let decoder = Decoder::new(max_message);
-        Self { socket, early, peer, decoder, conversation, link: Link::Open, ended: false }
+        Self { socket, early, peer, decoder, conversation, link: Link::Open, ended: false, _registered: registered }
     }
 
     /// Runs `on_connect`; to be called once, before anything else.

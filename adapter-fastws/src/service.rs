@@ -6,7 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,7 +85,7 @@ impl Channels {
         let admitted = accepted.admit(headers, remote).await?;
         // From here on in a task of its own: when the client goes away the answer is dropped, but not what is stored.
         let (opened, stored) = oneshot::channel();
-        tokio::spawn(run(admitted, place, opened, upgrade, self.handshake));
+        tokio::spawn(Task::Handshake(Box::pin(connect(admitted, place, opened, upgrade, self.handshake))));
         stored.await.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened"))??;
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -97,43 +97,63 @@ impl Channels {
     }
 }
 
-/// Stores the channel, waits for the socket, and is then the connection.
-async fn run(
+/// The task of a connection: it waits for its socket, in memory that it then gives back, and is the connection.
+#[expect(clippy::large_enum_variant, reason = "nearly all of a connection's life is the large one")]
+enum Task {
+    Handshake(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
+    Connected(Connection),
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut *self {
+                Self::Connected(connection) => return Pin::new(connection).poll(cx),
+                Self::Handshake(handshake) => match ready!(handshake.as_mut().poll(cx)) {
+                    Some(mut connection) => {
+                        connection.open(cx);
+                        *self = Self::Connected(connection);
+                    }
+                    None => return Poll::Ready(()),
+                },
+            }
+        }
+    }
+}
+
+/// Stores the channel and waits for the socket; a client that went away before it had its answer leaves nothing behind.
+async fn connect(
     admitted: Admitted,
     place: Place,
     opened: oneshot::Sender<Result<(), Refusal>>,
     upgrade: OnUpgrade,
     limit: Duration,
-) {
+) -> Option<Connection> {
     let limits = admitted.limits();
     let max_message = limits.message;
     let peer = Arc::new(Peer::new(limits, admitted.gaps()));
-    let conversation = match Box::pin(admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>)).await {
+    let conversation = match admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await {
         Ok(conversation) => conversation,
         Err(refusal) => {
             // Nobody hears it if the client has gone.
             let _ = opened.send(Err(refusal));
-            return;
+            return None;
         }
     };
     let registered = place.register(&peer);
     let _ = opened.send(Ok(()));
-    let Ok(Ok(upgraded)) = Box::pin(timeout(limit, upgrade)).await else {
-        // The client went away before it had its answer.
-        return Box::pin(conversation.abandon()).await;
+    let Ok(Ok(upgraded)) = timeout(limit, upgrade).await else {
+        conversation.abandon().await;
+        return None;
     };
     let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => (Ok(parts.io.into_inner()), parts.read_buf),
+        // An empty buffer would keep all of hyper's alive.
+        Ok(parts) => (Ok(parts.io.into_inner()), Bytes::copy_from_slice(&parts.read_buf)),
         Err(other) => (Err(Box::new(TokioIo::new(other)) as Box<dyn Stream>), Bytes::new()),
     };
-    let mut connection = Connection::new(socket, early, peer, conversation, max_message);
-    std::future::poll_fn(|cx| {
-        connection.open(cx);
-        Poll::Ready(())
-    })
-    .await;
-    connection.await;
-    drop(registered);
+    Some(Connection::new(socket, early, peer, conversation, max_message, registered))
 }
 
 /// A refusal as a response.

@@ -28,10 +28,11 @@ type OnGap = Arc<dyn Fn(Option<&Topic>) -> Frame + Send + Sync>;
 #[must_use]
 pub struct Endpoint {
     pub(crate) inner: EndpointInner,
-    pub(crate) requirements: Vec<Requirement>,
-    pub(crate) twice: Vec<String>,
+    requirements: Vec<Requirement>,
     layers: Vec<Arc<dyn HandlerLayer>>,
-    extra_routes: Vec<(String, Route)>,
+    routes: Vec<(String, Route)>,
+    message: Option<Route>,
+    binary: Option<Route>,
 }
 
 /// What serves an endpoint's channels.
@@ -47,17 +48,16 @@ pub(crate) struct EndpointInner {
     pub(crate) read_opening: Option<ReadOpening>,
     pub(crate) connect: Option<Call<ConnectContext, Connected>>,
     pub(crate) disconnect: Option<Call<DisconnectContext, Connected>>,
-    pub(crate) routes: HashMap<Arc<str>, RouteInner, foldhash::fast::RandomState>,
-    pub(crate) message: Option<RouteInner>,
-    pub(crate) binary: Option<RouteInner>,
+    pub(crate) routes: HashMap<Arc<str>, Arc<RouteInner>, foldhash::fast::RandomState>,
+    pub(crate) message: Option<Arc<RouteInner>>,
+    pub(crate) binary: Option<Arc<RouteInner>>,
     pub(crate) gap: Option<OnGap>,
     pub(crate) counters: Counters,
 }
 
 pub(crate) struct RouteInner {
-    pub(crate) key: Option<Arc<str>>,
-    /// What its replies begin with; empty without a key.
-    pub(crate) prefix: Vec<u8>,
+    /// The value of the routing key, and what replies behind it begin with; none for what takes whole messages.
+    pub(crate) key: Option<(Arc<str>, Vec<u8>)>,
     pub(crate) public: bool,
     pub(crate) handler: Call<MessageContext, Reply>,
 }
@@ -155,9 +155,10 @@ impl Endpoint {
                 gap: None,
             },
             requirements: Vec::new(),
-            twice: Vec::new(),
             layers: Vec::new(),
-            extra_routes: Vec::new(),
+            routes: Vec::new(),
+            message: None,
+            binary: None,
         }
     }
 
@@ -212,7 +213,7 @@ impl Endpoint {
 
     /// Handles messages whose routing key is `key`, by a route with policies of its own.
     pub fn route(mut self, key: impl Into<String>, route: Route) -> Self {
-        self.extra_routes.push((key.into(), route));
+        self.routes.push((key.into(), route));
         self
     }
 
@@ -222,7 +223,7 @@ impl Endpoint {
         H: Handler<Args, MessageContext, Reply>,
         Args: 'static,
     {
-        self.inner.message = Some(keyless(Route::new(handler), &mut self.requirements));
+        self.message = Some(Route::new(handler));
         self
     }
 
@@ -232,7 +233,7 @@ impl Endpoint {
         H: Handler<Args, MessageContext, Reply>,
         Args: 'static,
     {
-        self.inner.binary = Some(keyless(Route::new(handler), &mut self.requirements));
+        self.binary = Some(Route::new(handler));
         self
     }
 
@@ -281,32 +282,25 @@ impl Endpoint {
 
     /// Puts routes, layers and prefixes together.
     pub(crate) fn finish(mut self) -> (EndpointInner, Vec<Requirement>, Vec<String>) {
-        for (key, route) in self.extra_routes {
-            self.requirements.extend(&route.requirements);
+        let mut twice = Vec::new();
+        for (key, route) in std::mem::take(&mut self.routes) {
             let key: Arc<str> = Arc::from(key);
-            let route = RouteInner {
-                key: Some(Arc::clone(&key)),
-                prefix: plain::reply_prefix(&self.inner.routing_key, &key),
-                public: route.public,
-                handler: route.handler.0,
-            };
+            let prefix = plain::reply_prefix(&self.inner.routing_key, &key);
+            let route = self.build(route, Some((Arc::clone(&key), prefix)));
             if self.inner.routes.insert(Arc::clone(&key), route).is_some() {
-                self.twice.push(key.as_ref().to_owned());
+                twice.push(key.as_ref().to_owned());
             }
         }
-        let keyless = self.inner.message.iter_mut().chain(self.inner.binary.iter_mut());
-        for route in self.inner.routes.values_mut().chain(keyless) {
-            for layer in &self.layers {
-                route.handler = layer.wrap(MessageService(Arc::clone(&route.handler))).0;
-            }
-        }
-        (self.inner, self.requirements, self.twice)
+        self.inner.message = self.message.take().map(|route| self.build(route, None));
+        self.inner.binary = self.binary.take().map(|route| self.build(route, None));
+        (self.inner, self.requirements, twice)
     }
-}
 
-fn keyless(route: Route, requirements: &mut Vec<Requirement>) -> RouteInner {
-    requirements.extend(&route.requirements);
-    RouteInner { key: None, prefix: Vec::new(), public: false, handler: route.handler.0 }
+    fn build(&mut self, route: Route, key: Option<(Arc<str>, Vec<u8>)>) -> Arc<RouteInner> {
+        self.requirements.extend(route.requirements);
+        let handler = self.layers.iter().fold(route.handler, |handler, layer| layer.wrap(handler));
+        Arc::new(RouteInner { key, public: route.public, handler: handler.0 })
+    }
 }
 
 impl EndpointInner {

@@ -26,14 +26,18 @@ pub struct Payload {
     bytes: Bytes,
 }
 
+/// A value as JSON, in no more memory than it needs: what is kept with a channel is kept for long.
+pub(crate) fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
+    Ok(Bytes::from(serde_json::to_vec(value)?.into_boxed_slice()))
+}
+
 impl Payload {
     /// A value as JSON.
     ///
     /// # Errors
     /// What the value's `Serialize` answers, or a map key that is not a string.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
-        let bytes = Bytes::from(serde_json::to_vec(value)?);
-        Ok(Self { format: Format::Json, bytes })
+        Ok(Self { format: Format::Json, bytes: to_bytes(value)? })
     }
 
     /// Text.

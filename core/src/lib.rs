@@ -16,6 +16,8 @@ mod outlet;
 mod policy;
 mod protocol;
 pub mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 
 pub use app::{Accepted, Admitted, App, AppBuilder, BuildError, Gaps, OpeningData, Refusal};
 pub use channel::{Channel, ChannelState, Session};

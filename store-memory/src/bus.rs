@@ -40,8 +40,8 @@ impl EventBus for MemoryStore {
         }
         all.insert(node.clone(), Arc::clone(&mailbox));
         drop(all);
-        let heard = Mutex::new(Some(HashSet::new()));
-        Ok(Arc::new(MemoryNode { store: Arc::clone(&self.inner), mailbox, heard }))
+        let hearing = Mutex::new(Some(Hearing { mailbox, topics: HashSet::new() }));
+        Ok(Arc::new(MemoryNode { store: Arc::clone(&self.inner), hearing }))
     }
 }
 
@@ -49,17 +49,22 @@ impl EventBus for MemoryStore {
 #[derive(Debug)]
 struct MemoryNode {
     store: Arc<Inner>,
+    /// `None` once the node has left: the sink is let go then, as it may own the node in turn.
+    hearing: Mutex<Option<Hearing>>,
+}
+
+#[derive(Debug)]
+struct Hearing {
     mailbox: Arc<Mailbox>,
-    /// The topics that the node hears; `None` once it has left.
-    heard: Mutex<Option<HashSet<Topic>>>,
+    topics: HashSet<Topic>,
 }
 
 impl MemoryNode {
     fn leave(&self) {
-        let Some(heard) = self.heard.lock().take() else { return };
-        self.store.mailboxes.0.write().remove(&self.mailbox.node);
-        for topic in heard {
-            self.store.topics.existing(&topic, |state| state.unhear(&self.mailbox));
+        let Some(Hearing { mailbox, topics }) = self.hearing.lock().take() else { return };
+        self.store.mailboxes.0.write().remove(&mailbox.node);
+        for topic in topics {
+            self.store.topics.existing(&topic, |state| state.unhear(&mailbox));
         }
     }
 }
@@ -67,21 +72,20 @@ impl MemoryNode {
 #[async_trait]
 impl BusNode for MemoryNode {
     async fn interest(&self, on: &[Topic], off: &[Topic]) -> Result<Vec<Position>, StoreError> {
-        let mut heard = self.heard.lock();
-        let Some(heard) = heard.as_mut() else {
-            return Err(
-                StoreError::new(StoreErrorKind::Unavailable, "memory", "interest").because("the node has left the bus")
-            );
+        let mut hearing = self.hearing.lock();
+        let Some(Hearing { mailbox, topics }) = hearing.as_mut() else {
+            return Err(StoreError::new(StoreErrorKind::Unavailable, "memory", "interest")
+                .because("the node has left the bus, start it anew"));
         };
         for topic in off {
-            if heard.remove(topic) {
-                self.store.topics.existing(topic, |state| state.unhear(&self.mailbox));
+            if topics.remove(topic) {
+                self.store.topics.existing(topic, |state| state.unhear(mailbox));
             }
         }
         let begin = |topic: &Topic| {
             self.store.topics.entry(topic, |state| {
-                if state.hear(&self.mailbox) {
-                    heard.insert(state.name.clone());
+                if state.hear(mailbox) {
+                    topics.insert(state.name.clone());
                 }
                 state.head()
             })
@@ -98,7 +102,7 @@ impl BusNode for MemoryNode {
     }
 
     fn health(&self) -> Health {
-        let hears = self.heard.lock().is_some();
+        let hears = self.hearing.lock().is_some();
         Health { hears, lag: hears.then_some(Duration::ZERO) }
     }
 

@@ -72,12 +72,9 @@ impl Topics {
         Position { epoch, offset: 1, check: check(epoch, 1) }
     }
 
-    /// Has the sweep look at a topic, unless it is going to. Called with the topic's lock held.
+    /// Has the sweep look at a topic, unless it is going to in time. Called with the topic's lock held.
     pub(crate) fn queue(&self, state: &mut TopicState, now: Tick) {
-        if state.queued != 0 {
-            return;
-        }
-        let Some(at) = state.expiry(now) else { return };
+        let Some(at) = state.expiry(now).filter(|at| state.queued == 0 || *at < state.queued) else { return };
         state.queued = at;
         let mut expiries = self.expiries.lock();
         expiries.insert((at, state.name.clone()));

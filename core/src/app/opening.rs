@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
+use crate::event::to_bytes;
 
 /// What the client asked for when it connected: path and query. It is kept with the channel, so secrets do not belong
 /// into a query.
@@ -73,7 +74,7 @@ impl OpeningData {
 
     pub(crate) fn to_stored(&self) -> Bytes {
         let stored = Stored { path: (&*self.path).into(), fields: (&*self.fields).into(), params: self.params };
-        serde_json::to_vec(&stored).map(Bytes::from).unwrap_or_default()
+        to_bytes(&stored).unwrap_or_default()
     }
 
     pub(crate) fn from_stored(stored: &[u8]) -> Result<Self, serde_json::Error> {

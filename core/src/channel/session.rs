@@ -3,11 +3,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::event::to_bytes;
 use crate::handler::{Extract, HasChannel};
 use crate::name::{InvalidName, UserId};
 use crate::store::StoredSession;
@@ -89,7 +89,7 @@ impl fmt::Debug for SessionValue {
 
 impl SessionValue {
     pub(crate) fn of<U: Serialize + Send + Sync + 'static>(session: Session<U>) -> Result<Arc<Self>, Error> {
-        let value = Bytes::from(serde_json::to_vec(&*session.value)?);
+        let value = to_bytes(&*session.value)?;
         let stored = StoredSession { user: session.user, value };
         Ok(Arc::new(Self { stored, typed: OnceLock::from(session.value as Arc<dyn Any + Send + Sync>) }))
     }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::Channel;
 use crate::error::Error;
+use crate::event::to_bytes;
 use crate::handler::{Extract, HasChannel};
 use crate::store::{Change, Patch, Versioned};
 
@@ -103,7 +104,7 @@ where
             };
             let mut next = T::clone(&current);
             let result = change(&mut next);
-            let bytes = Bytes::from(serde_json::to_vec(&next)?);
+            let bytes = to_bytes(&next)?;
             let patch = Patch { state: Some(Change { expected, value: Some(bytes.clone()) }), ..Patch::default() };
             if self.channel.write(patch).await? {
                 let mut live = self.channel.inner.live.lock();

@@ -5,6 +5,7 @@ mod rate;
 mod run;
 
 use std::fmt;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -139,7 +140,10 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        self.handle(Event::Received(message), cx);
+        let mut effects = Effects::new();
+        let now = self.machine.offer(message, self.channel.inner.endpoint.limits.backlog, &mut effects);
+        let step = now.map(Step::Message).or_else(|| self.carry_out(effects));
+        self.go(step, cx);
     }
 
     /// The peer has closed the connection.
@@ -216,6 +220,11 @@ impl Conversation {
         self.displaced |= matches!(event, Event::Displaced(_));
         let mut effects = Effects::new();
         self.machine.handle(event, self.channel.inner.endpoint.limits.backlog, &mut effects);
+        self.carry_out(effects)
+    }
+
+    /// Notes what the machine wants; what is to be run is told.
+    fn carry_out(&mut self, effects: Effects<Inbound>) -> Option<Step<Inbound>> {
         let mut step = None;
         for effect in effects {
             match effect {
@@ -330,34 +339,31 @@ impl Conversation {
                 Some(found) => self.call(found, payload, true),
             };
         }
-        let known = |key: &str| endpoint.routes.contains_key(key);
-        let (request, unknown) = plain::decode(payload, &endpoint.routing_key, known);
-        match request {
-            Request::Keyed { key, .. } if limited => refused(too_many(), Route::of_key(endpoint, key)),
-            Request::Keyed { key, payload } => match endpoint.routes.get(&*key) {
-                Some(found) => self.call(found, payload, false),
-                None => refused(unknown_route(), Route::Unknown(key)),
-            },
-            Request::Twice { key } => {
-                let route = key.map_or(Route::None, |key| Route::of_key(endpoint, key));
-                refused(Error::invalid("a key stands twice in the message"), route)
+        let find = |key: &str| endpoint.routes.get(key).cloned();
+        let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
+        match plain::decode(payload, &endpoint.routing_key, find) {
+            Request::Routed { route, .. } if limited => refused(too_many(), Route::Known(route)),
+            Request::Routed { route, payload } => self.call(&route, payload, false),
+            Request::Twice { route } => {
+                let error = Error::invalid("a key stands twice in the message");
+                refused(error, route.map_or(Route::None, Route::Known))
             }
-            Request::Whole(_) if limited => refused(too_many(), unknown.map_or(Route::None, Route::Unknown)),
-            Request::Whole(payload) => match &endpoint.message {
+            Request::Whole { key, .. } if limited => refused(too_many(), unknown(key)),
+            Request::Whole { payload, key } => match &endpoint.message {
                 Some(found) => self.call(found, payload, false),
-                None => refused(unknown_route(), unknown.map_or(Route::None, Route::Unknown)),
+                None => refused(unknown_route(), unknown(key)),
             },
         }
     }
 
-    fn call(&self, found: &RouteInner, payload: BytesMut, binary: bool) -> Result<Task, Ended> {
-        let route = found.key.clone().map_or(Route::None, Route::Known);
+    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Task, Ended> {
+        let route = Route::Known(Arc::clone(found));
         if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
             return Err(Ended::Message(Err(unauthenticated()), route));
         }
         let context = MessageContext {
             channel: self.channel.clone(),
-            route: found.key.clone(),
+            route: Arc::clone(found),
             payload: payload.freeze(),
             binary,
         };
@@ -374,7 +380,7 @@ impl Conversation {
         let unknown;
         let prefix = match route {
             Route::None => None,
-            Route::Known(key) => endpoint.routes.get(key).map(|route| &*route.prefix),
+            Route::Known(route) => route.key.as_ref().map(|(_, prefix)| &**prefix),
             Route::Unknown(key) => {
                 unknown = plain::reply_prefix(&endpoint.routing_key, key);
                 Some(&*unknown)

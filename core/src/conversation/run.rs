@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 
-use crate::endpoint::EndpointInner;
+use crate::endpoint::RouteInner;
 use crate::error::Error;
 use crate::handler::{BoxFuture, Reply};
 
@@ -19,15 +19,9 @@ pub(super) enum Route {
     /// Nothing: an answer to a whole message.
     None,
     /// The key of a route.
-    Known(Arc<str>),
+    Known(Arc<RouteInner>),
     /// A key that no route has.
     Unknown(String),
-}
-
-impl Route {
-    pub(super) fn of_key(endpoint: &EndpointInner, key: String) -> Self {
-        endpoint.routes.get_key_value(&*key).map_or(Self::Unknown(key), |(key, _)| Self::Known(Arc::clone(key)))
-    }
 }
 
 pub(super) enum Task {

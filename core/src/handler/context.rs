@@ -8,6 +8,7 @@ use http::HeaderMap;
 use super::extract::Extract;
 use crate::app::{App, OpeningData};
 use crate::channel::Channel;
+use crate::endpoint::RouteInner;
 use crate::error::Error;
 
 /// What exists whenever a handler runs.
@@ -41,19 +42,26 @@ pub struct ConnectContext {
 }
 
 /// A message has arrived.
-#[derive(Debug)]
 pub struct MessageContext {
     pub(crate) channel: Channel,
-    pub(crate) route: Option<Arc<str>>,
+    pub(crate) route: Arc<RouteInner>,
     pub(crate) payload: Bytes,
     pub(crate) binary: bool,
+}
+
+impl fmt::Debug for MessageContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The payload does not belong into a log line.
+        let mut debug = f.debug_struct("MessageContext");
+        debug.field("channel", &self.channel).field("route", &self.route()).finish_non_exhaustive()
+    }
 }
 
 impl MessageContext {
     /// The value of the routing key, if a route takes the message.
     #[must_use]
     pub fn route(&self) -> Option<&str> {
-        self.route.as_deref()
+        self.route.key.as_ref().map(|(key, _)| &**key)
     }
 
     /// What was sent; without the routing key where a route takes it.

@@ -187,6 +187,18 @@ impl<M: Weigh> Machine<M> {
         !self.paused && self.link == Link::Up && self.draining.is_none()
     }
 
+    /// A message that can be run at once is given back, and runs; every other one is taken as
+    /// [`handle`](Self::handle) takes it. This is most messages' way.
+    pub fn offer(&mut self, message: M, backlog: Backlog, effects: &mut Effects<M>) -> Option<M> {
+        let idle = self.phase == Phase::Open && self.running == Running::Nothing && self.waiting.is_empty();
+        if idle && !self.suspended && self.draining.is_none() && self.link == Link::Up {
+            self.running = Running::Message;
+            return Some(message);
+        }
+        self.handle(Event::Received(message), backlog, effects);
+        None
+    }
+
     /// Takes an event and pushes what is to be done about it.
     pub fn handle(&mut self, event: Event<M>, backlog: Backlog, effects: &mut Effects<M>) {
         match event {
@@ -284,7 +296,7 @@ impl<M: Weigh> Machine<M> {
                 self.waiting_bytes -= message.weight();
                 self.running = Running::Message;
                 effects.push(Effect::Run(Step::Message(message)));
-                if self.waiting.is_empty() && self.waiting.capacity() > backlog.messages {
+                if self.waiting.is_empty() {
                     self.waiting = VecDeque::new();
                 }
                 let roomy = self.waiting.len() * 2 <= backlog.messages && self.waiting_bytes * 2 <= backlog.bytes;

@@ -16,9 +16,19 @@ fn bye() -> Close {
 
 /// Feeds events, answering nothing by itself, and tells the effects.
 fn run(machine: &mut Machine<u32>, event: Event<u32>) -> Vec<Effect<u32>> {
+    take(machine, event).into_vec()
+}
+
+/// As a driver does it: messages are offered.
+fn take(machine: &mut Machine<u32>, event: Event<u32>) -> Effects<u32> {
     let mut effects = Effects::new();
-    machine.handle(event, BACKLOG, &mut effects);
-    effects.into_vec()
+    if let Event::Received(message) = event {
+        let now = machine.offer(message, BACKLOG, &mut effects);
+        effects.extend(now.map(|message| Effect::Run(Step::Message(message))));
+    } else {
+        machine.handle(event, BACKLOG, &mut effects);
+    }
+    effects
 }
 
 fn opened(resumable: bool) -> Machine<u32> {
@@ -201,9 +211,7 @@ proptest! {
             if matches!(event, Event::Close(_) | Event::Refused(_)) {
                 closed_by_us = true;
             }
-            let mut effects = Effects::new();
-            machine.handle(event, BACKLOG, &mut effects);
-            for effect in effects {
+            for effect in take(&mut machine, event) {
                 match effect {
                     Effect::Run(step) => {
                         prop_assert_eq!(&running, &None, "one handler at a time");

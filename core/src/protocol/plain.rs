@@ -5,122 +5,112 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::fmt;
 use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
+use super::json;
 use crate::error::Error;
 use crate::frame::{Frame, FrameKind};
 use crate::name::Topic;
 
 /// How a text message is to be taken.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// A JSON object whose routing key is this string; the payload is the object without the key.
-    Keyed {
-        /// What the routing key says.
-        key: String,
+pub(crate) enum Request<R> {
+    /// A JSON object whose routing key names a route; the payload is the object without the key.
+    Routed {
+        /// The route.
+        route: R,
         /// The rest of the object.
         payload: BytesMut,
     },
     /// Anything else, as it came.
-    Whole(BytesMut),
+    Whole {
+        /// The text.
+        payload: BytesMut,
+        /// What its routing key says, though no route has it.
+        key: Option<String>,
+    },
     /// An object with the routing key in which a key stands twice.
     Twice {
-        /// What the routing key says, if that is clear.
-        key: Option<String>,
+        /// The route, if it is clear which one is meant.
+        route: Option<R>,
     },
 }
 
 /// Above so many keys a hash set looks for duplicates.
 const FEW_KEYS: usize = 16;
+/// Below so many bytes looking at every key is quicker than searching for suspicious ones.
+const SHORT: usize = 128;
 
-/// Finds the routing key. `known` tells whether somebody takes an object with this key; if nobody does, the text is
-/// given back whole, with the key.
-pub(crate) fn decode(mut text: BytesMut, routing_key: &str, known: impl Fn(&str) -> bool) -> (Request, Option<String>) {
-    let found = std::str::from_utf8(&text).ok().and_then(|text| scan(text, routing_key));
-    let Some(found) = found else { return (Request::Whole(text), None) };
-    let Some(key) = found.key else {
-        return if found.twice { (Request::Twice { key: None }, None) } else { (Request::Whole(text), None) };
+/// Finds the routing key, and the route that `find` knows by it.
+pub(crate) fn decode<R>(mut text: BytesMut, routing_key: &str, find: impl Fn(&str) -> Option<R>) -> Request<R> {
+    let found = simdutf8::basic::from_utf8(&text).ok().and_then(|text| scan(text, routing_key));
+    let (route, key, place, twice) = match found {
+        None => return Request::Whole { payload: text, key: None },
+        Some(Found { key: Some(key), place, twice }) => match find(&key) {
+            Some(route) => (Some(route), None, place, twice),
+            None => (None, Some(key.into_owned()), place, false),
+        },
+        Some(Found { key: None, place, twice }) => (None, None, place, twice),
     };
-    if !known(&key) {
-        return (Request::Whole(text), Some(key));
+    match route {
+        route if twice => Request::Twice { route },
+        None => Request::Whole { payload: text, key },
+        Some(route) => {
+            cut_out(&mut text, place);
+            Request::Routed { route, payload: text }
+        }
     }
-    if found.twice {
-        return (Request::Twice { key: Some(key) }, None);
-    }
-    cut_out(&mut text, found.member);
-    (Request::Keyed { key, payload: text }, None)
 }
 
-struct Found {
+struct Found<'t> {
     /// The value of the routing key, if it is a string and stands once.
-    key: Option<String>,
-    /// Where the member stands, from the end of what is before it.
-    member: Member,
+    key: Option<Cow<'t, str>>,
+    /// Where the routing key's member stands.
+    place: Place,
     /// Whether any key stands twice.
     twice: bool,
 }
 
 #[derive(Default)]
-struct Member {
+struct Place {
     first: bool,
     last: bool,
+    /// From the end of what is before it.
     span: Range<usize>,
 }
 
 /// `None` for text that is not a JSON object, or one without the routing key.
-fn scan(text: &str, routing_key: &str) -> Option<Found> {
-    if !text.trim_ascii_start().starts_with('{') {
-        return None;
-    }
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let found = deserializer.deserialize_map(Scan { text, routing_key }).ok()?;
-    deserializer.end().ok()?;
-    found
-}
-
-struct Scan<'t> {
-    text: &'t str,
-    routing_key: &'t str,
-}
-
-impl<'t> Visitor<'t> for Scan<'t> {
-    type Value = Option<Found>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let start = self.text.find('{').unwrap_or(0) + 1;
-        let mut keys = Keys::default();
-        let (mut end, mut first) = (start, true);
-        let (mut key, mut member, mut times) = (None, Member::default(), 0);
-        while let Some(name) = map.next_key_seed(Key)? {
-            let value: &RawValue = map.next_value()?;
-            let value = value.get();
-            let from = end;
-            end = value.as_ptr() as usize - self.text.as_ptr() as usize + value.len();
-            member.last = false;
-            if name == self.routing_key {
-                times += 1;
-                member = Member { first, last: true, span: from..end };
-                key = serde_json::from_str::<String>(value).ok();
-            }
-            keys.add(name);
-            first = false;
+fn scan<'t>(text: &'t str, routing_key: &str) -> Option<Found<'t>> {
+    let mut keys = Keys::default();
+    let (mut end, mut first) = (0, true);
+    let (mut key, mut place, mut times) = (None, Place::default(), 0);
+    json::members(text, |member| {
+        let from = if first { text.find('{').map_or(0, |brace| brace + 1) } else { end };
+        end = member.value.end;
+        place.last = false;
+        if member.key == routing_key {
+            times += 1;
+            place = Place { first, last: true, span: from..end };
+            key = json_string(&text[member.value]);
         }
-        Ok((times > 0).then(|| Found { key: key.filter(|_| times == 1), member, twice: keys.twice }))
-    }
+        keys.add(member.key);
+        first = false;
+    })?;
+    (times > 0).then(|| Found { key: key.filter(|_| times == 1), place, twice: keys.twice })
+}
+
+/// A value that is a string, decoded.
+fn json_string(value: &str) -> Option<Cow<'_, str>> {
+    let inside = value.strip_prefix('"')?.strip_suffix('"')?;
+    if inside.contains('\\') { serde_json::from_str(value).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inside)) }
 }
 
 #[derive(Default)]
 struct Keys<'t> {
-    few: Vec<Cow<'t, str>>,
+    few: SmallVec<[Cow<'t, str>; 4]>,
     many: HashSet<Cow<'t, str>>,
     twice: bool,
 }
@@ -137,36 +127,9 @@ impl<'t> Keys<'t> {
     }
 }
 
-/// Reads an object's key, borrowed where it has no escapes.
-struct Key;
-
-impl<'t> DeserializeSeed<'t> for Key {
-    type Value = Cow<'t, str>;
-
-    fn deserialize<D: Deserializer<'t>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'t> Visitor<'t> for Key {
-    type Value = Cow<'t, str>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_borrowed_str<E>(self, key: &'t str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(key))
-    }
-
-    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(key.to_owned()))
-    }
-}
-
 /// Takes a member out of an object in place, so that the other members stay as they came.
-fn cut_out(text: &mut BytesMut, member: Member) {
-    let Member { first, last, span } = member;
+fn cut_out(text: &mut BytesMut, place: Place) {
+    let Place { first, last, span } = place;
     let cut = match (first, last) {
         // `{"action":"x"}`; the span begins after the brace.
         (true, true) => span,
@@ -219,31 +182,18 @@ pub(crate) fn reply<R>(prefix: &[u8], routing_key: &str, result: &[u8], write: i
 /// Whether an object has none of the members that would be taken for something else.
 fn merges(object: &[u8], routing_key: &str) -> bool {
     let reserved = ["error", "gap", routing_key];
-    let suspicious = memchr::memchr(b'\\', object).is_some()
+    let suspicious = object.len() < SHORT
+        || memchr::memchr(b'\\', object).is_some()
         || reserved.iter().any(|name| memchr::memmem::find(object, name.as_bytes()).is_some());
     !suspicious || !has_key(object, &reserved)
 }
 
+/// What cannot be read as an object is not merged either.
 fn has_key(object: &[u8], names: &[&str]) -> bool {
-    struct Has<'n>(&'n [&'n str]);
-    impl<'t> Visitor<'t> for Has<'_> {
-        type Value = bool;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a JSON object")
-        }
-
-        fn visit_map<A: MapAccess<'t>>(self, mut map: A) -> Result<bool, A::Error> {
-            let mut found = false;
-            while let Some(key) = map.next_key_seed(Key)? {
-                found |= self.0.contains(&&*key);
-                map.next_value::<IgnoredAny>()?;
-            }
-            Ok(found)
-        }
-    }
-    // What cannot be read as an object is not merged either.
-    serde_json::Deserializer::from_slice(object).deserialize_map(Has(names)).unwrap_or(true)
+    let mut found = false;
+    let read = simdutf8::basic::from_utf8(object)
+        .is_ok_and(|object| json::members(object, |member| found |= names.contains(&&*member.key)).is_some());
+    found || !read
 }
 
 /// `{"action":"x","error":{…}}`, or `{"error":{…}}` where there is no key to echo.

@@ -71,8 +71,8 @@ pub trait EventBus: Debug + Send + Sync + 'static {
 /// One node's end of the bus.
 #[async_trait]
 pub trait BusNode: Debug + Send + Sync + 'static {
-    /// Ends and begins hearing of topics, in this order. Answers the head of each topic of `on`: what is published after
-    /// it will be heard, through [`Sink::events`].
+    /// Ends and begins hearing of topics, in this order. Answers the head of each topic of `on`: what is published
+    /// after it will be heard, through [`Sink::events`].
     ///
     /// # Errors
     /// The bus cannot be reached, or the node has left it; nothing of the call holds.

@@ -174,8 +174,10 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     async fn find(&self, location: &Location) -> Result<Option<Record>, StoreError>;
 
     /// Moves a living channel to a new connection, with the next generation. Detached becomes open; opening stays
-    /// opening. A call that is made again because its answer was lost holds once more: the token is still the previous
-    /// one, and a holder may name the generation before its own while the channel is at its location.
+    /// opening. A channel whose grace has ended can be attached until it is claimed.
+    ///
+    /// A call that is made again because its answer was lost holds once more: the token is still the previous one, and
+    /// a holder may name the generation before the present one while the channel is at its location.
     ///
     /// # Errors
     /// `Conflict` when the location belongs to another channel; the store cannot answer. A right that does not hold is
@@ -195,7 +197,8 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn write(&self, fence: &Fence, patch: Patch) -> Result<Written, StoreError>;
 
-    /// Locks a living channel for `ttl`; `None` while somebody else has it. A holder that outlives its `ttl` has lost it.
+    /// Locks a living channel for `ttl`; `None` while somebody else has it. A holder that outlives its `ttl` has lost
+    /// it.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -185,8 +185,8 @@ pub struct Relay {
 /// Offsets of a topic count up by 1, and the bus delivers its events in that order.
 #[async_trait]
 pub trait EventHubStore: Debug + Send + Sync + 'static {
-    /// Adds members. Joining with presence publishes a `Join` event ([`Present::event`]) in the same step, and `head` is
-    /// that event; on a topic with a log it is kept like the last publication was.
+    /// Adds members. Joining with presence publishes a `Join` event ([`Present::event`]) in the same step, and `head`
+    /// is that event; on a topic with a log it is kept like the last publication was.
     ///
     /// Who is a member already gets what it asks for now: indexed or not, present or not, with this entry. A change of
     /// the entry alone is no event.
@@ -254,7 +254,7 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
     async fn inbox(&self, id: &ChannelId, after: &Position, limit: usize) -> Result<Replay, StoreError>;
 
     /// Takes the right to relay a topic, for `ttl`; `None` while somebody else has it, or when the topic has no indexed
-    /// members. The cursor begins where the first of them joined.
+    /// members. The cursor begins where the first of them joined, and goes with the last one.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::store::{
-    BusNode, ChannelStore, Claim, Command, EventBus, EventHubStore, LeaseTerm, Location, NewChannel, PresenceEntry,
-    Publication, Sink, Subscribed, Subscription,
+    Attach, AttachAs, Attached, BusNode, ChannelStore, Claim, Command, Detached, EventBus, EventHubStore, LeaseTerm,
+    Location, NewChannel, PresenceEntry, Publication, Sink, Subscribed, Subscription,
 };
 use strait_core::{ChannelId, ConnectionId, Event, NodeId, Payload, Position, Retention, Topic};
 use strait_store_memory::{ManualClock, MemoryStore, Stats};
@@ -38,10 +38,20 @@ fn topic(name: impl AsRef<str>) -> Topic {
     Topic::new(name).unwrap()
 }
 
-async fn work(store: &MemoryStore, node: &NodeId, bus: &dyn BusNode, count: usize) -> Vec<Claim> {
+/// Has channels do whatever channels do. Answers the claims of three quarters of them.
+async fn work(store: &MemoryStore, nodes: &[NodeId; 2], bus: &dyn BusNode, count: usize) -> Vec<Claim> {
+    let [node, other] = nodes;
     let mut claims = Vec::new();
     for i in 0..count {
-        let opened = store.open(channel(node, (i % 3 == 0).then_some(TTL))).await.unwrap().record;
+        let mut opened = store.open(channel(node, (i % 3 == 0).then_some(TTL))).await.unwrap().record;
+        if i % 6 == 0 {
+            let by = AttachAs::Holder { generation: opened.generation };
+            let attach = Attach { by, location: channel(other, None).location, next_token: None };
+            match store.attach(&opened.id, attach).await.unwrap() {
+                Attached::Attached { record, .. } => opened = *record,
+                Attached::Refused => panic!("the generation is the present one"),
+            }
+        }
         let joins: Vec<_> = [topic("all"), topic(format!("some:{}", i % 7)), topic(format!("own:{i}"))]
             .into_iter()
             .enumerate()
@@ -68,6 +78,9 @@ async fn work(store: &MemoryStore, node: &NodeId, bus: &dyn BusNode, count: usiz
             published.unwrap();
         }
         store.deliver(&[(opened.id.clone(), event)]).await.unwrap();
+        if i % 12 == 0 {
+            assert_eq!(store.detach(&opened.fence(), TTL).await.unwrap(), Detached::Done);
+        }
         if i % 4 != 0 {
             claims.extend(store.claim(&opened.fence(), node, TTL).await.unwrap());
         }
@@ -80,12 +93,14 @@ async fn work(store: &MemoryStore, node: &NodeId, bus: &dyn BusNode, count: usiz
 async fn nothing_is_left_of_removed_channels() {
     let clock = Arc::new(ManualClock::default());
     let store = MemoryStore::builder().clock(clock.clone()).build();
-    let (node, janitor) = (NodeId::unique(), NodeId::unique());
-    store.lease(&node, LeaseTerm::Acquire, TTL).await.unwrap();
-    let bus = store.start(&node, Arc::new(Deaf)).await.unwrap();
-    let claims = work(&store, &node, &*bus, 4000).await;
+    let (nodes, janitor) = ([NodeId::unique(), NodeId::unique()], NodeId::unique());
+    for node in &nodes {
+        store.lease(node, LeaseTerm::Acquire, TTL).await.unwrap();
+    }
+    let bus = store.start(&nodes[0], Arc::new(Deaf)).await.unwrap();
+    let claims = work(&store, &nodes, &*bus, 4000).await;
     let busy = store.stats();
-    assert_eq!((busy.records, busy.connected, busy.subscriptions), (4000, 1000, 12_000));
+    assert_eq!((busy.records, busy.connected, busy.subscriptions), (4000, 666, 12_000));
     store.remove(&claims).await.unwrap();
     assert_eq!(store.stats().records, 1000);
     bus.stop().await;

@@ -3,19 +3,18 @@ use serde_json::Value;
 
 use super::*;
 
-fn keyed(text: &str) -> (Request, Option<String>) {
-    decode(BytesMut::from(text), "action", |key| key != "unknown")
+fn keyed(text: &str) -> Request<String> {
+    decode(BytesMut::from(text), "action", |key| (key != "unknown").then(|| key.to_owned()))
 }
 
 #[track_caller]
 fn check(text: &str, key: &str, payload: &str) {
-    let expected = Request::Keyed { key: key.to_owned(), payload: BytesMut::from(payload) };
-    assert_eq!(keyed(text), (expected, None));
+    assert_eq!(keyed(text), Request::Routed { route: key.to_owned(), payload: BytesMut::from(payload) });
 }
 
 #[track_caller]
 fn check_whole(text: &str, key: Option<&str>) {
-    assert_eq!(keyed(text), (Request::Whole(BytesMut::from(text)), key.map(str::to_owned)));
+    assert_eq!(keyed(text), Request::Whole { payload: BytesMut::from(text), key: key.map(str::to_owned) });
 }
 
 #[test]
@@ -62,7 +61,7 @@ fn what_no_route_takes_stays_whole() {
 
 #[test]
 fn a_key_given_twice_is_refused() {
-    let twice = |key: Option<&str>| (Request::Twice { key: key.map(str::to_owned) }, None);
+    let twice = |route: Option<&str>| Request::Twice { route: route.map(str::to_owned) };
     assert_eq!(keyed(r#"{"action":"x","a":1,"a":2}"#), twice(Some("x")));
     assert_eq!(keyed(r#"{"action":"x","a":1,"\u0061":2}"#), twice(Some("x")));
     assert_eq!(keyed(r#"{"action":"x","action":"x"}"#), twice(None));
@@ -130,14 +129,14 @@ proptest! {
     fn what_is_left_is_the_object_without_its_key(value in json(), pretty: bool) {
         let text = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.expect("json");
         let key = value.as_object().and_then(|object| object.get("action")).and_then(Value::as_str);
-        match (keyed(&text).0, key) {
-            (Request::Keyed { key, payload }, Some(expected)) => {
-                prop_assert_eq!(&key, expected);
+        match (keyed(&text), key) {
+            (Request::Routed { route, payload }, Some(expected)) => {
+                prop_assert_eq!(&route, expected);
                 let mut left = value.clone();
                 left.as_object_mut().expect("object").remove("action");
                 prop_assert_eq!(serde_json::from_slice::<Value>(&payload).expect("json"), left);
             }
-            (Request::Whole(whole), None) => prop_assert_eq!(&whole[..], text.as_bytes()),
+            (Request::Whole { payload, .. }, None) => prop_assert_eq!(&payload[..], text.as_bytes()),
             (other, key) => prop_assert!(false, "{:?} for {:?}", other, key),
         }
     }

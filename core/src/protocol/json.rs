@@ -1,0 +1,278 @@
+//! Finds the members of a JSON object (RFC 8259) without building it: routing looks at every message, and needs to
+//! know where a member stands, which a deserialiser does not tell. Accepts exactly what `serde_json` accepts.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+/// Bytes of a string that are looked at together.
+const CHUNK: usize = 16;
+
+/// One member of an object.
+#[derive(Debug)]
+pub(crate) struct Member<'t> {
+    /// The key, decoded.
+    pub(crate) key: Cow<'t, str>,
+    /// Where the value stands.
+    pub(crate) value: Range<usize>,
+}
+
+/// Hands each member of the object that `text` is to `visit`, in order. `None` if `text` is not one valid object; by
+/// then members may have been visited.
+pub(crate) fn members<'t>(text: &'t str, mut visit: impl FnMut(Member<'t>)) -> Option<()> {
+    let bytes = text.as_bytes();
+    let mut at = expect(bytes, space(bytes, 0), b'{')?;
+    at = space(bytes, at);
+    if bytes.get(at) != Some(&b'}') {
+        loop {
+            let (end, escaped) = string(bytes, at)?;
+            let key = if escaped {
+                Cow::Owned(serde_json::from_str(&text[at..end]).ok()?)
+            } else {
+                Cow::Borrowed(&text[at + 1..end - 1])
+            };
+            let start = space(bytes, expect(bytes, space(bytes, end), b':')?);
+            let end = value(bytes, start)?;
+            visit(Member { key, value: start..end });
+            at = space(bytes, end);
+            match bytes.get(at)? {
+                b',' => at = space(bytes, at + 1),
+                b'}' => break,
+                _ => return None,
+            }
+        }
+    }
+    (space(bytes, at + 1) == bytes.len()).then_some(())
+}
+
+fn space(bytes: &[u8], mut at: usize) -> usize {
+    while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
+        at += 1;
+    }
+    at
+}
+
+fn expect(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
+    (bytes.get(at) == Some(&byte)).then_some(at + 1)
+}
+
+/// The end of the string that begins at `at`, and whether it has escapes.
+fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
+    let mut at = expect(bytes, at, b'"')?;
+    let mut escaped = false;
+    loop {
+        while let Some(chunk) = bytes.get(at..at + CHUNK) {
+            if chunk.iter().fold(false, |found, byte| found | is_special(*byte)) {
+                break;
+            }
+            at += CHUNK;
+        }
+        while !is_special(*bytes.get(at)?) {
+            at += 1;
+        }
+        match bytes[at] {
+            b'"' => return Some((at + 1, escaped)),
+            b'\\' => {
+                escaped = true;
+                at = escape(bytes, at + 1)?;
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn is_special(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
+fn escape(bytes: &[u8], at: usize) -> Option<usize> {
+    match bytes.get(at)? {
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 1),
+        b'u' => bytes.get(at + 1..at + 5)?.iter().all(u8::is_ascii_hexdigit).then_some(at + 5),
+        _ => None,
+    }
+}
+
+/// The end of the value that begins at `at`. Depth costs memory, not stack.
+fn value(bytes: &[u8], mut at: usize) -> Option<usize> {
+    let mut open: SmallVec<[u8; 32]> = SmallVec::new();
+    loop {
+        match bytes.get(at)? {
+            b'"' => at = string(bytes, at)?.0,
+            b'-' | b'0'..=b'9' => at = number(bytes, at)?,
+            b't' => at = literal(bytes, at, b"true")?,
+            b'f' => at = literal(bytes, at, b"false")?,
+            b'n' => at = literal(bytes, at, b"null")?,
+            bracket @ (b'[' | b'{') => {
+                let inside = space(bytes, at + 1);
+                let close = bracket + 2;
+                if bytes.get(inside) == Some(&close) {
+                    at = inside + 1;
+                } else {
+                    open.push(close);
+                    at = if close == b'}' { key(bytes, inside)? } else { inside };
+                    continue;
+                }
+            }
+            _ => return None,
+        }
+        // A value has ended: so may have what it is in.
+        loop {
+            let Some(close) = open.last() else { return Some(at) };
+            at = space(bytes, at);
+            match bytes.get(at)? {
+                b',' => {
+                    at = space(bytes, at + 1);
+                    if *close == b'}' {
+                        at = key(bytes, at)?;
+                    }
+                    break;
+                }
+                byte if byte == close => {
+                    open.pop();
+                    at += 1;
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// From a key to the value behind it.
+fn key(bytes: &[u8], at: usize) -> Option<usize> {
+    let (end, _) = string(bytes, at)?;
+    Some(space(bytes, expect(bytes, space(bytes, end), b':')?))
+}
+
+fn literal(bytes: &[u8], at: usize, word: &[u8]) -> Option<usize> {
+    (bytes.get(at..at + word.len())? == word).then_some(at + word.len())
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<usize> {
+    let mut at = at + usize::from(bytes[at] == b'-');
+    at = if bytes.get(at) == Some(&b'0') { at + 1 } else { digits(bytes, at)? };
+    if bytes.get(at) == Some(&b'.') {
+        at = digits(bytes, at + 1)?;
+    }
+    if matches!(bytes.get(at), Some(b'e' | b'E')) {
+        at += 1 + usize::from(matches!(bytes.get(at + 1), Some(b'+' | b'-')));
+        at = digits(bytes, at)?;
+    }
+    Some(at)
+}
+
+/// At least one digit.
+fn digits(bytes: &[u8], from: usize) -> Option<usize> {
+    let mut at = from;
+    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    (at > from).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::value::RawValue;
+
+    use super::*;
+
+    fn found(text: &str) -> Option<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        members(text, |member| found.push((member.key.into_owned(), text[member.value].to_owned())))?;
+        Some(found)
+    }
+
+    /// What serde_json makes of it.
+    fn expected(text: &str) -> Option<Vec<(String, String)>> {
+        struct Members(Vec<(String, String)>);
+        impl<'de> serde::Deserialize<'de> for Members {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Visitor;
+                impl<'de> serde::de::Visitor<'de> for Visitor {
+                    type Value = Members;
+
+                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+                        let mut members = Vec::new();
+                        while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                            members.push((key, value.get().to_owned()));
+                        }
+                        Ok(Members(members))
+                    }
+                }
+                deserializer.deserialize_map(Visitor)
+            }
+        }
+        serde_json::from_str::<Members>(text).ok().map(|members| members.0)
+    }
+
+    #[track_caller]
+    fn check(text: &str) {
+        assert_eq!(found(text), expected(text), "{text:?}");
+    }
+
+    #[test]
+    fn accepts_what_serde_json_accepts() {
+        for value in [
+            "1",
+            "-0",
+            "01",
+            "1.",
+            ".5",
+            "1.5e+10",
+            "1e",
+            "-",
+            "+1",
+            "true",
+            "tru",
+            "nulll",
+            "\"a\\u00e9\"",
+            "\"\\x\"",
+            "\"\\ud800\"",
+            "\"\u{1}\"",
+            "\"\t\"",
+            "[]",
+            "[1,2]",
+            "[1,]",
+            "[,1]",
+            "{}",
+            "{\"b\":[{}]}",
+            "{\"b\"}",
+            "{b:1}",
+            "[[[[]]]",
+            "[}",
+            "{\"a\":1,}",
+            "\"unended",
+            "\"0123456789abcdef0123456789abcdef\"",
+            "'a'",
+            "NaN",
+            "",
+        ] {
+            check(&format!("{{\"a\":{value}}}"));
+            check(&format!(" {{ \"a\" : {value} , \"b\\n\" : {value} }} "));
+            check(value);
+        }
+        for text in
+            ["{\"\\ud800\":1}", "{\"a\":1}x", "{\"a\":1,}", "{,}", "{\"a\":1 \"b\":2}", "{", "{\"a\"", "\u{feff}{}"]
+        {
+            check(text);
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert!(found(&deep).is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 4000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn agrees_with_serde_json_on_any_text(text in "[{}\\[\\]\":,\\\\a-eu0-9.+\\- é\n]{0,24}") {
+            check(&text);
+            check(&format!("{{\"a\":{text}}}"));
+        }
+    }
+}

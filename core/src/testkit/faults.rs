@@ -1,0 +1,132 @@
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::store::{StoreError, StoreErrorKind};
+
+/// What goes wrong with a call.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// It fails and has no effect.
+    Refuse(StoreErrorKind),
+    /// It takes effect, and then fails: the answer was lost on its way.
+    LoseAnswer(StoreErrorKind),
+    /// It takes this much longer.
+    Delay(Duration),
+    /// It has no effect until the gate opens.
+    Hang(Gate),
+}
+
+/// Holds calls back until it is opened. Clones are one gate.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<watch::Sender<bool>>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
+
+impl Gate {
+    /// A closed gate.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lets through who waits and who comes.
+    pub fn open(&self) {
+        self.0.send_replace(true);
+    }
+
+    /// How many calls wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.0.receiver_count()
+    }
+
+    async fn pass(&self) {
+        let mut receiver = self.0.subscribe();
+        // The sender lives in `self`: this ends only when the gate opens.
+        let _ = receiver.wait_for(|open| *open).await;
+    }
+}
+
+/// The faults of a [`Faulty`](super::Faulty) store, and a count of its calls. Clones are one set of faults.
+///
+/// Operations go by the names of the traits' methods: `"publish"`, `"claim_due"`, …
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<HashMap<&'static str, Operation>>>);
+
+#[derive(Debug, Default)]
+struct Operation {
+    calls: usize,
+    next: VecDeque<Fault>,
+    always: Option<Fault>,
+}
+
+impl Faults {
+    /// No faults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The next `count` calls of an operation meet a fault, after those that were said to before.
+    pub fn next(&self, op: &'static str, count: usize, fault: &Fault) {
+        let mut operations = self.0.lock();
+        operations.entry(op).or_default().next.extend(std::iter::repeat_n(fault.clone(), count));
+    }
+
+    /// Every call of an operation meets a fault, until [`heal`](Self::heal).
+    pub fn always(&self, op: &'static str, fault: Fault) {
+        self.0.lock().entry(op).or_default().always = Some(fault);
+    }
+
+    /// An operation works again. Calls that hang go on hanging.
+    pub fn heal(&self, op: &'static str) {
+        if let Some(operation) = self.0.lock().get_mut(op) {
+            operation.next.clear();
+            operation.always = None;
+        }
+    }
+
+    /// How often an operation was called, with or without a fault.
+    #[must_use]
+    pub fn calls(&self, op: &str) -> usize {
+        self.0.lock().get(op).map_or(0, |operation| operation.calls)
+    }
+
+    /// Makes a call as the faults have it.
+    pub(super) async fn around<T>(
+        &self,
+        op: &'static str,
+        call: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let lost = |kind| StoreError::new(kind, "faulty", op);
+        match self.meet(op) {
+            None => call.await,
+            Some(Fault::Refuse(kind)) => Err(lost(kind)),
+            Some(Fault::LoseAnswer(kind)) => call.await.and_then(|_| Err(lost(kind))),
+            Some(Fault::Delay(time)) => {
+                tokio::time::sleep(time).await;
+                call.await
+            }
+            Some(Fault::Hang(gate)) => {
+                gate.pass().await;
+                call.await
+            }
+        }
+    }
+
+    fn meet(&self, op: &'static str) -> Option<Fault> {
+        let mut operations = self.0.lock();
+        let operation = operations.entry(op).or_default();
+        operation.calls += 1;
+        operation.next.pop_front().or_else(|| operation.always.clone())
+    }
+}

@@ -1,0 +1,76 @@
+//! What a store is tested with: the conformance suite, and a store that fails on purpose.
+//!
+//! # The suite
+//!
+//! [`suite!`] expands to one `#[test]` for each case, in one module for each group of methods. A store of your own
+//! says through [`Harness`] how a test gets at it:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use strait_core::Topic;
+//! use strait_core::store::Store;
+//! use strait_core::testkit::{Harness, async_trait};
+//!
+//! # mod my_store {
+//! #     pub type MyStore = std::sync::Arc<dyn strait_core::store::Store>;
+//! #     pub async fn connect(_prefix: &str) -> MyStore { unimplemented!() }
+//! #     pub async fn drop_keys(_prefix: &str) {}
+//! # }
+//! #[derive(Debug)]
+//! struct MyHarness {
+//!     prefix: String,
+//! }
+//!
+//! #[async_trait]
+//! impl Harness for MyHarness {
+//!     async fn handle(&self) -> Arc<dyn Store> {
+//!         my_store::connect(&self.prefix).await
+//!     }
+//!
+//!     async fn lose_log(&self, topic: &Topic) {
+//!         my_store::drop_keys(&format!("{}log:{topic}", self.prefix)).await;
+//!     }
+//!
+//!     async fn clean_up(&self) {
+//!         my_store::drop_keys(&self.prefix).await;
+//!     }
+//! }
+//!
+//! async fn make() -> MyHarness {
+//!     MyHarness { prefix: format!("test:{}:", strait_core::NodeId::unique()) }
+//! }
+//!
+//! strait_core::testkit::suite!(make);
+//! # fn main() {}
+//! ```
+//!
+//! Each case runs on a runtime of its own with two threads, and only through `Arc<dyn Store>`. Nothing is assumed to
+//! arrive at once: cases wait for what must come, for at most ten seconds. What must not come is shown by something
+//! that comes after it.
+//!
+//! # Faults
+//!
+//! [`Faulty`] wraps a store and makes its operations fail, before or after they took effect, wait, or hang, as its
+//! [`Faults`] say.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a case fails")]
+
+#[doc(hidden)]
+pub mod cases;
+mod ears;
+mod faults;
+mod faulty;
+mod harness;
+mod suite;
+mod trial;
+
+pub use async_trait::async_trait;
+
+#[doc(inline)]
+pub use crate::__store_suite as suite;
+pub use ears::Ears;
+pub use faults::{Fault, Faults, Gate};
+pub use faulty::Faulty;
+pub use harness::Harness;
+#[doc(hidden)]
+pub use harness::run;
