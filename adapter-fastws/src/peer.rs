@@ -112,7 +112,7 @@ impl Peer {
     pub(crate) fn disconnect(&self) {
         let mut out = self.out.lock();
         out.socket = None;
-        out.outbox.close(&Bytes::new());
+        out.outbox.discard();
     }
 
     pub(crate) fn register(&self, cx: &Context<'_>) {
