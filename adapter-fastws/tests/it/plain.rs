@@ -292,6 +292,10 @@ async fn an_event_of_ones_own_comes_after_the_reply() {
     node.end().await;
 }
 
+fn explode() {
+    panic!("in a handler, later")
+}
+
 struct Explosive;
 
 impl Extract<MessageContext> for Explosive {
@@ -306,7 +310,7 @@ async fn panics_are_internal_errors_and_the_node_goes_on() {
         .on("panic", || async { panic!("in a handler") as () })
         .on("later", || async {
             tokio::task::yield_now().await;
-            panic!("in a handler, later") as ()
+            explode();
         })
         .on("extract", |_: Explosive| async {});
     let node = serve(endpoint).await;

@@ -1,4 +1,4 @@
-//! Whatever goes in, however the socket takes it: see [`Model::is_right`].
+//! Whatever goes in, however the socket takes it: see [`Model::check_all`].
 
 use proptest::prelude::*;
 
@@ -174,7 +174,7 @@ impl Model {
 
     /// Frames come out whole; what was put in earlier comes out earlier; nothing that must be kept is missing; and where
     /// events of a topic are missing there is a notice in their place, and nowhere else.
-    fn is_right(mut self) {
+    fn check_all(mut self) {
         let open = self.open();
         let mut out = std::mem::take(&mut self.out);
         self.outbox.take_all(&mut out);
@@ -234,6 +234,6 @@ proptest! {
         } else {
             model.take(Step::Release);
         }
-        model.is_right();
+        model.check_all();
     }
 }
