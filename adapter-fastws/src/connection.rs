@@ -286,7 +286,7 @@ impl Future for Connection {
             let after = this.peer.waiting();
             if after < before {
                 // It is not read from, so that this is its only sign of life.
-                this.peer.seen(Instant::now());
+                this.peer.seen_reading(Instant::now());
             }
             if !this.peer.is_full_with(after) {
                 // There is room again: read on.

@@ -136,6 +136,14 @@ impl Peer {
         self.seen.store(millis(now), Ordering::Relaxed);
     }
 
+    /// The client reads, while nothing is read from it: its own message cannot go on meanwhile.
+    pub(crate) fn seen_reading(&self, now: Instant) {
+        self.seen(now);
+        if self.message_since.load(Ordering::Relaxed) != 0 {
+            self.message_since.store(millis(now), Ordering::Relaxed);
+        }
+    }
+
     /// What the sweeper finds at `now`.
     pub(crate) fn sweep(&self, now: u64) {
         let passed = |since: u64, limit: Duration| now.saturating_sub(since) >= limit.as_millis() as u64;
