@@ -103,7 +103,7 @@ impl Connection {
             self.peer.control(&frame::ping());
         }
         if flags & flag::SILENT != 0 {
-            self.conversation.close(Close::going_away("nothing came from you for too long"), cx);
+            self.conversation.silent(cx);
         }
         if flags & flag::MESSAGE_LATE != 0 {
             self.conversation.close(Close::policy("a message took too long"), cx);

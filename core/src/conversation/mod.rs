@@ -163,6 +163,12 @@ impl Conversation {
         ending::end(self.channel, DisconnectReason::Lost, false).await;
     }
 
+    /// Nothing has come from the peer for too long: it is closed, and counts as lost.
+    pub fn silent(&mut self, cx: &mut Context<'_>) {
+        self.reason.get_or_insert(DisconnectReason::Lost);
+        self.close(Close::going_away("nothing came from you for too long"), cx);
+    }
+
     /// The server closes.
     pub fn close(&mut self, close: Close, cx: &mut Context<'_>) {
         self.handle(Event::Close(close), cx);
