@@ -11,6 +11,8 @@ use strait_core::{Frame, FrameKind, Gaps, SlowClient, Topic, frame_header};
 
 /// How many slices go into one vectored write.
 pub(crate) const SLICES: usize = 64;
+/// How many times the limit a burst may be before the socket has been tried.
+const BURST: usize = 4;
 /// Small events are copied behind each other rather than written from a slice each.
 const SMALL: usize = 512;
 
@@ -108,12 +110,13 @@ impl Outbox {
         self.bytes += header_length + length;
     }
 
-    /// A direct send: never dropped; a client for which too many wait is too slow.
+    /// A direct send: never dropped; a client for which too many wait is too slow. One that is longer than may wait still
+    /// goes to a client that has read all before.
     pub(crate) fn send(&mut self, bytes: Bytes, limit: usize) {
         if self.state == State::Closed {
             return;
         }
-        if self.bytes + bytes.len() > limit.saturating_mul(2) {
+        if self.bytes > 0 && self.bytes + bytes.len() > limit.saturating_mul(2) {
             self.state = State::TooSlow;
             return;
         }
@@ -163,17 +166,23 @@ impl Outbox {
         }
     }
 
-    /// Events that the socket may take at once. Tells whether it has taken all of them.
+    /// How much may wait. A client whose socket has not refused anything yet is not slow: its task has just not had its
+    /// turn, and a burst may be longer.
+    fn limit(&self, policy: &Policy) -> usize {
+        if self.blocked { policy.limit } else { policy.limit.saturating_mul(BURST) }
+    }
+
+    /// Events that the socket may take at once.
     pub(crate) fn write_through(
         &mut self,
         topic: &Topic,
         frames: &[Frame],
         policy: &Policy,
         write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
-    ) -> bool {
+    ) {
         debug_assert!(self.is_empty() && frames.len() <= SLICES);
         if self.state != State::Open {
-            return true;
+            return;
         }
         let mut slices = [IoSlice::new(&[]); SLICES];
         for (slice, frame) in slices.iter_mut().zip(frames) {
@@ -189,11 +198,10 @@ impl Outbox {
                 // What the client has begun to read must go on.
                 begun.iter().for_each(|frame| self.push(frame.bytes().slice(taken..), Kind::Kept));
                 rest.iter().for_each(|frame| self.event(topic, frame.bytes(), policy));
-                return false;
+                return;
             }
             taken -= length;
         }
-        true
     }
 
     /// An event of a topic.
@@ -204,18 +212,20 @@ impl Outbox {
         if self.blocked && policy.slow == SlowClient::LatestPerTopic {
             self.drop_events(|event| event == topic, 0, policy);
         }
-        if self.bytes + bytes.len() > policy.limit {
+        let limit = self.limit(policy);
+        if self.bytes + bytes.len() > limit {
             match policy.slow {
                 SlowClient::Disconnect => {
                     self.state = State::TooSlow;
                     return;
                 }
                 SlowClient::DropOldest | SlowClient::LatestPerTopic => {
-                    self.drop_events(|_| true, policy.limit.saturating_sub(bytes.len()), policy);
+                    self.drop_events(|_| true, limit.saturating_sub(bytes.len()), policy);
                 }
             }
         }
-        if self.bytes + bytes.len() > policy.limit {
+        if self.bytes + bytes.len() > limit {
+            metrics::counter!("strait_events_dropped_total").increment(1);
             return self.gap(topic, policy);
         }
         // While the socket takes all, no event is dropped: a small one need not be told from a reply.

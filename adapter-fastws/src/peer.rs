@@ -248,16 +248,15 @@ impl Peer {
             frames.iter().for_each(|frame| outbox.hold(topic, frame, &self.policy));
             return;
         }
-        let done = match socket {
-            Some(socket) if outbox.is_empty() && !outbox.blocked && frames.len() <= SLICES => {
-                outbox.write_through(topic, frames, &self.policy, |slices| socket.try_write_vectored(slices))
+        for frames in frames.chunks(SLICES) {
+            match socket {
+                Some(socket) if outbox.is_empty() && !outbox.blocked => {
+                    outbox.write_through(topic, frames, &self.policy, |slices| socket.try_write_vectored(slices));
+                }
+                _ => frames.iter().for_each(|frame| outbox.event(topic, frame.bytes(), &self.policy)),
             }
-            _ => {
-                frames.iter().for_each(|frame| outbox.event(topic, frame.bytes(), &self.policy));
-                outbox.is_empty()
-            }
-        };
-        let wake = !done || outbox.is_too_slow();
+        }
+        let wake = !outbox.is_empty() || outbox.is_too_slow();
         drop(out);
         if wake {
             self.waker.wake();

@@ -82,10 +82,12 @@ impl Channels {
         let upgrade = hyper::upgrade::on(&mut request);
         let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
         let headers = std::mem::take(request.headers_mut());
+        let subprotocol = accepted.subprotocol().cloned();
         let admitted = accepted.admit(headers, remote).await?;
         // From here on in a task of its own: when the client goes away the answer is dropped, but not what is stored.
         let (opened, stored) = oneshot::channel();
-        tokio::spawn(Task::Handshake(Box::pin(connect(admitted, place, opened, upgrade, self.handshake))));
+        let connecting = connect(admitted, place, opened, upgrade, self.handshake);
+        tokio::spawn(Task::Handshake(Box::pin(connecting)));
         stored.await.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened"))??;
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -93,6 +95,9 @@ impl Channels {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        if let Some(subprotocol) = subprotocol {
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+        }
         Ok(response)
     }
 }
@@ -158,8 +163,6 @@ async fn connect(
 
 /// A refusal as a response.
 pub(crate) fn refuse(refusal: &Refusal) -> Answer {
-    tracing::debug!(status = refusal.status.as_u16(), message = %refusal.message, "a handshake was refused");
-    metrics::counter!("strait_handshakes_refused_total", "status" => refusal.status.as_u16().to_string()).increment(1);
     let mut response = Response::new(Full::from(format!("{}\n", refusal.message)));
     *response.status_mut() = refusal.status;
     let headers = response.headers_mut();
@@ -189,6 +192,13 @@ impl<B: Send + 'static> Service<Request<B>> for Channels {
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let answer = self.clone().answer(request);
-        Box::pin(async move { Ok(answer.await.unwrap_or_else(|refusal| refuse(&refusal))) })
+        Box::pin(async move {
+            Ok(answer.await.unwrap_or_else(|refusal| {
+                let status = refusal.status.as_u16();
+                tracing::debug!(status, "a handshake was refused");
+                metrics::counter!("strait_handshakes_refused_total", "status" => status.to_string()).increment(1);
+                refuse(&refusal)
+            }))
+        })
     }
 }

@@ -44,6 +44,7 @@ pub(crate) struct EndpointInner {
     pub(crate) grace: Option<Duration>,
     pub(crate) limits: Limits,
     pub(crate) origins: Origins,
+    pub(crate) subprotocols: Vec<String>,
     pub(crate) authenticate: Option<Call<OpenContext, Admit>>,
     pub(crate) read_opening: Option<ReadOpening>,
     pub(crate) connect: Option<Call<ConnectContext, Connected>>,
@@ -62,7 +63,7 @@ pub(crate) struct RouteInner {
     pub(crate) handler: Call<MessageContext, Reply>,
 }
 
-/// What is counted per endpoint; registered when the application is built, so install the recorder before.
+/// What is counted per endpoint; registered when the endpoint is made, so install the recorder before.
 pub(crate) struct Counters {
     pub(crate) opened: metrics::Counter,
     pub(crate) closed: metrics::Counter,
@@ -145,6 +146,7 @@ impl Endpoint {
                 grace: None,
                 limits: Limits::default(),
                 origins: Origins::default(),
+                subprotocols: Vec::new(),
                 authenticate: None,
                 read_opening: None,
                 connect: None,
@@ -265,6 +267,13 @@ impl Endpoint {
     /// A channel outlives its connection by `grace`, for clients whose protocol can resume.
     pub fn resumable(mut self, grace: Duration) -> Self {
         self.inner.grace = Some(grace);
+        self
+    }
+
+    /// Subprotocols that clients may ask for (RFC 6455 §1.9): the first of theirs that is listed here is agreed to, and
+    /// messages are in the plain format all the same. A client that asks for others only gets none.
+    pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
+        self.inner.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
 

@@ -15,7 +15,7 @@ use anyhow::Context;
 use self::runner::{Notes, Runner};
 use crate::{interrupt::Interrupted, process, provision::Services, run_folder::RunFolder, say::say};
 
-/// Runs formatting, lints, tests, doc tests and docs, each for the whole workspace, and stops at
+/// Runs formatting, lints, tests, doc tests and docs, each for all default members, and stops at
 /// the first that fails.
 ///
 /// Test services come from STRAIT_TEST_REDIS_URL and STRAIT_TEST_POSTGRES_URL if they are set, else
@@ -51,7 +51,7 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
     let all = args.filter.is_empty();
     if all {
         report.step("cargo fmt", || cargo(&["fmt", "--all", "--check"], None, run))?;
-        let clippy = ["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"];
+        let clippy = ["clippy", "--all-targets", "--all-features", "--", "-D", "warnings"];
         report.step("cargo clippy", || cargo(&clippy, None, run))?;
     }
     let mut services = None;
@@ -66,9 +66,8 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
     report.notes = notes;
     tested?;
     if all {
-        report
-            .step("doc tests", || cargo(&["test", "--doc", "--workspace", "--all-features"], Some(&services), run))?;
-        report.step("cargo doc", || cargo(&["doc", "--workspace", "--no-deps", "--all-features"], None, run))?;
+        report.step("doc tests", || cargo(&["test", "--doc", "--all-features"], Some(&services), run))?;
+        report.step("cargo doc", || cargo(&["doc", "--no-deps", "--all-features"], None, run))?;
     }
     Ok(())
 }

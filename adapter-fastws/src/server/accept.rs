@@ -70,19 +70,19 @@ impl Accept {
     {
         let service = self.router.clone().of(remote);
         let mut stage = self.stage.clone();
-        let draining = *stage.borrow() >= Stage::Drain;
+        // While draining a socket gets one answer, which says that there are no more.
+        let drains = *stage.borrow() >= Stage::Drain;
         let connection = http1::Builder::new()
+            .keep_alive(!drains)
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.handshake)
             .max_buf_size(MAX_HEAD)
-            .keep_alive(!draining)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let result = tokio::select! {
             result = connection.as_mut() => result,
-            // Who comes during the drain has yet to hear of it, in the one answer that it gets.
-            () = async { drop(stage.wait_for(|stage| *stage >= Stage::Drain).await.map(drop)) }, if !draining => {
+            () = async { drop(stage.wait_for(|stage| *stage >= Stage::Drain).await.map(drop)) }, if !drains => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
 use super::{App, OpeningData};
@@ -16,6 +16,7 @@ use crate::conversation::Conversation;
 use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::handler::{OpenContext, Requirement};
+use crate::hub::{EventHub, ending};
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
 use crate::policy::{Limits, Origins};
@@ -67,6 +68,7 @@ pub struct Accepted {
     app: App,
     endpoint: Arc<EndpointInner>,
     opening: OpeningData,
+    subprotocol: Option<HeaderValue>,
 }
 
 /// A client that was let in.
@@ -97,7 +99,8 @@ impl App {
     /// 404 for a path without an endpoint, 403 for an origin that may not connect.
     pub fn accept(&self, path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Accepted, Refusal> {
         let (path, query) = match path {
-            "/" | "" => path_in_query(query.unwrap_or_default()),
+            "/" | "" => path_in_query(query.unwrap_or_default())
+                .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "the path in the query is not UTF-8"))?,
             _ => (Cow::Borrowed(path), Cow::Borrowed(query.unwrap_or_default())),
         };
         let not_found = || Refusal::new(StatusCode::NOT_FOUND, "there is no endpoint at this path");
@@ -111,18 +114,26 @@ impl App {
         if !origin_passes(&endpoint.origins, headers) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "pages of this origin may not connect"));
         }
-        Ok(Accepted { app: self.clone(), opening: OpeningData::new(&path, &params, &query), endpoint })
+        let subprotocol = choose_subprotocol(&endpoint.subprotocols, headers);
+        Ok(Accepted { app: self.clone(), opening: OpeningData::new(&path, &params, &query), endpoint, subprotocol })
     }
 }
 
+/// The first subprotocol of the client's that is known here.
+fn choose_subprotocol(known: &[String], headers: &HeaderMap) -> Option<HeaderValue> {
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let chosen = offered.flat_map(|value| value.split(',')).map(str::trim).find(|name| known.iter().any(|k| k == name));
+    chosen.and_then(|name| HeaderValue::from_str(name).ok())
+}
+
 /// The path that a query gives, and what is left of the query.
-fn path_in_query(query: &str) -> (Cow<'_, str>, Cow<'_, str>) {
+fn path_in_query(query: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let given = query.split('&').enumerate().find_map(|(at, field)| Some((at, field.strip_prefix("path=")?)));
-    let Some((at, path)) = given else { return ("/".into(), query.into()) };
+    let Some((at, path)) = given else { return Some(("/".into(), query.into())) };
     let rest: Vec<&str> = query.split('&').enumerate().filter(|(other, _)| *other != at).map(|(_, f)| f).collect();
-    // Only what cannot stand in a query was encoded; the path's own encoding is decoded by segment later.
-    let path = path.replace("%2F", "/").replace("%2f", "/");
-    (path.into(), rest.join("&").into())
+    // The query's encoding is undone here, the path's own by segment later.
+    let path = percent_decode_str(path).decode_utf8().ok()?;
+    Some((path, rest.join("&").into()))
 }
 
 fn origin_passes(origins: &Origins, headers: &HeaderMap) -> bool {
@@ -155,13 +166,19 @@ fn same_host(origin: &str, host: &str) -> bool {
 }
 
 impl Accepted {
+    /// The subprotocol that is agreed to, for `Sec-WebSocket-Protocol`.
+    #[must_use]
+    pub fn subprotocol(&self) -> Option<&HeaderValue> {
+        self.subprotocol.as_ref()
+    }
+
     /// Asks the endpoint who the client is, and reads its opening data.
     ///
     /// # Errors
     /// 503 while the node is not sure of its lease, the status of what `authenticate` answered, 422 for opening data
     /// that cannot be read.
     pub async fn admit(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Result<Admitted, Refusal> {
-        let Self { app, endpoint, mut opening } = self;
+        let Self { app, endpoint, mut opening, .. } = self;
         if !app.hub().is_sure() {
             return Err(Refusal::unavailable("the server cannot take connections at the moment"));
         }
@@ -207,22 +224,40 @@ impl Admitted {
     /// # Errors
     /// 503 if the store does not take it.
     pub async fn open(self, outlet: Arc<dyn Outlet>) -> Result<Conversation, Refusal> {
+        let Self { app, endpoint, opening, session } = self;
         let id = ChannelId::unique();
-        let hub = self.app.hub();
+        let hub = app.hub();
         let location = Location::Node { node: hub.node().clone(), connection: ConnectionId::from(id.clone()) };
         let new = NewChannel {
             id,
-            endpoint: Arc::clone(&self.endpoint.name),
+            endpoint: Arc::clone(&endpoint.name),
             location,
-            opening: self.opening.to_stored(),
-            session: self.session.as_ref().map(|session| session.to_stored().clone()),
-            grace: self.endpoint.grace,
+            opening: opening.to_stored(),
+            session: session.as_ref().map(|session| session.to_stored().clone()),
+            grace: endpoint.grace,
             token: None,
         };
-        let opened = self.app.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
-        let Self { app, endpoint, opening, session } = self;
+        let mut unanswered = Unanswered { hub, id: Some(new.id.clone()) };
+        let opened = hub.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
+        unanswered.id = None;
+        drop(unanswered);
         let channel = Channel::new(app, endpoint, opened.record, opening, session, outlet);
         Ok(Conversation::new(channel))
+    }
+}
+
+/// Takes back what the store may have taken although nobody has heard its answer: it failed, or the client went away.
+struct Unanswered<'a> {
+    hub: &'a EventHub,
+    id: Option<ChannelId>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        // Without a runtime the node ends, and its lease with it.
+        if let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(ending::undo(self.hub.clone(), id));
+        }
     }
 }
 
@@ -274,9 +309,29 @@ mod tests {
     }
 
     #[test]
+    fn the_first_known_subprotocol_is_chosen() {
+        let known = ["chat.v2".to_owned(), "chat.v1".to_owned()];
+        let chosen = |offered: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for offered in offered {
+                headers.append(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
+            }
+            choose_subprotocol(&known, &headers)
+        };
+        assert_eq!(chosen(&["other, chat.v1, chat.v2"]).expect("known"), "chat.v1");
+        assert_eq!(chosen(&["other", "chat.v2"]).expect("known"), "chat.v2");
+        assert_eq!(chosen(&["Chat.V1"]), None);
+        assert_eq!(chosen(&[]), None);
+    }
+
+    #[test]
     fn the_path_may_travel_in_the_query() {
-        assert_eq!(path_in_query("path=/rooms/a&x=1"), ("/rooms/a".into(), "x=1".into()));
-        assert_eq!(path_in_query("x=1&path=%2Frooms%2Fa%20b"), ("/rooms/a%20b".into(), "x=1".into()));
-        assert_eq!(path_in_query("x=1"), ("/".into(), "x=1".into()));
+        let found = |query| path_in_query(query).map(|(path, rest)| (path.into_owned(), rest.into_owned()));
+        let expected = |path: &str, rest: &str| Some((path.to_owned(), rest.to_owned()));
+        assert_eq!(found("path=/rooms/a&x=1"), expected("/rooms/a", "x=1"));
+        assert_eq!(found("x=1&path=%2Frooms%2Fa%20b"), expected("/rooms/a b", "x=1"));
+        assert_eq!(found("path=%2Frooms%2Fa%252Fb%2520c"), expected("/rooms/a%2Fb%20c", ""));
+        assert_eq!(found("x=1"), expected("/", "x=1"));
+        assert_eq!(found("path=%ff"), None);
     }
 }

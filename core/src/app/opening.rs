@@ -14,7 +14,7 @@ use crate::event::to_bytes;
 /// into a query.
 pub struct OpeningData {
     path: Box<str>,
-    /// Path parameters and then the query, form-encoded.
+    /// Path parameters and then the rest of the query, form-encoded.
     fields: Box<str>,
     /// How many of the fields are path parameters.
     params: u8,
@@ -38,10 +38,14 @@ impl fmt::Debug for OpeningData {
 impl OpeningData {
     pub(super) fn new(path: &str, params: &[(&str, String)], query: &str) -> Self {
         let mut fields = serde_urlencoded::to_string(params).unwrap_or_default();
+        // A query cannot say otherwise than the path.
+        let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
+        let others = given.iter().filter(|(name, _)| params.iter().all(|(param, _)| param != name));
+        let query = serde_urlencoded::to_string(others.collect::<Vec<_>>()).unwrap_or_default();
         if !fields.is_empty() && !query.is_empty() {
             fields.push('&');
         }
-        fields.push_str(query);
+        fields.push_str(&query);
         let params = u8::try_from(params.len()).unwrap_or(u8::MAX);
         Self { path: path.into(), fields: fields.into(), params, typed: None }
     }

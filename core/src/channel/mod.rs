@@ -29,8 +29,8 @@ use crate::store::{Change, Fence, Patch, PresenceEntry, Record, Versioned, Writt
 
 /// One client's conversation with an endpoint. Clones are the same channel.
 ///
-/// A handler may keep a clone and use it after it has ended, also when the channel has: then nothing is sent, and what
-/// would change something answers `conflict`.
+/// A handler may keep a clone and use it after it has ended, also when the channel has: then nothing is sent to
+/// the client, and what would change the channel answers `conflict`; publishing goes on.
 #[derive(Clone)]
 pub struct Channel {
     pub(crate) inner: Arc<Inner>,
@@ -54,9 +54,33 @@ pub(crate) struct Live {
     session: Option<Arc<SessionValue>>,
     state: StateValue,
     pub(crate) topics: Vec<Joined>,
+    /// The users whose indexes name this channel, and whether they surely do.
+    indexed: Vec<(UserId, bool)>,
     close: Option<CloseAsked>,
     /// Nothing can be joined any more.
     pub(crate) left: bool,
+}
+
+enum ToIndex {
+    Add(UserId),
+    Remove(UserId),
+}
+
+impl Live {
+    /// What is to be done next so that the index of the session's user names the channel, and no other one does.
+    fn next_to_index(&mut self) -> Option<ToIndex> {
+        let user = self.session.as_ref().map(|session| session.user());
+        if let Some((other, _)) = self.indexed.iter().find(|(other, _)| Some(other) != user) {
+            return Some(ToIndex::Remove(other.clone()));
+        }
+        let user = user?.clone();
+        match self.indexed.iter().find(|(indexed, _)| *indexed == user) {
+            Some((_, true)) => return None,
+            Some((_, false)) => {}
+            None => self.indexed.push((user.clone(), false)),
+        }
+        Some(ToIndex::Add(user))
+    }
 }
 
 /// A close that the driver has yet to carry out.
@@ -263,39 +287,49 @@ impl Channel {
     }
 
     async fn set_session(&self, session: Option<Arc<SessionValue>>) -> Result<(), Error> {
-        let (expected, before) = {
-            let mut live = self.inner.live.lock();
-            // A logout holds here even if the store does not hear of it.
-            let before = if session.is_none() { live.session.take() } else { live.session.clone() };
-            (live.session_version, before)
-        };
-        let value = session.as_ref().map(|session| session.to_stored().clone());
-        let patch = Patch { session: Some(Change { expected, value }), ..Patch::default() };
-        if !self.write(patch).await? {
-            return Err(Error::conflict("the session was changed by another handler meanwhile, try again"));
+        loop {
+            let expected = {
+                let mut live = self.inner.live.lock();
+                if session.is_none() {
+                    // A logout holds here even if the store does not hear of it.
+                    live.session = None;
+                }
+                live.session_version
+            };
+            let value = session.as_ref().map(|session| session.to_stored().clone());
+            let patch = Patch { session: Some(Change { expected, value }), ..Patch::default() };
+            if self.write(patch).await? {
+                let mut live = self.inner.live.lock();
+                if live.session_version <= expected {
+                    live.session_version = expected + 1;
+                    live.session = session;
+                }
+                break;
+            }
+            if session.is_some() {
+                return Err(Error::conflict("the session was changed by another handler meanwhile, try again"));
+            }
+            // A logout comes after whatever came first.
         }
-        let user = session.as_ref().map(|session| session.user().clone());
-        {
-            let mut live = self.inner.live.lock();
-            live.session_version = expected + 1;
-            live.session = session;
-        }
-        let before = before.map(|session| session.user().clone());
-        self.index_user(before.as_ref(), user.as_ref()).await
+        self.index_user().await
     }
 
-    /// Keeps the user's index of channels as the session says.
-    pub(crate) async fn index_user(&self, before: Option<&UserId>, now: Option<&UserId>) -> Result<(), Error> {
-        if before == now {
-            return Ok(());
+    /// Makes the index of users' channels what the session says, and makes up for what failed before.
+    pub(crate) async fn index_user(&self) -> Result<(), Error> {
+        loop {
+            let next = self.inner.live.lock().next_to_index();
+            match next {
+                None => return Ok(()),
+                Some(ToIndex::Add(user)) => {
+                    self.app().hub().index_user(self, &user).await?;
+                    self.inner.live.lock().indexed.iter_mut().for_each(|(found, sure)| *sure |= *found == user);
+                }
+                Some(ToIndex::Remove(user)) => {
+                    self.app().hub().unindex_user(self, &user).await?;
+                    self.inner.live.lock().indexed.retain(|(found, _)| *found != user);
+                }
+            }
         }
-        if let Some(user) = now {
-            self.app().hub().index_user(self, user).await?;
-        }
-        if let Some(user) = before {
-            self.app().hub().unindex_user(self, user).await?;
-        }
-        Ok(())
     }
 
     /// Writes to the record; `false` after a conflict, when memory was brought up to date.

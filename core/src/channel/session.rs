@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::event::to_bytes;
 use crate::handler::{Extract, HasChannel};
-use crate::name::{InvalidName, UserId};
+use crate::name::{InvalidName, Topic, UserId};
 use crate::store::StoredSession;
 
 /// Who the client is: a user and the application's value.
@@ -25,9 +25,11 @@ impl<U> Session<U> {
     /// A session of a user.
     ///
     /// # Errors
-    /// A user id that is not a name.
+    /// A user id that is not a name, or too long to name the topic that lists the user's channels: 249 bytes fit.
     pub fn new(user: impl AsRef<str>, value: U) -> Result<Self, InvalidName> {
-        Ok(Self { user: UserId::new(user)?, value: Arc::new(value) })
+        let user = UserId::new(user)?;
+        Topic::of_user(&user)?;
+        Ok(Self { user, value: Arc::new(value) })
     }
 
     /// The user.

@@ -5,11 +5,13 @@ mod rate;
 mod run;
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::BytesMut;
+use tracing::Span;
 
 use crate::channel::{Channel, unauthenticated};
 use crate::close::Close;
@@ -20,9 +22,10 @@ use crate::handler::{ConnectContext, DisconnectReason, MessageContext, Reply};
 use crate::hub::ending;
 use crate::machine::{Effect, Effects, Event, Machine, Step, Weigh};
 use crate::protocol::plain::{self, Request};
+use crate::store::Patch;
 use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
-use run::{Ended, Route, Run, Task, call};
+use run::{Ended, Route, Run, Task, Work, call};
 
 /// A message as it arrived.
 #[derive(Debug)]
@@ -67,6 +70,7 @@ pub struct Conversation {
     machine: Machine<Inbound>,
     run: Option<Box<Run>>,
     bucket: Bucket,
+    span: Span,
     close: Option<Box<Close>>,
     /// Why the connection ended, once it has.
     reason: Option<DisconnectReason>,
@@ -85,12 +89,14 @@ impl fmt::Debug for Conversation {
 impl Conversation {
     pub(crate) fn new(channel: Channel) -> Self {
         let bucket = Bucket::new(channel.inner.endpoint.limits.rate.as_ref());
+        let span = tracing::debug_span!(parent: None, "channel", id = %channel.id(), endpoint = channel.endpoint());
         Self {
             channel,
             // The plain protocol cannot resume.
             machine: Machine::new(false),
             run: None,
             bucket,
+            span,
             close: None,
             reason: None,
             opened: false,
@@ -159,8 +165,13 @@ impl Conversation {
     }
 
     /// Undoes what the handshake stored: instead of [`opened`](Self::opened), if its answer never reached the client.
-    pub async fn abandon(self) {
-        ending::end(self.channel, DisconnectReason::Lost, false).await;
+    pub async fn abandon(mut self) {
+        poll_fn(|cx| {
+            self.lost(cx);
+            Poll::Ready(())
+        })
+        .await;
+        while poll_fn(|cx| self.poll(cx)).await != Driven::Done {}
     }
 
     /// Nothing has come from the peer for too long: it is closed, and counts as lost.
@@ -261,11 +272,8 @@ impl Conversation {
             Ended::Connect(Ok(_)) | Ended::End => Event::Ended,
             Ended::Connect(Err(error)) => {
                 self.log(&error);
-                let message = error.message().to_owned();
-                Event::Refused(match error.code() {
-                    "internal" => Close::internal(message),
-                    _ => Close::policy(message),
-                })
+                let close = if error.code() == "internal" { Close::internal } else { Close::policy };
+                Event::Refused(close(error.message().to_owned()))
             }
             Ended::Message(result, route) => {
                 self.reply(result, &route);
@@ -285,56 +293,55 @@ impl Conversation {
         Some(if asked.displaced { Event::Displaced(asked.close) } else { Event::Close(asked.close) })
     }
 
-    fn start(&mut self, task: Task) {
-        self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
-    }
-
     /// Begins a step; tells its end if it ended at once.
     fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Ended> {
         self.channel.inner.outlet.handler_begins();
-        let mut task = match step {
+        let work = match step {
             Step::Message(message) => match self.message(message) {
-                Ok(task) => task,
+                Ok(work) => work,
                 Err(ended) => return Some(ended),
             },
             Step::Connect => match self.connect() {
-                Some(task) => task,
+                Some(work) => work,
                 None => return Some(Ended::End),
             },
             Step::End => {
                 let reason = self.reason.unwrap_or(DisconnectReason::Lost);
-                Task::End(Box::pin(ending::end(self.channel.clone(), reason, true)))
+                Work::End(Box::pin(ending::end(self.channel.clone(), reason, self.opened)))
             }
         };
+        let mut task = Task::new(work, &self.span);
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
             Poll::Pending => {
-                self.start(task);
+                self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
                 None
             }
         }
     }
 
-    fn connect(&self) -> Option<Task> {
+    fn connect(&self) -> Option<Work> {
         let handler = self.channel.inner.endpoint.connect.clone();
-        let session = self.channel.session_value();
-        if handler.is_none() && session.is_none() {
+        let resumable = self.channel.inner.endpoint.grace.is_some();
+        if handler.is_none() && self.channel.session_value().is_none() && !resumable {
             return None;
         }
         let channel = self.channel.clone();
-        Some(Task::Connect(Box::pin(async move {
-            if let Some(session) = session {
-                channel.index_user(None, Some(session.user())).await?;
+        Some(Work::Connect(Box::pin(async move {
+            channel.index_user().await?;
+            if let Some(handler) = handler {
+                handler(ConnectContext { channel: channel.clone() }).await?;
             }
-            match handler {
-                Some(handler) => handler(ConnectContext { channel }).await.map(|_| ()),
-                None => Ok(()),
+            if resumable {
+                // Only an open channel is detached when its node dies.
+                channel.write(Patch { opened: true, ..Patch::default() }).await?;
             }
+            Ok(())
         })))
     }
 
     /// Finds the handler of a message and calls it.
-    fn message(&self, message: Inbound) -> Result<Task, Ended> {
+    fn message(&self, message: Inbound) -> Result<Work, Ended> {
         let endpoint = &self.channel.inner.endpoint;
         let refused = |error, route| Err(Ended::Message(Err(error), route));
         let Inbound { payload, binary, limited } = message;
@@ -362,7 +369,7 @@ impl Conversation {
         }
     }
 
-    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Task, Ended> {
+    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
         let route = Route::Known(Arc::clone(found));
         if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
             return Err(Ended::Message(Err(unauthenticated()), route));
@@ -374,7 +381,7 @@ impl Conversation {
             binary,
         };
         match call(|| (found.handler)(context)) {
-            Ok(future) => Ok(Task::Message(future, route)),
+            Ok(future) => Ok(Work::Message(future, route)),
             Err(error) => Err(Ended::Message(Err(error), route)),
         }
     }

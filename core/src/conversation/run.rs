@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
+use tracing::Span;
 
 use crate::endpoint::RouteInner;
 use crate::error::Error;
@@ -24,7 +25,27 @@ pub(super) enum Route {
     Unknown(String),
 }
 
-pub(super) enum Task {
+impl Route {
+    fn key(&self) -> Option<&str> {
+        match self {
+            Self::Known(route) => route.key.as_ref().map(|(key, _)| &**key),
+            // What a client made up does not belong into a log.
+            Self::None | Self::Unknown(_) => None,
+        }
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::None)
+    }
+}
+
+/// Something that runs, in a span of its own.
+pub(super) struct Task {
+    work: Work,
+    span: Span,
+}
+
+pub(super) enum Work {
     Connect(BoxFuture<Result<(), Error>>),
     Message(BoxFuture<Result<Reply, Error>>, Route),
     End(BoxFuture<()>),
@@ -38,23 +59,31 @@ pub(super) enum Ended {
 }
 
 impl Task {
+    pub(super) fn new(work: Work, channel: &Span) -> Self {
+        let span = match &work {
+            Work::Connect(_) => tracing::debug_span!(parent: channel, "connect"),
+            Work::Message(_, route) => tracing::debug_span!(parent: channel, "message", route = route.key()),
+            Work::End(_) => tracing::debug_span!(parent: channel, "end"),
+        };
+        Self { work, span }
+    }
+
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
-        match self {
-            Self::Connect(future) => poll(future, cx).map(Ended::Connect),
-            Self::Message(future, route) => {
-                poll(future, cx).map(|result| Ended::Message(result, std::mem::replace(route, Route::None)))
-            }
-            Self::End(future) => future.as_mut().poll(cx).map(|()| Ended::End),
+        let _entered = self.span.enter();
+        match &mut self.work {
+            Work::Connect(future) => poll(future, cx).map(Ended::Connect),
+            Work::Message(future, route) => poll(future, cx).map(|result| Ended::Message(result, route.take())),
+            Work::End(future) => future.as_mut().poll(cx).map(|()| Ended::End),
         }
     }
 
     fn late(&mut self) -> Option<Ended> {
         let error = || Error::timeout("the server took too long");
-        match self {
-            Self::Connect(_) => Some(Ended::Connect(Err(error()))),
-            Self::Message(_, route) => Some(Ended::Message(Err(error()), std::mem::replace(route, Route::None))),
+        match &mut self.work {
+            Work::Connect(_) => Some(Ended::Connect(Err(error()))),
+            Work::Message(_, route) => Some(Ended::Message(Err(error()), route.take())),
             // It bounds its own handler, and must come to its end.
-            Self::End(_) => None,
+            Work::End(_) => None,
         }
     }
 }
@@ -74,8 +103,8 @@ impl Run {
         if let Poll::Ready(ended) = self.task.poll(cx) {
             return Poll::Ready(ended);
         }
-        if !matches!(self.task, Task::End(_)) && self.limit.as_mut().poll(cx).is_ready() {
-            tracing::warn!("a handler took too long and was dropped");
+        if !matches!(self.task.work, Work::End(_)) && self.limit.as_mut().poll(cx).is_ready() {
+            self.task.span.in_scope(|| tracing::warn!("a handler took too long and was dropped"));
             return self.task.late().map_or(Poll::Pending, Poll::Ready);
         }
         Poll::Pending

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -39,10 +40,7 @@ impl Delivery {
                 waiting.push_back(Waiting::Event(Arc::clone(members), Arc::clone(event)));
             } else {
                 metrics::counter!("strait_events_dropped_total").increment(1);
-                // One notice for a run of drops.
-                if !matches!(waiting.back(), Some(Waiting::Gap(last)) if Arc::ptr_eq(last, members)) {
-                    waiting.push_back(Waiting::Gap(Arc::clone(members)));
-                }
+                note_gap(&mut waiting, members);
             }
         }
         drop(waiting);
@@ -50,7 +48,7 @@ impl Delivery {
     }
 
     pub(super) fn gap(&self, members: &Arc<Members>) {
-        self.waiting.lock().push_back(Waiting::Gap(Arc::clone(members)));
+        note_gap(&mut self.waiting.lock(), members);
         self.arrived.notify_one();
     }
 
@@ -79,7 +77,14 @@ impl Delivery {
     }
 }
 
-/// What waits of one topic.
+/// One notice a topic waits at a time, so that the lane stays bounded.
+fn note_gap(waiting: &mut VecDeque<Waiting>, members: &Arc<Members>) {
+    if !members.gap_waits.swap(true, Ordering::AcqRel) {
+        waiting.push_back(Waiting::Gap(Arc::clone(members)));
+    }
+}
+
+/// What waits of one topic, up to a gap.
 struct Batch {
     members: Arc<Members>,
     events: Vec<Arc<Event>>,
@@ -92,9 +97,17 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
     for waiting in waiting {
         let (members, event) = match waiting {
             Waiting::Event(members, event) => (members, Some(event)),
-            Waiting::Gap(members) => (members, None),
+            Waiting::Gap(members) => {
+                members.gap_waits.store(false, Ordering::Release);
+                (members, None)
+            }
         };
-        let at = *found.entry(Arc::as_ptr(&members)).or_insert(batches.len());
+        let at = found.entry(Arc::as_ptr(&members)).or_insert(batches.len());
+        if batches.get(*at).is_some_and(|batch| batch.gap) {
+            // What comes after the hole is told after it.
+            *at = batches.len();
+        }
+        let at = *at;
         if at == batches.len() {
             batches.push(Batch { members, events: Vec::new(), gap: false });
         }

@@ -7,18 +7,22 @@ use std::time::Duration;
 use futures_util::future::{Either, select};
 use tokio::time::{sleep, timeout};
 
+use super::EventHub;
 use super::lease::jittered;
 use crate::app::App;
 use crate::channel::Channel;
 use crate::conversation::guarded;
 use crate::handler::{DisconnectContext, DisconnectReason};
-use crate::store::{Claim, StoreError};
+use crate::name::ChannelId;
+use crate::store::{Claim, Fence, StoreError};
 
 /// Ends a channel of this node, once: others that end it too find it claimed.
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
     let hub = channel.app().hub().clone();
     hub.leave_here(&channel).await;
-    channel.inner.endpoint.counters.closed.increment(1);
+    if connected {
+        channel.inner.endpoint.counters.closed.increment(1);
+    }
     let fence = channel.fence();
     let claim = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await;
     if let Some(Some(claim)) = claim {
@@ -34,6 +38,14 @@ pub(crate) async fn end_claimed(app: App, claim: Claim) {
             tracing::error!(endpoint = %claim.record.endpoint, "no endpoint of this name, its channel is swept only");
             persist("remove", || app.store().remove(std::slice::from_ref(&claim))).await;
         }
+    }
+}
+
+/// Removes the record of a channel that nobody was told of, if there is one.
+pub(crate) async fn undo(hub: EventHub, id: ChannelId) {
+    let fence = Fence { id, generation: 1 };
+    if let Some(Some(claim)) = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await {
+        persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
     }
 }
 

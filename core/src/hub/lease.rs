@@ -1,10 +1,11 @@
 //! The node's lease: who holds it handles messages, who loses it loses its channels to the others.
 
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
+use futures_util::stream::{self, StreamExt};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
@@ -17,25 +18,49 @@ use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, Store
 
 /// How many due channels are claimed at once.
 const CLAIMS: usize = 32;
+/// How many channels are attached again at once.
+const ATTACHED_AT_ONCE: usize = 64;
 
 /// How long the lease surely lasts, by this process's own monotonic clock, counted from before the renewal was sent.
 pub(super) struct LeaseClock {
     origin: Instant,
     /// Microseconds after the origin; 0 while no lease is held.
     until: AtomicU64,
+    /// Since when it has been held without a break, in the same way.
+    since: AtomicU64,
+    /// Somebody has found it unsure since it was last held.
+    doubted: AtomicBool,
 }
 
 impl LeaseClock {
     pub(super) fn new() -> Self {
-        Self { origin: Instant::now(), until: AtomicU64::new(0) }
+        Self {
+            origin: Instant::now(),
+            until: AtomicU64::new(0),
+            since: AtomicU64::new(0),
+            doubted: AtomicBool::new(false),
+        }
     }
 
     fn micros(&self, at: Instant) -> u64 {
         u64::try_from(at.duration_since(self.origin).as_micros()).unwrap_or(u64::MAX)
     }
 
-    fn hold(&self, until: Instant) {
-        self.until.store(self.micros(until), Ordering::Release);
+    /// Tells whether somebody has found the lease unsure until now: who waits for it must be woken.
+    fn hold(&self, until: Instant) -> bool {
+        let now = self.micros(Instant::now());
+        if self.until.load(Ordering::Acquire) <= now {
+            self.since.store(now, Ordering::Release);
+        }
+        self.until.store(self.micros(until), Ordering::SeqCst);
+        self.doubted.swap(false, Ordering::SeqCst)
+    }
+
+    /// How long the lease has been held without a break; nothing while it is unsure.
+    fn held_for(&self) -> Duration {
+        let now = self.micros(Instant::now());
+        let sure = now < self.until.load(Ordering::Acquire);
+        Duration::from_micros(if sure { now.saturating_sub(self.since.load(Ordering::Acquire)) } else { 0 })
     }
 
     pub(super) fn end(&self) {
@@ -43,7 +68,11 @@ impl LeaseClock {
     }
 
     pub(super) fn is_sure(&self) -> bool {
-        self.micros(Instant::now()) < self.until.load(Ordering::Acquire)
+        let sure = self.micros(Instant::now()) < self.until.load(Ordering::SeqCst);
+        if !sure {
+            self.doubted.store(true, Ordering::SeqCst);
+        }
+        sure
     }
 }
 
@@ -57,7 +86,7 @@ impl EventHub {
     pub(super) async fn begin_lease(&self, app: &App) -> Result<[JoinHandle<()>; 2], StoreError> {
         let before = Instant::now();
         match self.0.store.lease(&self.0.node, LeaseTerm::Acquire, self.lease_term()).await? {
-            Lease::Held => self.0.lease.hold(before + self.lease_term()),
+            Lease::Held => drop(self.0.lease.hold(before + self.lease_term())),
             Lease::Lost => return Err(StoreError::new(StoreErrorKind::Conflict, "hub", "lease")),
         }
         Ok([tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))])
@@ -69,12 +98,11 @@ impl EventHub {
         loop {
             sleep(pause).await;
             let before = Instant::now();
-            let sure = self.is_sure();
             let renewal = timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Renew, term)).await;
             pause = match renewal {
                 Ok(Ok(Lease::Held)) => {
-                    self.0.lease.hold(before + term);
-                    if !sure {
+                    // It may have run out while the answer was awaited.
+                    if self.0.lease.hold(before + term) {
                         tracing::info!("the lease is sure again");
                         self.wake_all();
                     }
@@ -102,31 +130,39 @@ impl EventHub {
     async fn begin_anew(&self) {
         let term = self.lease_term();
         let before = Instant::now();
-        match self.0.store.lease(&self.0.node, LeaseTerm::Acquire, term).await {
-            Ok(Lease::Held) => {}
-            Ok(Lease::Lost) => return,
-            Err(error) => {
+        match timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Acquire, term)).await {
+            Ok(Ok(Lease::Held)) => {}
+            Ok(Ok(Lease::Lost)) => return,
+            Ok(Err(error)) => {
                 tracing::warn!(error = %error, "no new lease");
                 return;
             }
-        }
-        for channel in self.connected() {
-            let location =
-                Location::Node { node: self.0.node.clone(), connection: ConnectionId::from(channel.id().clone()) };
-            let by = AttachAs::Holder { generation: channel.fence().generation };
-            match self.0.store.attach(channel.id(), Attach { by, location, next_token: None }).await {
-                Ok(Attached::Attached { record, .. }) => {
-                    channel.inner.generation.store(record.generation, Ordering::Release);
-                }
-                Ok(Attached::Refused) => channel.close(Close::restart("taken over while this node was away")),
-                Err(error) => {
-                    tracing::warn!(error = %error, "a channel could not be attached again");
-                    channel.close(Close::restart("this node lost its lease"));
-                }
+            Err(_) => {
+                tracing::warn!("no new lease in time");
+                return;
             }
         }
+        // Many at once, so that it is done long before the new term ends.
+        let channels = stream::iter(self.connected());
+        channels.for_each_concurrent(ATTACHED_AT_ONCE, |channel| self.attach_anew(channel)).await;
         self.0.lease.hold(before + term);
         self.wake_all();
+    }
+
+    async fn attach_anew(&self, channel: Channel) {
+        let location =
+            Location::Node { node: self.0.node.clone(), connection: ConnectionId::from(channel.id().clone()) };
+        let by = AttachAs::Holder { generation: channel.fence().generation };
+        match self.0.store.attach(channel.id(), Attach { by, location, next_token: None }).await {
+            Ok(Attached::Attached { record, .. }) => {
+                channel.inner.generation.store(record.generation, Ordering::Release);
+            }
+            Ok(Attached::Refused) => channel.close(Close::restart("taken over while this node was away")),
+            Err(error) => {
+                tracing::warn!(error = %error, "a channel could not be attached again");
+                channel.close(Close::restart("this node lost its lease"));
+            }
+        }
     }
 
     pub(crate) fn connected(&self) -> Vec<Channel> {
@@ -143,14 +179,9 @@ impl EventHub {
     /// does not make everybody claim everybody.
     async fn reap(self, app: App) {
         let term = self.lease_term();
-        let mut sure_since = Instant::now();
         loop {
             sleep(jittered(term / 2)).await;
-            if !self.is_sure() {
-                sure_since = Instant::now();
-                continue;
-            }
-            if sure_since.elapsed() < term {
+            if self.0.lease.held_for() < term {
                 continue;
             }
             loop {
@@ -172,5 +203,39 @@ impl EventHub {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(2);
+    const LONG: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn who_found_the_lease_unsure_is_woken_when_it_is_held_again() {
+        let clock = LeaseClock::new();
+        assert!(!clock.hold(Instant::now() + SHORT));
+        std::thread::sleep(SHORT);
+        assert!(!clock.is_sure());
+        assert!(clock.hold(Instant::now() + LONG));
+        assert!(clock.is_sure());
+        assert!(!clock.hold(Instant::now() + LONG));
+    }
+
+    #[test]
+    fn a_break_begins_the_time_anew_however_short_it_was() {
+        let clock = LeaseClock::new();
+        clock.hold(Instant::now() + LONG);
+        std::thread::sleep(SHORT);
+        clock.hold(Instant::now() + SHORT);
+        assert!(clock.held_for() >= SHORT);
+        std::thread::sleep(SHORT);
+        assert_eq!(clock.held_for(), Duration::ZERO);
+        let again = Instant::now();
+        clock.hold(again + LONG);
+        // The clock counts whole microseconds.
+        assert!(clock.held_for() <= again.elapsed() + Duration::from_micros(1));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -19,6 +19,8 @@ use crate::store::{Fence, PresenceEntry, Subscribed, Subscription};
 pub(crate) struct Members {
     pub(super) topic: Topic,
     next: AtomicU64,
+    /// A notice of lost events waits to be delivered.
+    pub(super) gap_waits: AtomicBool,
     /// Copied when it changes while a delivery goes through it.
     list: Mutex<Arc<List>>,
     /// Whether the bus brings the topic's events. Held while that changes, so that the last member's leaving and the
@@ -64,6 +66,7 @@ impl Members {
         Self {
             topic,
             next: AtomicU64::new(0),
+            gap_waits: AtomicBool::new(false),
             list: Mutex::default(),
             interest: tokio::sync::Mutex::new(Interest::Off),
         }

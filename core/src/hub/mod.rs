@@ -31,7 +31,7 @@ use crate::event::{Event, EventKind, Payload, Position, Retention};
 use crate::frame::Frame;
 use crate::name::{ChannelId, NodeId, Topic, UserId};
 use crate::store::{
-    BusNode, Command, Delivered, Health, Location, Page, Present, Sink, Store, StoreError, StoreErrorKind,
+    BusNode, Command, Delivered, Health, Location, Page, Present, RecordPhase, Sink, Store, StoreError, StoreErrorKind,
 };
 
 /// How many lanes publications and deliveries run in; a topic is always in the same one.
@@ -262,8 +262,10 @@ impl EventHub {
             return Ok(true);
         }
         match self.0.store.get(id).await? {
-            Some(record) => self.command(&record.location, Command::Close { channel: id.clone(), close }).await,
-            None => Ok(false),
+            Some(record) if matches!(record.phase, RecordPhase::Opening | RecordPhase::Open) => {
+                self.command(&record.location, Command::Close { channel: id.clone(), close }).await
+            }
+            Some(_) | None => Ok(false),
         }
     }
 
@@ -308,8 +310,9 @@ impl EventHub {
     async fn command(&self, location: &Location, command: Command) -> Result<bool, Error> {
         match location {
             Location::Node { node, .. } if *node == self.0.node => {
+                let here = self.0.channel(command.channel()).is_some();
                 self.0.command(command);
-                Ok(true)
+                Ok(here)
             }
             Location::Node { node, .. } => Ok(self.0.bus()?.send(node, &[command]).await?),
             Location::Gateway { .. } => {

@@ -225,7 +225,13 @@ impl<M: Weigh> Machine<M> {
                 self.leaving |= leaves;
                 self.link = Link::Down;
             }
-            Event::Lost => self.link = Link::Down,
+            Event::Lost => {
+                self.link = Link::Down;
+                // Lost before the handshake was answered: nothing has started, only what is stored must go.
+                if self.phase == Phase::Opening && self.running == Running::Nothing {
+                    return self.end(effects);
+                }
+            }
             Event::Drain(close) => self.draining = Some(Box::new(close)),
             Event::Suspend => self.suspended = true,
             Event::Unsuspend => self.suspended = false,

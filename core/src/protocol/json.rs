@@ -62,14 +62,19 @@ fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     let mut at = expect(bytes, at, b'"')?;
     let mut escaped = false;
     loop {
-        while let Some(chunk) = bytes.get(at..at + CHUNK) {
-            if chunk.iter().fold(false, |found, byte| found | is_special(*byte)) {
-                break;
+        // Most strings are short; long ones are worth looking at in chunks.
+        let short = bytes.iter().skip(at).take(CHUNK).position(|byte| is_special(*byte));
+        at += short.unwrap_or(CHUNK);
+        if short.is_none() {
+            while let Some(chunk) = bytes.get(at..at + CHUNK) {
+                if chunk.iter().fold(false, |found, byte| found | is_special(*byte)) {
+                    break;
+                }
+                at += CHUNK;
             }
-            at += CHUNK;
-        }
-        while !is_special(*bytes.get(at)?) {
-            at += 1;
+            while !is_special(*bytes.get(at)?) {
+                at += 1;
+            }
         }
         match bytes[at] {
             b'"' => return Some((at + 1, escaped)),

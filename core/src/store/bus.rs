@@ -36,6 +36,17 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// The channel that it is about.
+    #[must_use]
+    pub fn channel(&self) -> &ChannelId {
+        match self {
+            Self::Deliver { channel, .. } | Self::Close { channel, .. } => channel,
+            Self::Evict { fence } => &fence.id,
+        }
+    }
+}
+
 /// Whether the bus hears.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {

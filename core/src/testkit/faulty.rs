@@ -127,6 +127,10 @@ impl<S: Store + ?Sized> EventHubStore for Faulty<S> {
         self.faults.around("replay", self.store.replay(topic, after, limit)).await
     }
 
+    async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
+        self.faults.around("history", self.store.history(topic, limit)).await
+    }
+
     async fn deliver(&self, sends: &[(ChannelId, Arc<Event>)]) -> Result<Vec<Delivered>, StoreError> {
         self.faults.around("deliver", self.store.deliver(sends)).await
     }

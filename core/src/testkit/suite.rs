@@ -98,6 +98,7 @@ macro_rules! __store_suite {
                 concurrent_publishers_leave_no_gap
                 slices_are_answered_in_order
                 every_position_replays
+                history_is_the_last_that_is_kept
                 retention_by_count
                 less_retention_drops_more
                 retention_by_age

@@ -114,7 +114,7 @@ fn build(run: &RunFolder) -> anyhow::Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     // The features of the whole workspace, as for the tests: else its dependencies would be
     // compiled once more.
-    cargo.args(["build", "--quiet", "--workspace", "--all-features", "--bin", "xtask-containers"]);
+    cargo.args(["build", "--quiet", "--all-features", "--bin", "xtask-containers"]);
     cargo.stdin(Stdio::null());
     if !process::run(cargo, "cargo-build", Some(BUILD_LIMIT), run)?.success() {
         bail!("xtask-containers does not compile");

@@ -67,12 +67,12 @@ impl Runner {
         command.env("CARGO_TERM_COLOR", color);
         let outcome = match self {
             Runner::Nextest => {
-                command.args(["nextest", "run", "--workspace", "--all-features", "--no-fail-fast"]);
+                command.args(["nextest", "run", "--all-features", "--no-fail-fast"]);
                 command.args(filter).stderr(Stdio::piped());
                 run_and_read(command, Process::take_stderr, io::stderr(), run)
             }
             Runner::CargoTest => {
-                command.args(["test", "--workspace", "--all-features", "--all-targets"]);
+                command.args(["test", "--all-features", "--all-targets"]);
                 command.args(["--no-fail-fast", "--"]).args(filter).stdout(Stdio::piped());
                 run_and_read(command, Process::take_stdout, io::stdout(), run)
             }

@@ -84,6 +84,18 @@ pub async fn every_position_replays(t: Trial) {
     }
 }
 
+pub async fn history_is_the_last_that_is_kept(t: Trial) {
+    let topic = topic("a");
+    assert!(t.store.history(&topic, 10).await.unwrap().is_empty());
+    let positions = t.publish_many(&topic, 12, Retention { count: 5, age: LONG }).await;
+    let store = t.handle().await;
+    for limit in [0, 1, 4, 5, 6, 100] {
+        let kept = store.history(&topic, limit).await.unwrap();
+        let expected = positions.iter().enumerate().skip(12 - limit.min(5));
+        assert!(kept.iter().map(|(position, event)| (number(event), position)).eq(expected), "the last {limit}");
+    }
+}
+
 pub async fn retention_by_count(t: Trial) {
     let topic = topic("a");
     let positions = t.publish_many(&topic, 12, Retention { count: 5, age: LONG }).await;

@@ -1,0 +1,209 @@
+//! What a peer speaks: where to connect, what to say first, how a payload travels.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, ensure};
+use clap::ValueEnum;
+
+use crate::wire::{self, Ring};
+
+/// Messages of one turn of a ring; more cannot be in flight on one connection.
+pub(crate) const TURN: usize = 64;
+
+/// The protocols that the peers speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Dialect {
+    /// Bytes over TCP, without a handshake.
+    Tcp,
+    /// WebSocket messages as they are; a room is its path.
+    Bare,
+    /// Strait's plain protocol: `/echo`, and topics at `/fan`.
+    Strait,
+    /// Socket.IO over Engine.IO, WebSocket transport.
+    SocketIo,
+}
+
+/// What a connection is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Asks and is answered.
+    Echo,
+    /// Receives what is published.
+    Member,
+    /// Publishes, and is no member.
+    Publisher,
+}
+
+/// One step before a connection is of use.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Write these bytes.
+    Send(Vec<u8>),
+    /// The upgrade's response must come.
+    Upgraded,
+    /// A text frame that begins so must come.
+    Text(String),
+    /// A close frame must come.
+    Closed,
+    /// Exactly these bytes must come.
+    Exactly(Vec<u8>),
+}
+
+impl Dialect {
+    fn path(self, role: Role) -> &'static str {
+        match (self, role) {
+            (Self::SocketIo, _) => "/socket.io/?EIO=4&transport=websocket",
+            (_, Role::Echo) => "/echo",
+            (Self::Bare, Role::Publisher) => "/publish",
+            _ => "/fan",
+        }
+    }
+
+    /// All that comes before the first message.
+    pub(crate) fn opening(self, role: Role, host: &str) -> Vec<Step> {
+        if self == Self::Tcp {
+            return Vec::new();
+        }
+        let mut steps = vec![Step::Send(wire::upgrade_request(self.path(role), host)), Step::Upgraded];
+        let say = |text: &str| Step::Send(wire::client_frame(wire::TEXT, text.as_bytes(), 1));
+        if self == Self::SocketIo {
+            steps.extend([Step::Text("0{".into()), say("40"), Step::Text("40".into())]);
+        }
+        if role == Role::Member {
+            match self {
+                Self::Strait => steps.extend([
+                    say(r#"{"action":"subscribe","topic":"fan:bench"}"#),
+                    Step::Text(r#"{"action":"subscribe"}"#.into()),
+                ]),
+                Self::SocketIo => {
+                    steps.extend([say(r#"42["subscribe"]"#), Step::Text(r#"42["subscribed""#.into())]);
+                }
+                Self::Bare => steps.push(Step::Text("joined".into())),
+                Self::Tcp => {}
+            }
+        }
+        steps
+    }
+
+    /// One message and its answer, so that the server's buffers for both exist.
+    pub(crate) fn touch(self) -> Result<Vec<Step>> {
+        let (ask, answer) = self.echo(32)?;
+        let len = |ring: &Ring| usize::try_from(ring.frame()).expect("a frame is in memory");
+        Ok(vec![Step::Send(ask.at(0, len(&ask)).to_vec()), Step::Exactly(answer.at(0, len(&answer)).to_vec())])
+    }
+
+    /// The close handshake, begun by the client; where there is none, an echo shows that the server had accepted.
+    pub(crate) fn closing(self) -> Result<Vec<Step>> {
+        match self {
+            Self::Tcp => self.touch(),
+            _ => Ok(vec![Step::Send(wire::client_frame(wire::CLOSE, &1000_u16.to_be_bytes(), 2)), Step::Closed]),
+        }
+    }
+
+    /// What is sent and what must come back, for payloads of `size` bytes of JSON.
+    pub(crate) fn echo(self, size: usize) -> Result<(Ring, Ring)> {
+        self.rings(
+            |seq| echo_payload(size, seq),
+            |payload| match self {
+                Self::SocketIo => format!(r#"42["echo",{payload}]"#),
+                _ => payload.to_owned(),
+            },
+            |payload| match self {
+                Self::SocketIo => format!(r#"42["echo",{payload}]"#),
+                _ => payload.to_owned(),
+            },
+        )
+    }
+
+    /// What the publisher sends and what every member must get, for events of `size` bytes of JSON.
+    pub(crate) fn publication(self, size: usize) -> Result<(Ring, Ring)> {
+        self.rings(
+            |seq| event_payload(size, seq),
+            |event| match self {
+                Self::Strait => {
+                    format!(r#"{{"action":"publish","topic":"fan:bench","data":{event}}}"#)
+                }
+                Self::SocketIo => format!(r#"42["publish",{event}]"#),
+                _ => event.to_owned(),
+            },
+            |event| match self {
+                Self::SocketIo => format!(r#"42["event",{event}]"#),
+                _ => event.to_owned(),
+            },
+        )
+    }
+
+    /// What an answer to a publication begins with, where there is one.
+    pub(crate) fn publish_answer(self) -> Option<&'static str> {
+        (self == Self::Strait).then_some(r#"{"action":"publish""#)
+    }
+
+    fn rings(
+        self,
+        payload: impl Fn(usize) -> Result<String>,
+        ask: impl Fn(&str) -> String,
+        answer: impl Fn(&str) -> String,
+    ) -> Result<(Ring, Ring)> {
+        let (mut asks, mut answers) = (Vec::new(), Vec::new());
+        for (seed, seq) in (0..).zip(0..TURN) {
+            let payload = payload(seq)?;
+            let answer = wire::server_frame(wire::TEXT, answer(&payload).as_bytes());
+            asks.push(match self {
+                Self::Tcp => answer.clone(),
+                _ => wire::client_frame(wire::TEXT, ask(&payload).as_bytes(), seed),
+            });
+            answers.push(answer);
+        }
+        Ok((Ring::new(&asks)?, Ring::new(&answers)?))
+    }
+}
+
+/// The number every sequence starts from, so that all have ten digits.
+const FIRST: usize = 1_000_000_000;
+
+fn echo_payload(size: usize, seq: usize) -> Result<String> {
+    let number = FIRST + seq;
+    if size == 32 {
+        return Ok(format!(r#"{{"action":"echo","n":{number}}}"#));
+    }
+    padded(format!(r#"{{"action":"echo","data":"{number}"#), size)
+}
+
+fn event_payload(size: usize, seq: usize) -> Result<String> {
+    padded(format!(r#"{{"seq":{},"text":""#, FIRST + seq), size)
+}
+
+/// Fills the string member that `open` ends in, closes it and the object.
+fn padded(mut open: String, size: usize) -> Result<String> {
+    let least = open.len() + 2;
+    ensure!(size >= least, "a payload here takes at least {least} bytes, not {size}");
+    let fill = size - least;
+    write!(open, "{:x<fill$}\"}}", "")?;
+    Ok(open)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_have_the_size_asked_for_and_are_json() {
+        for size in [32, 100, 1024] {
+            let payload = echo_payload(size, 63).unwrap();
+            assert_eq!(payload.len(), size);
+            serde_json::from_str::<serde_json::Value>(&payload).unwrap();
+        }
+        let event = event_payload(100, 0).unwrap();
+        assert_eq!(event.len(), 100);
+        serde_json::from_str::<serde_json::Value>(&event).unwrap();
+        assert!(echo_payload(20, 0).is_err());
+    }
+
+    #[test]
+    fn every_dialect_can_ask_and_publish() {
+        for dialect in Dialect::value_variants() {
+            dialect.echo(1024).unwrap();
+            dialect.publication(100).unwrap();
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What channels, handlers and the hub promise, through a store in memory.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod building;
+mod client;
+mod delivery;
+mod ending;
+mod handlers;
+mod handshake;
+mod layers;
+mod leases;
+mod lifecycle;
+mod log;
+mod node;
+mod node_death;
+mod presence;
+mod sessions;
+mod state;
+mod subscribing;

@@ -1,0 +1,160 @@
+//! Nodes that die: their channels end elsewhere.
+
+use std::time::Duration;
+
+use strait_core::store::{ChannelStore, RecordPhase};
+use strait_core::{App, AppBuilder, Channel, DisconnectReason, Endpoint, Payload, Session, State};
+use strait_store_memory::MemoryStore;
+
+use crate::log::{Log, eventually_async};
+use crate::node::{Node, TERM, topic};
+
+fn app(endpoint: Endpoint, log: &Log, store: &MemoryStore) -> AppBuilder {
+    let endpoint = endpoint
+        .public()
+        .on_connect(async |channel: Channel, State(log): State<Log>| {
+            channel.subscribe_present(&topic("room"), Some(&"here")).await?;
+            log.note("connect");
+            Ok::<_, strait_core::Error>(())
+        })
+        .on_disconnect(async |reason: DisconnectReason, channel: Channel, State(log): State<Log>| {
+            log.note(format!("{reason:?} {}", channel.param("room").unwrap_or_default()));
+        });
+    App::new().endpoint(endpoint).state(log.clone()).store(store.clone()).lease(TERM)
+}
+
+#[tokio::test]
+async fn a_dead_nodes_channels_end_on_another_once_and_nobody_seems_present() {
+    let (store, theirs, ours) = (MemoryStore::new(), Log::default(), Log::default());
+    let plain = || Endpoint::new("room", "/rooms/{room}");
+    let doomed = Node::start_doomed(app(plain(), &theirs, &store)).await;
+    let nodes = [Node::start(app(plain(), &ours, &store)).await, Node::start(app(plain(), &ours, &store)).await];
+    let clients =
+        [doomed.connect("/rooms/a").await, doomed.connect("/rooms/b").await, doomed.connect("/rooms/c").await];
+    eventually_async("all are present", async || {
+        nodes[0].hub().presence(&topic("room"), None, 10).await.unwrap().items.len() == 3
+    })
+    .await;
+    doomed.kill();
+    let died = std::time::Instant::now();
+    eventually_async("nobody is present", async || {
+        nodes[0].hub().presence(&topic("room"), None, 10).await.unwrap().items.is_empty()
+    })
+    .await;
+    assert!(died.elapsed() < TERM * 8, "it took {:?}", died.elapsed());
+    for client in &clients {
+        eventually_async("the record is gone", async || store.get(&client.id).await.unwrap().is_none()).await;
+    }
+    // Long enough for a second claim, if there could be one.
+    tokio::time::sleep(TERM * 2).await;
+    let mut ended = ours.all();
+    ended.sort();
+    assert_eq!(ended, ["Expired a", "Expired b", "Expired c"]);
+    assert_eq!(theirs.count("connect"), 3);
+    assert_eq!(theirs.all().len(), 3);
+}
+
+#[tokio::test]
+async fn the_other_nodes_see_the_session_and_the_state_of_a_dead_nodes_channels() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let build = || {
+        let endpoint = Endpoint::new("a", "/")
+            .authenticate(async || Session::new("ann", 5_u32))
+            .on_message(async |state: strait_core::ChannelState<u32>| state.update(|count| *count = 9).await)
+            .on_disconnect(
+                async |session: Session<u32>, state: strait_core::ChannelState<u32>, State(log): State<Log>| {
+                    log.note(format!("{} {} {}", session.user(), *session, state.get()?));
+                    state.update(|count| *count += 1).await
+                },
+            );
+        App::new().endpoint(endpoint).state(log.clone()).store(store.clone()).lease(TERM)
+    };
+    let doomed = Node::start_doomed(build()).await;
+    let _other = Node::start(build()).await;
+    let client = doomed.connect("/").await;
+    client.send("x");
+    eventually_async("the state is stored", async || {
+        store.get(&client.id).await.unwrap().is_some_and(|record| record.state.version == 1)
+    })
+    .await;
+    doomed.kill();
+    log.wait_for("ann 5 9").await;
+    assert_eq!(log.all().len(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_nodes_resumable_channels_are_detached_and_end_with_their_grace() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let resumable = || Endpoint::new("room", "/rooms/{room}").resumable(Duration::from_secs(60));
+    let doomed = Node::start_doomed(app(resumable(), &log, &store)).await;
+    let other = Node::start(app(resumable(), &log, &store)).await;
+    let client = doomed.connect("/rooms/a").await;
+    log.wait_for("connect").await;
+    eventually_async("the channel is open", async || {
+        matches!(store.get(&client.id).await.unwrap().expect("it lives").phase, RecordPhase::Open)
+    })
+    .await;
+    doomed.kill();
+    eventually_async("the channel is detached", async || {
+        let record = store.get(&client.id).await.unwrap();
+        matches!(record.expect("it lives").phase, RecordPhase::Detached { .. })
+    })
+    .await;
+    assert_eq!(log.all(), ["connect"], "on_disconnect waits for the grace");
+    assert_eq!(other.hub().presence(&topic("room"), None, 10).await.unwrap().items.len(), 1);
+    assert!(other.hub().send(&client.id, Payload::text("kept")).await.unwrap(), "direct sends wait");
+}
+
+#[tokio::test]
+async fn a_grace_that_ends_ends_the_channel() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let resumable = || Endpoint::new("room", "/rooms/{room}").resumable(Duration::from_millis(50));
+    let doomed = Node::start_doomed(app(resumable(), &log, &store)).await;
+    let _other = Node::start(app(resumable(), &log, &store)).await;
+    let _client = doomed.connect("/rooms/a").await;
+    log.wait_for("connect").await;
+    doomed.kill();
+    log.wait_for("Expired a").await;
+    assert_eq!(log.all(), ["connect", "Expired a"]);
+}
+
+#[tokio::test]
+async fn a_plain_connection_that_closes_does_not_detach() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let endpoint = Endpoint::new("room", "/rooms/{room}").resumable(Duration::from_secs(60));
+    let node = Node::start(app(endpoint, &log, &store)).await;
+    let client = node.connect("/rooms/a").await;
+    log.wait_for("connect").await;
+    let id = client.id.clone();
+    client.lose();
+    client.ended().await;
+    assert_eq!(log.all(), ["connect", "Lost a"]);
+    assert_eq!(store.get(&id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_node_that_stops_leaves_its_channels_to_the_others_at_once() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let plain = || Endpoint::new("room", "/rooms/{room}");
+    let leaving = Node::start(app(plain(), &log, &store)).await;
+    let _other = Node::start(app(plain(), &log, &store)).await;
+    let _client = leaving.connect("/rooms/a").await;
+    log.wait_for("connect").await;
+    leaving.app.stop().await;
+    assert!(!leaving.hub().is_sure());
+    log.wait_for("Expired a").await;
+    assert_eq!(leaving.refused("/rooms/a", &[]).await.status, 503);
+}
+
+#[tokio::test]
+async fn channels_of_an_endpoint_that_is_no_more_are_swept() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let doomed = Node::start_doomed(app(Endpoint::new("old", "/rooms/{room}"), &log, &store)).await;
+    let other = Node::start(app(Endpoint::new("new", "/rooms/{room}"), &log, &store)).await;
+    let client = doomed.connect("/rooms/a").await;
+    log.wait_for("connect").await;
+    doomed.kill();
+    eventually_async("the record is gone", async || store.get(&client.id).await.unwrap().is_none()).await;
+    assert!(other.hub().presence(&topic("room"), None, 10).await.unwrap().items.is_empty());
+    assert_eq!(log.all(), ["connect"]);
+}
