@@ -103,7 +103,7 @@ impl Connection {
             self.peer.control(&frame::ping());
         }
         if flags & flag::SILENT != 0 {
-            self.conversation.close(Close::going_away("nothing came from you for too long"), cx);
+            self.conversation.silent(cx);
         }
         if flags & flag::MESSAGE_LATE != 0 {
             self.conversation.close(Close::policy("a message took too long"), cx);
@@ -286,7 +286,7 @@ impl Future for Connection {
             let after = this.peer.waiting();
             if after < before {
                 // It is not read from, so that this is its only sign of life.
-                this.peer.seen(Instant::now());
+                this.peer.seen_reading(Instant::now());
             }
             if !this.peer.is_full_with(after) {
                 // There is room again: read on.

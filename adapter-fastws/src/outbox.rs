@@ -1,5 +1,8 @@
 //! What waits to be written to one client: bounded in bytes, written many frames at a time.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
@@ -17,8 +20,10 @@ const SMALL: usize = 512;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: VecDeque<Piece>,
-    /// Replies behind the last piece, one after the other.
+    /// Replies behind the last piece, one after the other; small events too.
     tail: BytesMut,
+    /// Whether there are events in the tail.
+    tail_events: bool,
     /// How much of the first piece has been written.
     written: usize,
     /// All that waits, in bytes.
@@ -49,6 +54,8 @@ struct Piece {
 enum Kind {
     /// A reply, a direct send, a control frame: never dropped.
     Kept,
+    /// Replies and small events: not dropped either, but a notice before it says nothing of what is lost after it.
+    Mixed,
     /// May be dropped.
     Event(Topic),
     /// Stands for dropped events.
@@ -68,6 +75,7 @@ impl Outbox {
         Self {
             queue: VecDeque::new(),
             tail: BytesMut::new(),
+            tail_events: false,
             written: 0,
             bytes: 0,
             held: Vec::new(),
@@ -129,6 +137,11 @@ impl Outbox {
             self.append(frame);
             self.state = State::Closed;
         }
+    }
+
+    /// The socket is gone: nothing that waits is of use, and nothing follows.
+    pub(crate) fn discard(&mut self) {
+        *self = Self { state: State::Closed, ..Self::new() };
     }
 
     /// An event that is held back until the handler has ended, or as much is held as may wait.
@@ -197,7 +210,7 @@ impl Outbox {
             return;
         }
         if self.blocked && policy.slow == SlowClient::LatestPerTopic {
-            self.drop_events(|event| event == topic, usize::MAX, policy);
+            self.drop_events(|event| event == topic, 0, policy);
         }
         let limit = self.limit(policy);
         if self.bytes + bytes.len() > limit {
@@ -207,8 +220,7 @@ impl Outbox {
                     return;
                 }
                 SlowClient::DropOldest | SlowClient::LatestPerTopic => {
-                    let needed = (self.bytes + bytes.len()).saturating_sub(limit);
-                    self.drop_events(|_| true, needed, policy);
+                    self.drop_events(|_| true, limit.saturating_sub(bytes.len()), policy);
                 }
             }
         }
@@ -219,6 +231,7 @@ impl Outbox {
         // While the socket takes all, no event is dropped: a small one need not be told from a reply.
         if !self.blocked && bytes.len() <= SMALL {
             self.append(bytes);
+            self.tail_events = true;
         } else {
             self.push(bytes.clone(), Kind::Event(topic.clone()));
         }
@@ -229,25 +242,25 @@ impl Outbox {
         let told = |piece: &Piece| match &piece.kind {
             Kind::Gap(gap) if gap == topic => Some(true),
             Kind::Event(event) if event == topic => Some(false),
+            Kind::Mixed => Some(false),
             _ => None,
         };
-        if self.state == State::Open && self.queue.iter().rev().find_map(told) != Some(true) {
+        let told = !self.tail_events && self.queue.iter().rev().find_map(told) == Some(true);
+        if self.state == State::Open && !told {
             metrics::counter!("strait_gaps_total").increment(1);
             self.push(policy.gaps.frame(topic).bytes().clone(), Kind::Gap(topic.clone()));
         }
     }
 
-    /// Drops waiting events, the oldest first, until `needed` bytes are free; a notice of the gap stands where the
-    /// first of a run was.
-    fn drop_events(&mut self, which: impl Fn(&Topic) -> bool, needed: usize, policy: &Policy) {
+    /// Drops waiting events, the oldest first, until no more than `most` bytes wait; a notice of the gap stands where
+    /// the first of a run was.
+    fn drop_events(&mut self, which: impl Fn(&Topic) -> bool, most: usize, policy: &Policy) {
         let begun = usize::from(self.written > 0);
-        let mut freed = 0;
         let mut kept = VecDeque::with_capacity(self.queue.len());
         let mut told: Vec<Topic> = Vec::new();
         for (at, piece) in std::mem::take(&mut self.queue).into_iter().enumerate() {
             match piece.kind {
-                Kind::Event(topic) if at >= begun && freed < needed && which(&topic) => {
-                    freed += piece.bytes.len();
+                Kind::Event(topic) if at >= begun && self.bytes > most && which(&topic) => {
                     self.bytes -= piece.bytes.len();
                     metrics::counter!("strait_events_dropped_total").increment(1);
                     if !told.contains(&topic) {
@@ -258,6 +271,8 @@ impl Outbox {
                         told.push(topic);
                     }
                 }
+                // What was between it and an earlier one has just been dropped.
+                Kind::Gap(topic) if told.contains(&topic) => self.bytes -= piece.bytes.len(),
                 Kind::Gap(topic) => {
                     // Directly before dropped events of its topic it already stands for them.
                     told.push(topic.clone());
@@ -266,6 +281,10 @@ impl Outbox {
                 Kind::Event(topic) => {
                     told.retain(|told| *told != topic);
                     kept.push_back(Piece { bytes: piece.bytes, kind: Kind::Event(topic) });
+                }
+                Kind::Mixed => {
+                    told.clear();
+                    kept.push_back(piece);
                 }
                 Kind::Kept => kept.push_back(piece),
             }
@@ -281,7 +300,8 @@ impl Outbox {
     fn push(&mut self, bytes: Bytes, kind: Kind) {
         if !self.tail.is_empty() {
             let tail = self.tail.split().freeze();
-            self.queue.push_back(Piece { bytes: tail, kind: Kind::Kept });
+            let kind = if std::mem::take(&mut self.tail_events) { Kind::Mixed } else { Kind::Kept };
+            self.queue.push_back(Piece { bytes: tail, kind });
         }
         self.bytes += bytes.len();
         self.queue.push_back(Piece { bytes, kind });
@@ -319,6 +339,7 @@ impl Outbox {
             self.queue.pop_front();
         }
         self.tail.advance(left);
+        self.tail_events &= !self.tail.is_empty();
     }
 
     /// Gives the memory of an empty outbox back.

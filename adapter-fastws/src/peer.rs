@@ -112,7 +112,7 @@ impl Peer {
     pub(crate) fn disconnect(&self) {
         let mut out = self.out.lock();
         out.socket = None;
-        out.outbox.close(&Bytes::new());
+        out.outbox.discard();
     }
 
     pub(crate) fn register(&self, cx: &Context<'_>) {
@@ -134,6 +134,14 @@ impl Peer {
 
     pub(crate) fn seen(&self, now: Instant) {
         self.seen.store(millis(now), Ordering::Relaxed);
+    }
+
+    /// The client reads, while nothing is read from it: its own message cannot go on meanwhile.
+    pub(crate) fn seen_reading(&self, now: Instant) {
+        self.seen(now);
+        if self.message_since.load(Ordering::Relaxed) != 0 {
+            self.message_since.store(millis(now), Ordering::Relaxed);
+        }
     }
 
     /// What the sweeper finds at `now`.

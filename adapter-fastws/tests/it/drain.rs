@@ -1,1 +1,211 @@
-//! ...
+//! How a server ends.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
+use strait_core::App;
+use strait_store_memory::Stats;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::kit::within;
+use crate::kit::{Client, Gate, Got, Node, TcpClient, echo, handshake, serve, serve_with, server_limits, store, text};
+
+/// An echo with a route that waits for its gate.
+async fn waiting() -> (Node, Gate) {
+    let gate = Gate::shut();
+    let shut = gate.clone();
+    let wait = move || {
+        let gate = shut.clone();
+        async move { gate.pass().await }
+    };
+    (serve(echo("/echo").on("wait", wait)).await, gate)
+}
+
+async fn status(client: &mut TcpClient, path: &str) -> u16 {
+    client.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+    client.answer().await.status
+}
+
+#[tokio::test]
+async fn a_drain_lets_handlers_finish_and_nobody_in() {
+    let (node, gate) = waiting().await;
+    assert_eq!(status(&mut node.socket().await, "/healthz").await, 200);
+    assert_eq!(status(&mut node.socket().await, "/readyz").await, 200);
+    let (mut busy, idle) = (node.client("/echo").await, node.client("/echo").await);
+    busy.send([text(r#"{"action":"wait"}"#), text("waits behind it")].concat()).await;
+    busy.send(crate::kit::ping(b"running")).await;
+    assert_eq!(busy.next().await, Got::Pong(b"running".to_vec()));
+    node.handle.drain();
+    idle.closes(1012).await;
+    // The busy one holds the server, which still answers.
+    assert_eq!(status(&mut node.socket().await, "/healthz").await, 200);
+    assert_eq!(status(&mut node.socket().await, "/readyz").await, 503);
+    let mut late = node.socket().await;
+    late.send(handshake("/echo", &[])).await;
+    let answer = late.answer().await;
+    assert_eq!(answer.status, 503);
+    assert!(answer.header("retry-after").is_some());
+    busy.send(text("too late")).await;
+    gate.let_in(1);
+    busy.expect(r#"{"action":"wait"}"#).await;
+    busy.expect("waits behind it").await;
+    busy.closes(1012).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_at_once() {
+    for drained_before in [false, true] {
+        let (node, _gate) = waiting().await;
+        let mut busy = node.client("/echo").await;
+        busy.text(r#"{"action":"wait"}"#).await;
+        busy.send(crate::kit::ping(b"running")).await;
+        assert_eq!(busy.next().await, Got::Pong(b"running".to_vec()));
+        if drained_before {
+            node.handle.drain();
+        }
+        let start = Instant::now();
+        node.handle.stop();
+        within(node.served).await.expect("it does not panic").expect("it ends well");
+        assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+        assert_eq!(busy.next().await, Got::End);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_waits_no_longer_than_it_may() {
+    let gate = Gate::shut();
+    let endpoint = echo("/echo").on("wait", move || {
+        let gate = gate.clone();
+        async move { gate.pass().await }
+    });
+    let limits = ServerLimits { drain: Duration::from_millis(100), ..server_limits() };
+    let node = serve_with(App::new().endpoint(endpoint), |server| server.limits(limits)).await;
+    let mut busy = node.client("/echo").await;
+    busy.text(r#"{"action":"wait"}"#).await;
+    busy.send(crate::kit::ping(b"running")).await;
+    assert_eq!(busy.next().await, Got::Pong(b"running".to_vec()));
+    node.handle.drain();
+    within(node.served).await.expect("it does not panic").expect("it ends well");
+    assert_eq!(busy.next().await, Got::End);
+}
+
+#[tokio::test]
+async fn closes_are_spread() {
+    let limits = ServerLimits { spread: Duration::from_millis(200), ..server_limits() };
+    let node = serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(limits)).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(node.client("/echo").await);
+    }
+    let start = Instant::now();
+    node.handle.drain();
+    let closing = clients.into_iter().map(|client| async move {
+        client.closes(1012).await;
+        start.elapsed()
+    });
+    let times = futures_util::future::join_all(closing).await;
+    let latest = times.iter().max().expect("some");
+    assert!(*latest >= Duration::from_millis(100), "all are closed at once: {times:?}");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn an_upgrade_during_the_drain_is_closed_as_the_others() {
+    let gate = Gate::shut();
+    let shut = gate.clone();
+    let slow = echo("/echo").authenticate(move || {
+        let gate = shut.clone();
+        async move { gate.pass().await }
+    });
+    let node = serve(slow).await;
+    let mut client = node.socket().await;
+    client.send(handshake("/echo", &[])).await;
+    // Its place is taken once authentication runs; the drain waits for it.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    node.handle.drain();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!node.served.is_finished(), "the drain waits for who is being let in");
+    gate.let_in(1);
+    client.is_let_in().await;
+    client.closes(1012).await;
+    node.end().await;
+}
+
+/// Runs a server on threads of its own; tells its address and how to wait for its end.
+fn run(server: Server, address: SocketAddr, runtimes: Runtimes) -> (SocketAddr, mpsc::Receiver<std::io::Result<()>>) {
+    let (ended, end) = mpsc::channel();
+    let (listening, address_told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let result = server.run(address, runtimes, move |address| listening.send(address).expect("it is awaited"));
+        let _ = ended.send(result);
+    });
+    (address_told.recv_timeout(Duration::from_secs(5)).expect("it listens"), end)
+}
+
+#[tokio::test]
+async fn every_kind_of_runtime_serves_and_drains() {
+    let two = NonZeroUsize::new(2).expect("not zero");
+    for runtimes in [Runtimes::Threads(two), Runtimes::PerCore, Runtimes::Shared] {
+        let store = store();
+        let app = App::new().endpoint(echo("/echo")).store(store.clone()).build().expect("it can be built");
+        let server = Server::new(app.clone()).limits(server_limits());
+        let handle = server.handle();
+        let (address, end) = run(server, "127.0.0.1:0".parse().expect("an address"), runtimes);
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            let mut client = Client::new(within(TcpStream::connect(address)).await.expect("it listens"));
+            client.open("/echo").await;
+            clients.push(client);
+        }
+        for client in &mut clients {
+            client.text("hello").await;
+            client.expect("hello").await;
+        }
+        handle.drain();
+        for client in clients {
+            client.closes(1012).await;
+        }
+        let ended = tokio::task::spawn_blocking(move || end.recv_timeout(Duration::from_secs(10)));
+        within(ended).await.expect("no panic").expect("it ends").expect("it ends well");
+        assert_eq!(app.hub().channels(), 0);
+        assert_eq!(store.stats(), Stats::default(), "{runtimes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_an_error() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("there is a port");
+    let address = taken.local_addr().expect("it listens");
+    for runtimes in [Runtimes::PerCore, Runtimes::Shared, Runtimes::Threads(NonZeroUsize::MIN)] {
+        let app = App::new().endpoint(echo("/echo")).store(store()).build().expect("it can be built");
+        let result = tokio::task::spawn_blocking(move || Server::new(app).run(address, runtimes, |_| ()));
+        let error = within(result).await.expect("no panic").expect_err("the port is taken");
+        assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{runtimes:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_application_is_started_once() {
+    let node = serve(echo("/echo")).await;
+    node.client("/echo").await.leave().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+    within(Server::new(node.app.clone()).serve(listener)).await.expect_err("it runs already");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn idle_sockets_without_a_request_do_not_hold_a_drain_up() {
+    let node = serve(echo("/echo")).await;
+    let mut idle = node.socket().await;
+    let mut kept = node.socket().await;
+    assert_eq!(status(&mut kept, "/healthz").await, 200);
+    node.handle.drain();
+    assert!(kept.try_answer().await.is_none());
+    assert!(idle.try_answer().await.is_none());
+    node.end().await;
+}

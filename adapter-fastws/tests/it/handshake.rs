@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use strait_adapter_fastws::{Server, ServerLimits};
-use strait_core::{App, Channel, Endpoint, Error, Headers, Json, Opening, Origins, Session};
+use strait_core::{App, Channel, Endpoint, Error, Json, Opening, Origins, Session};
 use tokio::time::Instant;
 
 use crate::kit::{
     Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_with, server_limits, text, within,
 };
+
+type Headers<'h> = &'h [(&'h str, &'h str)];
 
 async fn status(node: &Node, request: impl AsRef<[u8]>) -> u16 {
     let mut client = node.socket().await;
@@ -23,7 +25,7 @@ struct Numbered {
 }
 
 /// Lets in who brings the token; `banned` is known, and may not.
-async fn by_token(headers: Headers) -> Result<Session<()>, Error> {
+async fn by_token(headers: strait_core::Headers) -> Result<Session<()>, Error> {
     match headers.0.get("authorization").and_then(|value| value.to_str().ok()) {
         Some("Bearer ada") => Ok(Session::new("ada", ())?),
         Some("Bearer banned") => Err(Error::forbidden("you are banned")),
@@ -81,7 +83,7 @@ async fn what_is_no_handshake_is_refused_and_nothing_is_stored() {
 #[tokio::test]
 async fn the_good_ones_are_let_in() {
     let node = serve(echo("/echo/{room}")).await;
-    let cases: &[(&str, &str, &[(&str, &str)])] = &[
+    let cases: &[(&str, &str, Headers<'_>)] = &[
         ("as browsers ask", "/echo/a", &[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]),
         ("with a query", "/echo/a?x=1", &[]),
         ("the path in the query of /", "/?path=/echo/a", &[]),
@@ -170,7 +172,7 @@ async fn checks_come_in_the_documented_order() {
     let only = node.client("/echo").await;
     // Each is wrong in all that comes after, too; what is found first is told.
     let (version, origin) = (("sec-websocket-version", "7"), ("origin", "http://evil.test"));
-    let cases: [(&str, &[(&str, &str)], u16); 4] = [
+    let cases: [(&str, Headers<'_>, u16); 4] = [
         ("/nothing", &[version, origin], 426),
         ("/nothing", &[origin], 404),
         ("/guarded/one", &[origin], 403),

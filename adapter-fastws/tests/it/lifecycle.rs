@@ -105,6 +105,17 @@ async fn every_end_runs_on_disconnect_once_with_its_reason() {
 }
 
 #[tokio::test]
+async fn a_silent_client_is_lost() {
+    let notes = Notes::default();
+    let impatient = Limits { ping: Duration::from_millis(10), silent: Duration::from_millis(30), ..limits() };
+    let node = serve(noted(&notes).limits(impatient)).await;
+    node.client("/noted").await.closes(1001).await;
+    node.is_left_by_all().await;
+    notes.become_these(&["connect", "Lost"]).await;
+    node.end().await;
+}
+
+#[tokio::test]
 async fn a_lost_client_stays_lost_when_the_sweeper_or_a_drain_finds_its_channel() {
     for drains in [false, true] {
         let notes = Notes::default();

@@ -50,7 +50,7 @@ async fn pings_are_answered_with_what_they_carry() {
 }
 
 fn impatient() -> Limits {
-    Limits { ping: Duration::from_millis(40), silent: Duration::from_millis(160), ..limits() }
+    Limits { ping: Duration::from_millis(40), silent: Duration::from_millis(200), ..limits() }
 }
 
 #[tokio::test]
@@ -72,8 +72,9 @@ async fn a_quiet_client_is_pinged_and_stays_as_long_as_it_answers() {
 #[tokio::test]
 async fn a_silent_client_is_closed_in_time() {
     let node = serve(echo("/echo").limits(impatient())).await;
-    let mut client = node.client("/echo").await;
+    // Before the server may have heard of it.
     let start = Instant::now();
+    let mut client = node.client("/echo").await;
     assert_eq!(client.next_of_all().await, Got::Ping);
     let (code, reason) = client.is_closed().await;
     assert_eq!((code, &*reason), (1001, "nothing came from you for too long"));
@@ -130,8 +131,8 @@ async fn a_message_that_is_never_finished_is_not_waited_for() {
         [("in a header", &whole[..3]), ("in a payload", &whole[..100]), ("between fragments", &frame(1, "a")[..])]
     {
         let mut client = node.client("/echo").await;
-        client.send(first).await;
         let start = Instant::now();
+        client.send(first).await;
         // Pongs are answered, and do not help.
         let (code, reason) = loop {
             match client.next_of_all().await {

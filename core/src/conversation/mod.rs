@@ -174,6 +174,12 @@ impl Conversation {
         while poll_fn(|cx| self.poll(cx)).await != Driven::Done {}
     }
 
+    /// Nothing has come from the peer for too long: it is closed, and counts as lost.
+    pub fn silent(&mut self, cx: &mut Context<'_>) {
+        self.reason.get_or_insert(DisconnectReason::Lost);
+        self.close(Close::going_away("nothing came from you for too long"), cx);
+    }
+
     /// The server closes.
     pub fn close(&mut self, close: Close, cx: &mut Context<'_>) {
         self.handle(Event::Close(close), cx);

@@ -12,7 +12,7 @@ use strait_core::Limits;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
-pub(crate) use client::{Answer, Client, Got, TcpClient, binary, close, frame, handshake, header, ping, pong, text};
+pub(crate) use client::{Client, Got, TcpClient, binary, close, frame, handshake, header, ping, pong, text};
 pub(crate) use node::{Node, echo, serve, serve_app, serve_with, server_limits, store};
 
 /// No test waits longer for anything.
