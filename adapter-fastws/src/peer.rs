@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,8 @@ pub(crate) struct Peer {
     out: Mutex<Out>,
     waker: AtomicWaker,
     flags: AtomicU8,
-    handling: AtomicBool,
+    /// The number of the handler that runs; 0 while none does.
+    handling: AtomicU32,
     holding: AtomicBool,
     /// When the last bytes came.
     seen: AtomicU64,
@@ -86,7 +87,7 @@ impl Peer {
             out: Mutex::new(Out { outbox: Outbox::new(), socket: None }),
             waker: AtomicWaker::new(),
             flags: AtomicU8::new(0),
-            handling: AtomicBool::new(false),
+            handling: AtomicU32::new(0),
             holding: AtomicBool::new(false),
             seen: AtomicU64::new(millis(Instant::now())),
             pinged: AtomicU64::new(0),
@@ -237,14 +238,14 @@ impl Peer {
     }
 
     /// Pushes events and, where the socket takes them, writes them at once.
-    fn push(&self, topic: &Topic, frames: &[Frame], own: bool) {
-        if own {
+    fn push(&self, topic: &Topic, frames: &[Frame], turn: Option<u32>) {
+        if turn.is_some() {
             // Set before `handling` is read: either the handler's end sees this, or this sees the handler's end.
             self.holding.store(true, Ordering::SeqCst);
         }
         let mut out = self.out.lock();
         let Out { outbox, socket } = &mut *out;
-        if outbox.holds() || (own && self.handling.load(Ordering::SeqCst)) {
+        if outbox.holds() || turn.is_some_and(|turn| self.handling.load(Ordering::SeqCst) == turn) {
             frames.iter().for_each(|frame| outbox.hold(topic, frame, &self.policy));
             return;
         }
@@ -265,12 +266,12 @@ impl Peer {
 }
 
 impl Outlet for Peer {
-    fn handler_begins(&self) {
-        self.handling.store(true, Ordering::SeqCst);
+    fn handler_begins(&self, turn: u32) {
+        self.handling.store(turn, Ordering::SeqCst);
     }
 
     fn handler_ended(&self) {
-        self.handling.store(false, Ordering::SeqCst);
+        self.handling.store(0, Ordering::SeqCst);
         if self.holding.swap(false, Ordering::SeqCst) {
             self.out.lock().outbox.release(&self.policy);
             self.waker.wake();
@@ -286,8 +287,8 @@ impl Outlet for Peer {
         self.waker.wake();
     }
 
-    fn events(&self, topic: &Topic, frames: &[Frame], own: bool) {
-        self.push(topic, frames, own);
+    fn events(&self, topic: &Topic, frames: &[Frame], turn: Option<u32>) {
+        self.push(topic, frames, turn);
     }
 
     fn gap(&self, topic: &Topic) {

@@ -19,8 +19,10 @@ const FINEST: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) struct Registry {
     peers: Mutex<Slab<Arc<Peer>>>,
-    /// Places that are taken, by connections and by handshakes that may become some.
+    /// Places that are taken here, by connections and by handshakes that may become some.
     taken: AtomicUsize,
+    /// Those of all registries of a server.
+    of_all: Arc<AtomicUsize>,
     tick: AtomicU64,
     /// Says that `tick` is shorter now.
     finer: Arc<Notify>,
@@ -40,10 +42,12 @@ pub(crate) struct Registered {
 }
 
 impl Registry {
-    pub(crate) fn new() -> Arc<Self> {
+    /// A registry whose places count together with those of others.
+    pub(crate) fn new(of_all: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
             peers: Mutex::default(),
             taken: AtomicUsize::new(0),
+            of_all,
             tick: AtomicU64::new(COARSEST.as_millis() as u64),
             finer: Arc::default(),
             draining: false.into(),
@@ -51,9 +55,10 @@ impl Registry {
         })
     }
 
-    /// Takes one of so many places; `None` if there is none left.
+    /// Takes one of so many places of all registries; `None` if there is none left.
     pub(crate) fn take_place(self: &Arc<Self>, places: usize) -> Option<Place> {
-        let taken = self.taken.fetch_add(1, Ordering::AcqRel);
+        let taken = self.of_all.fetch_add(1, Ordering::AcqRel);
+        self.taken.fetch_add(1, Ordering::AcqRel);
         let place = Place(Arc::clone(self));
         (taken < places).then_some(place)
     }
@@ -112,6 +117,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::AcqRel);
+        self.0.of_all.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

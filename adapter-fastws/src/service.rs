@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -54,7 +55,12 @@ impl Channels {
     /// A service for the connections of the present tokio runtime, with room for `connections` of them.
     #[must_use]
     pub fn new(app: App, connections: usize) -> Self {
-        let registry = Registry::new();
+        Self::with_places(app, connections, Arc::default())
+    }
+
+    /// As [`new`](Self::new), counted together with the other runtimes' connections.
+    pub(crate) fn with_places(app: App, connections: usize, places: Arc<AtomicUsize>) -> Self {
+        let registry = Registry::new(places);
         tokio::spawn(Registry::sweep(Arc::downgrade(&registry)));
         Self { app, registry, connections, handshake: Duration::from_secs(10) }
     }

@@ -88,6 +88,15 @@ pub enum EventKind {
     Leave,
 }
 
+/// The handler that published an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publisher {
+    /// Its channel.
+    pub channel: ChannelId,
+    /// Which of the connection's handlers it was, counted from 1.
+    pub turn: u32,
+}
+
 /// One event of a topic, or one direct send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -95,8 +104,8 @@ pub struct Event {
     pub kind: EventKind,
     /// What is sent to the members.
     pub payload: Payload,
-    /// The channel whose handler published it: there it arrives after the reply to the message that was being handled.
-    pub publisher: Option<ChannelId>,
+    /// Whose handler published it: there it arrives after the reply to the message that was being handled.
+    pub publisher: Option<Publisher>,
     /// The one channel that does not get it.
     pub exclude: Option<ChannelId>,
 }

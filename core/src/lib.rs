@@ -25,7 +25,7 @@ pub use close::{Close, MAX_REASON};
 pub use conversation::{Conversation, Driven, Inbound};
 pub use endpoint::{Endpoint, Route};
 pub use error::Error;
-pub use event::{Event, EventKind, Format, Payload, Position, Retention};
+pub use event::{Event, EventKind, Format, Payload, Position, Publisher, Retention};
 pub use frame::{Frame, FrameKind, MAX_HEADER, frame_header};
 pub use handler::{
     Admit, BoxFuture, ConnectContext, Connected, Context, DisconnectContext, DisconnectReason, Extract, Handler,

@@ -7,8 +7,8 @@ use crate::name::Topic;
 
 /// One connection's way out. Every method is synchronous and never blocks; after the close frame nothing goes out.
 pub trait Outlet: Debug + Send + Sync + 'static {
-    /// A handler begins: events that its own channel publishes are held back until it ends.
-    fn handler_begins(&self);
+    /// The connection's handler number `turn` begins (from 1): events that it publishes are held back until it ends.
+    fn handler_begins(&self, turn: u32);
 
     /// The handler has ended, its reply is out: what was held back goes.
     fn handler_ended(&self);
@@ -19,8 +19,9 @@ pub trait Outlet: Debug + Send + Sync + 'static {
     /// Sends a message; it is never dropped for a slow client.
     fn send(&self, frame: &Frame);
 
-    /// Sends events of a topic, which the slow-client policy may drop. `own` if this connection's channel published them.
-    fn events(&self, topic: &Topic, frames: &[Frame], own: bool);
+    /// Sends events of a topic, which the slow-client policy may drop. `turn` is the number of this connection's
+    /// handler that published them, if one did.
+    fn events(&self, topic: &Topic, frames: &[Frame], turn: Option<u32>);
 
     /// Tells of lost events, once for a run of losses.
     fn gap(&self, topic: &Topic);
@@ -34,7 +35,7 @@ pub trait Outlet: Debug + Send + Sync + 'static {
 pub struct Nowhere;
 
 impl Outlet for Nowhere {
-    fn handler_begins(&self) {}
+    fn handler_begins(&self, _: u32) {}
 
     fn handler_ended(&self) {}
 
@@ -42,7 +43,7 @@ impl Outlet for Nowhere {
 
     fn send(&self, _: &Frame) {}
 
-    fn events(&self, _: &Topic, _: &[Frame], _: bool) {}
+    fn events(&self, _: &Topic, _: &[Frame], _: Option<u32>) {}
 
     fn gap(&self, _: &Topic) {}
 

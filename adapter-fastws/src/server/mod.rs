@@ -8,6 +8,7 @@ mod runtimes;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -30,7 +31,7 @@ use route::{Fallback, Router};
 pub struct ServerLimits {
     /// Connections of all endpoints together; more are answered 503: 10,000.
     pub connections: usize,
-    /// Sockets that have not become connections; more wait to be accepted: 1,024.
+    /// Sockets of one listener that have not become connections; more wait to be accepted: 1,024.
     pub handshakes: usize,
     /// How long a TLS handshake, a request's header, or the time between two requests of a socket may take: 10 s.
     pub handshake: Duration,
@@ -66,6 +67,8 @@ pub struct Server {
     #[cfg(feature = "tls")]
     tls: Option<tokio_rustls::TlsAcceptor>,
     stage: watch::Sender<Stage>,
+    /// How many connections its runtimes have together.
+    places: Arc<AtomicUsize>,
 }
 
 impl fmt::Debug for Server {
@@ -85,6 +88,7 @@ impl Server {
             #[cfg(feature = "tls")]
             tls: None,
             stage: watch::Sender::new(Stage::Serve),
+            places: Arc::default(),
         }
     }
 
@@ -132,15 +136,16 @@ impl Server {
     /// The store does not take the node, or the listener cannot be used.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         self.app.start().await.map_err(io::Error::other)?;
-        let connections = self.limits.connections;
-        self.serve_part(listener, connections).await;
+        self.serve_part(listener).await;
         self.app.stop().await;
         Ok(())
     }
 
-    /// Serves one listener of a started application, with its part of the connections.
-    async fn serve_part(&self, listener: TcpListener, connections: usize) {
-        let channels = Channels::new(self.app.clone(), connections).handshake_limit(self.limits.handshake);
+    /// Serves one listener of a started application.
+    async fn serve_part(&self, listener: TcpListener) {
+        let places = Arc::clone(&self.places);
+        let channels = Channels::with_places(self.app.clone(), self.limits.connections, places);
+        let channels = channels.handshake_limit(self.limits.handshake);
         let registry = Arc::clone(channels.registry());
         let router =
             Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics: self.metrics.clone() };

@@ -62,7 +62,6 @@ impl Server {
     }
 
     fn run_threads(self, listeners: Vec<std::net::TcpListener>, listening: impl FnOnce()) -> io::Result<()> {
-        let connections = self.limits.connections.div_ceil(listeners.len());
         let server = Arc::new(self);
         // The application's own tasks live on the runtime of this thread, which serves as well.
         let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -80,13 +79,13 @@ impl Server {
                 let name = format!("strait-{}", at + 1);
                 let thread = thread::Builder::new().name(name).spawn_scoped(scope, {
                     let server = Arc::clone(&server);
-                    move || end_all_on_error(&server, &ended, serve_thread(&server, listener, connections))
+                    move || end_all_on_error(&server, &ended, serve_thread(&server, listener))
                 });
                 end_all_on_error(&server, &failed, thread.map(drop));
             }
             if let Some(listener) = own {
                 let served = runtime.block_on(async {
-                    server.serve_part(TcpListener::from_std(listener)?, connections).await;
+                    server.serve_part(TcpListener::from_std(listener)?).await;
                     io::Result::Ok(())
                 });
                 end_all_on_error(&server, &failed, served);
@@ -106,10 +105,10 @@ fn end_all_on_error(server: &Server, failed: &mpsc::Sender<io::Error>, result: i
     }
 }
 
-fn serve_thread(server: &Server, listener: std::net::TcpListener, connections: usize) -> io::Result<()> {
+fn serve_thread(server: &Server, listener: std::net::TcpListener) -> io::Result<()> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        server.serve_part(TcpListener::from_std(listener)?, connections).await;
+        server.serve_part(TcpListener::from_std(listener)?).await;
         Ok(())
     })
 }

@@ -263,6 +263,29 @@ async fn pings_are_answered_while_a_handler_runs_until_16_messages_wait() {
 }
 
 #[tokio::test]
+async fn an_event_of_ones_own_does_not_wait_for_a_later_handler() {
+    let (gate, held) = tokio::sync::watch::channel(false);
+    let post = |channel: Channel| async move { channel.publish(&topic(), Payload::text("event")).await.map(drop) };
+    let wait = move || {
+        let mut held = held.clone();
+        async move { held.wait_for(|open| *open).await.map(drop) }
+    };
+    let endpoint = echo("/room")
+        .on_connect(|channel: Channel| async move { channel.subscribe(&topic()).await })
+        .on("post", post)
+        .on("wait", wait);
+    let node = serve(endpoint).await;
+    let mut client = node.client("/room").await;
+    client.text(r#"{"action":"post"}"#).await;
+    client.text(r#"{"action":"wait"}"#).await;
+    client.expect(r#"{"action":"post"}"#).await;
+    client.expect("event").await;
+    gate.send(true).expect("the handler waits");
+    client.expect(r#"{"action":"wait"}"#).await;
+    node.end().await;
+}
+
+#[tokio::test]
 async fn an_event_of_ones_own_comes_after_the_reply() {
     let post = |channel: Channel, Json(input): Json<Value>| async move {
         let payload = Payload::json(&json!({ "event": input["n"] }))?;

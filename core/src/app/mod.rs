@@ -75,6 +75,9 @@ pub enum BuildError {
     /// A routing key that replies need for themselves.
     #[error("endpoint {0:?} cannot route by that key: it must not be empty, `error`, `gap` or `result`")]
     RoutingKey(String),
+    /// A lease without a length.
+    #[error("the lease must last for some time, 15 s say")]
+    Lease,
     /// A handler needs a state that was not given.
     #[error("a handler of endpoint {endpoint:?} needs a state of type {state}, give one with `state`")]
     NoState {
@@ -146,6 +149,9 @@ impl AppBuilder {
     /// [`BuildError`] says what is wrong and what to do.
     pub fn build(mut self) -> Result<App, BuildError> {
         let store = self.store.ok_or(BuildError::NoStore)?;
+        if self.settings.lease.is_zero() {
+            return Err(BuildError::Lease);
+        }
         if self.endpoints.is_empty() {
             return Err(BuildError::NoEndpoint);
         }

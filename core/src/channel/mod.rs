@@ -5,7 +5,7 @@ mod state;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -20,7 +20,7 @@ use crate::app::{App, OpeningData};
 use crate::close::Close;
 use crate::endpoint::EndpointInner;
 use crate::error::Error;
-use crate::event::{Event, EventKind, Payload, Position};
+use crate::event::{Event, EventKind, Payload, Position, Publisher};
 use crate::frame::Frame;
 use crate::hub::{Joined, Publish};
 use crate::name::{ChannelId, Topic, UserId};
@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     /// Held while a subscription changes, so that memory and store come to the same end.
     pub(crate) joining: tokio::sync::Mutex<()>,
     close_asked: AtomicBool,
+    /// Counts the handlers of this connection.
+    turn: AtomicU32,
 }
 
 /// What changes while a channel lives.
@@ -127,6 +129,7 @@ impl Channel {
                 live: Mutex::new(live),
                 joining: tokio::sync::Mutex::const_new(()),
                 close_asked: AtomicBool::new(false),
+                turn: AtomicU32::new(0),
             }),
         }
     }
@@ -147,6 +150,14 @@ impl Channel {
     #[must_use]
     pub fn param(&self, name: &str) -> Option<String> {
         self.inner.opening.param(name)
+    }
+
+    /// The next handler begins.
+    pub(crate) fn handler_begins(&self) {
+        // 0 says that no handler runs.
+        let turn = self.inner.turn.load(Ordering::Relaxed).wrapping_add(1).max(1);
+        self.inner.turn.store(turn, Ordering::Release);
+        self.inner.outlet.handler_begins(turn);
     }
 
     pub(crate) fn app(&self) -> &App {
@@ -265,7 +276,8 @@ impl Channel {
         payload: Payload,
         exclude: Option<ChannelId>,
     ) -> Result<Position, Error> {
-        let publisher = Some(self.inner.id.clone());
+        let turn = self.inner.turn.load(Ordering::Acquire);
+        let publisher = Some(Publisher { channel: self.inner.id.clone(), turn });
         let event = Event { kind: EventKind::Message, payload, publisher, exclude };
         let published = self.app().hub().publish(Publish::event(topic.clone(), event)).await?;
         Ok(published.position)
@@ -316,7 +328,8 @@ impl Channel {
             }
             // A logout comes after whatever came first.
         }
-        self.index_user().await
+        self.index_user().await?;
+        self.app().hub().show_user(self).await
     }
 
     /// Makes the index of users' channels what the session says, and makes up for what failed before.

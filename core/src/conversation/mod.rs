@@ -146,6 +146,7 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
+        self.look_at_the_lease(now, cx);
         let mut effects = Effects::new();
         let now = self.machine.offer(message, self.channel.inner.endpoint.limits.backlog, &mut effects);
         let step = now.map(Step::Message).or_else(|| self.carry_out(effects));
@@ -202,11 +203,7 @@ impl Conversation {
             if self.done {
                 return Poll::Ready(Driven::Done);
             }
-            let suspended = !self.channel.app().hub().is_sure();
-            if suspended != self.suspended {
-                self.suspended = suspended;
-                self.handle(if suspended { Event::Suspend } else { Event::Unsuspend }, cx);
-            }
+            self.look_at_the_lease(Instant::now(), cx);
             let Some(run) = &mut self.run else { return Poll::Pending };
             match run.poll(cx) {
                 Poll::Ready(ended) => {
@@ -217,6 +214,15 @@ impl Conversation {
                 Poll::Pending if self.channel.is_close_asked() => {}
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+
+    /// Without a sure lease no handler starts.
+    fn look_at_the_lease(&mut self, now: Instant, cx: &mut Context<'_>) {
+        let suspended = !self.channel.app().hub().is_sure_at(now);
+        if suspended != self.suspended {
+            self.suspended = suspended;
+            self.handle(if suspended { Event::Suspend } else { Event::Unsuspend }, cx);
         }
     }
 
@@ -295,7 +301,7 @@ impl Conversation {
 
     /// Begins a step; tells its end if it ended at once.
     fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Ended> {
-        self.channel.inner.outlet.handler_begins();
+        self.channel.handler_begins();
         let work = match step {
             Step::Message(message) => match self.message(message) {
                 Ok(work) => work,

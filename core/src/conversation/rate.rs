@@ -1,6 +1,6 @@
 //! How many messages a client may send: a token bucket.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::policy::RateLimit;
 
@@ -13,16 +13,20 @@ pub(super) enum Taken {
     Flooding,
 }
 
+/// Who has been within the limit for so long begins anew.
+const FORGIVEN: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Bucket {
     tokens: f32,
     filled: Option<Instant>,
-    beyond_since: Option<Instant>,
+    /// When it began to be beyond the limit, and when it was so last.
+    beyond: Option<(Instant, Instant)>,
 }
 
 impl Bucket {
     pub(super) fn new(limit: Option<&RateLimit>) -> Self {
-        Self { tokens: limit.map_or(0.0, |limit| limit.burst as f32), filled: None, beyond_since: None }
+        Self { tokens: limit.map_or(0.0, |limit| limit.burst as f32), filled: None, beyond: None }
     }
 
     pub(super) fn take(&mut self, limit: &RateLimit, now: Instant) -> Taken {
@@ -30,22 +34,21 @@ impl Bucket {
         let passed = self.filled.map_or(0.0, |filled| now.saturating_duration_since(filled).as_secs_f32());
         self.tokens = (self.tokens + passed * limit.per_second as f32).min(burst);
         self.filled = Some(now);
-        if self.tokens >= burst / 2.0 {
-            self.beyond_since = None;
-        }
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Taken::Yes;
         }
-        let since = *self.beyond_since.get_or_insert(now);
+        let since = match self.beyond {
+            Some((since, last)) if now.saturating_duration_since(last) < FORGIVEN => since,
+            _ => now,
+        };
+        self.beyond = Some((since, now));
         if now.saturating_duration_since(since) >= limit.patience { Taken::Flooding } else { Taken::No }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LIMIT: RateLimit = RateLimit { per_second: 100, burst: 20, patience: Duration::from_secs(5) };

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -25,6 +25,7 @@ pub(super) struct Delivery {
     waiting: Mutex<VecDeque<Waiting>>,
     arrived: Notify,
     drained: Notify,
+    stopped: AtomicBool,
 }
 
 enum Waiting {
@@ -56,11 +57,18 @@ impl Delivery {
     pub(super) async fn room(&self) {
         loop {
             let drained = self.drained.notified();
-            if self.waiting.lock().len() <= PLENTY {
+            if self.waiting.lock().len() <= PLENTY || self.stopped.load(Ordering::Acquire) {
                 return;
             }
             drained.await;
         }
+    }
+
+    /// Nothing is delivered any more, and nobody waits for it.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::Release);
+        self.waiting.lock().clear();
+        self.drained.notify_waiters();
     }
 
     pub(super) async fn run(self: Arc<Self>) {
@@ -133,12 +141,12 @@ async fn deliver(batch: Batch) {
         if personal && batch.events.iter().any(|event| concerns(event, member.channel.id())) {
             for (event, frame) in batch.events.iter().zip(&frames) {
                 if event.exclude.as_ref() != Some(member.channel.id()) {
-                    let own = event.publisher.as_ref() == Some(member.channel.id());
-                    outlet.events(topic, std::slice::from_ref(frame), own);
+                    let own = event.publisher.as_ref().filter(|publisher| publisher.channel == *member.channel.id());
+                    outlet.events(topic, std::slice::from_ref(frame), own.map(|publisher| publisher.turn));
                 }
             }
         } else if !frames.is_empty() {
-            outlet.events(topic, &frames, false);
+            outlet.events(topic, &frames, None);
         }
         if batch.gap {
             outlet.gap(topic);
@@ -147,5 +155,6 @@ async fn deliver(batch: Batch) {
 }
 
 fn concerns(event: &Event, channel: &ChannelId) -> bool {
-    event.exclude.as_ref() == Some(channel) || event.publisher.as_ref() == Some(channel)
+    event.exclude.as_ref() == Some(channel)
+        || event.publisher.as_ref().is_some_and(|publisher| publisher.channel == *channel)
 }

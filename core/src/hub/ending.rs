@@ -53,26 +53,36 @@ async fn run(channel: &Channel, claim: Claim, reason: DisconnectReason, connecte
     let hub = channel.app().hub();
     let term = hub.lease_term();
     channel.inner.generation.store(claim.fence.generation, Ordering::Release);
-    if connected && let Some(handler) = &channel.inner.endpoint.disconnect {
-        let context = DisconnectContext { channel: channel.clone(), reason };
-        let handled = Box::pin(timeout(channel.inner.endpoint.limits.handler, guarded(|| handler(context))));
-        let renewing = Box::pin(async {
-            loop {
-                sleep(term / 3).await;
-                if let Err(error) = hub.store().renew(&claim, term).await {
-                    tracing::warn!(error = %error, "a claim could not be renewed");
-                }
+    let renewing = Box::pin(async {
+        loop {
+            sleep(term / 3).await;
+            if let Err(error) = hub.store().renew(&claim, term).await {
+                tracing::warn!(error = %error, "a claim could not be renewed");
             }
-        });
-        match select(handled, renewing).await {
-            Either::Left((Ok(Ok(_)), _)) => {}
-            Either::Left((Ok(Err(error)), _)) => tracing::error!(error = ?error, "on_disconnect failed"),
-            Either::Left((Err(_), _)) => tracing::error!("on_disconnect took too long"),
-            Either::Right((never, _)) => match never {},
         }
+    });
+    let ending = Box::pin(async {
+        if connected {
+            disconnect(channel, reason).await;
+        }
+        hub.leave_all(channel).await;
+        persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
+    });
+    match select(ending, renewing).await {
+        Either::Left(_) => {}
+        Either::Right((never, _)) => match never {},
     }
-    hub.leave_all(channel).await;
-    persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
+}
+
+async fn disconnect(channel: &Channel, reason: DisconnectReason) {
+    let endpoint = &channel.inner.endpoint;
+    let Some(handler) = &endpoint.disconnect else { return };
+    let context = DisconnectContext { channel: channel.clone(), reason };
+    match timeout(endpoint.limits.handler, guarded(|| handler(context))).await {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::error!(channel = %channel.id(), error = ?error, "on_disconnect failed"),
+        Err(_) => tracing::error!(channel = %channel.id(), "on_disconnect took too long"),
+    }
 }
 
 /// Tries until the store answers. `None` if it answers what trying again does not change: the janitor of some node

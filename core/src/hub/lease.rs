@@ -72,8 +72,8 @@ impl LeaseClock {
         self.until.store(0, Ordering::Release);
     }
 
-    pub(super) fn is_sure(&self) -> bool {
-        let sure = self.micros(Instant::now()) < self.until.load(Ordering::SeqCst);
+    pub(super) fn is_sure(&self, now: Instant) -> bool {
+        let sure = self.micros(now) < self.until.load(Ordering::SeqCst);
         if !sure {
             self.doubted.store(true, Ordering::SeqCst);
         }
@@ -243,9 +243,9 @@ mod tests {
         let clock = LeaseClock::new();
         assert!(!clock.hold(Instant::now() + SHORT));
         std::thread::sleep(SHORT);
-        assert!(!clock.is_sure());
+        assert!(!clock.is_sure(Instant::now()));
         assert!(clock.hold(Instant::now() + LONG));
-        assert!(clock.is_sure());
+        assert!(clock.is_sure(Instant::now()));
         assert!(!clock.hold(Instant::now() + LONG));
     }
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
 use parking_lot::Mutex;
@@ -55,6 +56,12 @@ pub(crate) struct Joined {
     key: u64,
     /// Whether the store has confirmed it.
     stored: bool,
+    /// What others see of the channel here, beside its user.
+    shown: Option<Box<Shown>>,
+}
+
+struct Shown {
+    data: Option<Bytes>,
 }
 
 /// Ends interest in a topic without members after all, if whoever was about to change it is dropped.
@@ -144,13 +151,17 @@ impl EventHub {
         if channel.inner.live.lock().left {
             return Err(ended());
         }
+        let shown = presence.as_ref().map(|entry| Box::new(Shown { data: entry.data.clone() }));
         let subscription = Subscription { fence: channel.fence(), topic: topic.clone(), indexed: false, presence };
         match self.0.store.subscribe(&[subscription]).await {
             Ok(answer) if matches!(answer[..], [Subscribed::Joined { .. } | Subscribed::Already { .. }]) => {
                 let mut live = channel.inner.live.lock();
                 live.unswept.retain(|unswept| unswept != topic);
                 let joined = live.topics.iter_mut().find(|joined| joined.members.topic == *topic);
-                joined.into_iter().for_each(|joined| joined.stored = true);
+                if let Some(joined) = joined {
+                    joined.stored = true;
+                    joined.shown = shown;
+                }
                 Ok(())
             }
             Ok(_) => {
@@ -189,7 +200,7 @@ impl EventHub {
             let key = members.add(channel.clone());
             unfinished.members = None;
             drop(interest);
-            return Ok(Joined { members, key, stored: false });
+            return Ok(Joined { members, key, stored: false, shown: None });
         }
     }
 
@@ -258,6 +269,27 @@ impl EventHub {
     fn forget_topic(&self, members: &Arc<Members>, interest: &mut Interest) {
         *interest = Interest::Forgotten;
         self.0.topics[self.0.shard(&members.topic)].write().remove(&members.topic);
+    }
+
+    /// Shows the channel's present user wherever it is present.
+    pub(crate) async fn show_user(&self, channel: &Channel) -> Result<(), Error> {
+        let _one_at_a_time = channel.inner.joining.lock().await;
+        let user = channel.session_value().map(|session| session.user().clone());
+        let subscriptions: Vec<Subscription> = {
+            let live = channel.inner.live.lock();
+            let present = live.topics.iter().filter_map(|joined| Some((joined, joined.shown.as_deref()?)));
+            let subscription = |(joined, shown): (&Joined, &Shown)| Subscription {
+                fence: channel.fence(),
+                topic: joined.members.topic.clone(),
+                indexed: false,
+                presence: Some(PresenceEntry { user: user.clone(), data: shown.data.clone() }),
+            };
+            present.map(subscription).collect()
+        };
+        if !subscriptions.is_empty() {
+            self.0.store.subscribe(&subscriptions).await?;
+        }
+        Ok(())
     }
 
     /// Adds a channel to the index of its user's channels, which every node can read.

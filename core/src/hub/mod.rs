@@ -10,7 +10,7 @@ use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
@@ -142,7 +142,11 @@ impl EventHub {
     /// Whether the node surely holds its lease: only then it handles messages and takes connections.
     #[must_use]
     pub fn is_sure(&self) -> bool {
-        self.0.lease.is_sure()
+        self.is_sure_at(Instant::now())
+    }
+
+    pub(crate) fn is_sure_at(&self, now: Instant) -> bool {
+        self.0.lease.is_sure(now)
     }
 
     /// How many channels are connected to this node.
@@ -211,6 +215,7 @@ impl EventHub {
     pub(crate) async fn stop(&self) {
         let tasks = std::mem::take(&mut *self.0.tasks.lock());
         tasks.iter().for_each(JoinHandle::abort);
+        self.0.delivery.iter().for_each(|lane| lane.stop());
         self.0.lease.end();
         if let Some(bus) = self.0.bus.get() {
             bus.stop().await;

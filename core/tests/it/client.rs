@@ -36,7 +36,7 @@ pub(crate) struct Recorder {
 struct Out {
     seen: VecDeque<Seen>,
     held: Vec<Seen>,
-    handling: bool,
+    handling: Option<u32>,
     closed: bool,
 }
 
@@ -62,13 +62,13 @@ impl Recorder {
 }
 
 impl Outlet for Recorder {
-    fn handler_begins(&self) {
-        self.out.lock().handling = true;
+    fn handler_begins(&self, turn: u32) {
+        self.out.lock().handling = Some(turn);
     }
 
     fn handler_ended(&self) {
         let mut out = self.out.lock();
-        out.handling = false;
+        out.handling = None;
         for held in std::mem::take(&mut out.held) {
             self.push(&mut out, held);
         }
@@ -82,11 +82,11 @@ impl Outlet for Recorder {
         self.push(&mut self.out.lock(), seen(frame.kind(), &frame.payload()));
     }
 
-    fn events(&self, _: &Topic, frames: &[Frame], own: bool) {
+    fn events(&self, _: &Topic, frames: &[Frame], turn: Option<u32>) {
         let mut out = self.out.lock();
         for frame in frames {
             let event = seen(frame.kind(), &frame.payload());
-            if (own && out.handling) || !out.held.is_empty() {
+            if (turn.is_some() && turn == out.handling) || !out.held.is_empty() {
                 out.held.push(event);
             } else {
                 self.push(&mut out, event);

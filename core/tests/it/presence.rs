@@ -11,6 +11,8 @@ fn app() -> AppBuilder {
         async |text: String, channel: Channel| {
             match text.split_once(' ') {
                 Some(("here", data)) => channel.subscribe_present(&topic("t"), Some(&data)).await?,
+                _ if text == "logout" => channel.logout().await?,
+                _ if text == "login" => channel.login(Session::new("bob", ())?).await?,
                 _ if text == "watch" => channel.subscribe(&topic("t")).await?,
                 _ => drop(channel.unsubscribe(&topic("t")).await?),
             }
@@ -47,6 +49,20 @@ async fn who_is_present_is_seen_from_every_node_once() {
     ann.close();
     ann.ended().await;
     eventually_async("nobody is present", async || present(&two).await.is_empty()).await;
+}
+
+#[tokio::test]
+async fn a_change_of_session_changes_who_is_present() {
+    let [one] = cluster(app).await;
+    let client = one.connect("/").await;
+    client.ask("here now").await;
+    for (message, expected) in [("logout", None), ("login", Some("bob"))] {
+        client.ask(message).await;
+        let found = present(&one).await;
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].entry.user.as_ref().map(|user| user.as_str()), expected, "after {message}");
+        assert_eq!(found[0].entry.data.as_deref(), Some(&br#""now""#[..]));
+    }
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::event::{Event, EventKind, Payload, Position, Retention};
+use crate::event::{Event, EventKind, Payload, Position, Publisher, Retention};
 use crate::name::{ChannelId, NodeId};
 use crate::store::{Publication, Replay};
 use crate::testkit::Ears;
@@ -270,11 +270,12 @@ pub async fn events_are_kept_as_they_are(t: Trial) {
         Payload::binary(Bytes::from(vec![0; 200_000])),
     ];
     let channel = |name| ChannelId::new(name).unwrap();
+    let publisher = |name, turn| Some(Publisher { channel: channel(name), turn });
     let callers = [
         (None, None),
-        (Some(channel("p")), None),
+        (publisher("p", 1), None),
         (None, Some(channel("e{}'"))),
-        (Some(channel("p")), Some(channel("p"))),
+        (publisher("p", u32::MAX), Some(channel("p"))),
     ];
     let ears = Ears::new();
     let bus = t.store.start(&NodeId::unique(), ears.clone()).await.unwrap();
