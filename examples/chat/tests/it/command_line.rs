@@ -1,0 +1,55 @@
+use std::net::TcpListener;
+
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::kit::{Server, chat};
+
+#[test]
+fn bad_arguments_exit_2_and_say_what_to_do() {
+    for (arguments, said) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&["--listen", "nowhere"], "nowhere"),
+        (&["--store", "redis://localhost"], "not there yet"),
+        (&["--store", "postgres://localhost/x"], "not there yet"),
+        (&["--store", "mysql://x"], "memory"),
+        (&["--runtime", "0"], "per-core"),
+    ] {
+        let output = chat(arguments).output().expect("it runs");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn help_names_every_option() {
+    let output = chat(&["--help"]).output().expect("it runs");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success());
+    assert!(["--listen", "--store", "--runtime"].iter().all(|option| stdout.contains(option)), "{stdout}");
+}
+
+#[test]
+fn a_port_in_use_is_an_error() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let output = chat(&["--listen", &address]).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains(&address));
+}
+
+#[tokio::test]
+async fn signals_drain_and_exit_0() {
+    for signal in ["-INT", "-TERM"] {
+        let server = Server::start(&[]);
+        let mut client = server.client("/rooms/lobby").await;
+        client.json().await;
+        server.signal(signal);
+        match client.next().await {
+            Message::Close(Some(close)) => assert_eq!(u16::from(close.code), 1012),
+            other => panic!("{other:?} instead of a close"),
+        }
+        drop(client);
+        assert!(server.exit().await.success(), "{signal}");
+    }
+}

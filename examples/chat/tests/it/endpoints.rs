@@ -1,0 +1,72 @@
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::kit::Server;
+
+#[tokio::test]
+async fn an_echo_comes_back_as_it_went() {
+    let server = Server::start(&["--runtime", "shared"]);
+    let mut client = server.client("/echo").await;
+    for text in [
+        r#"{"action":"echo"}"#,
+        r#"{"action":"echo","n":12345678901234567890.50,"x":[1, 2]}"#,
+        r#"{"action":"echo", "spaced" : true }"#,
+        "any text",
+    ] {
+        client.send(text).await;
+        client.expect(text).await;
+    }
+}
+
+#[tokio::test]
+async fn a_fan_carries_what_is_published_as_it_was() {
+    let server = Server::start(&["--runtime", "2"]);
+    let (mut one, mut two) = (server.client("/fan").await, server.client("/fan").await);
+    for client in [&mut one, &mut two] {
+        client.send(r#"{"action":"subscribe","topic":"fan:a"}"#).await;
+        client.expect(r#"{"action":"subscribe"}"#).await;
+    }
+    one.send(r#"{"action":"publish","topic":"fan:a","data":{"n":1.50, "s":"x"}}"#).await;
+    one.expect(r#"{"action":"publish"}"#).await;
+    one.expect(r#"{"n":1.50, "s":"x"}"#).await;
+    two.expect(r#"{"n":1.50, "s":"x"}"#).await;
+    for topic in ["room:lobby", "$user:ada", "fan", "log:lobby"] {
+        let answer = one.ask(&json!({ "action": "subscribe", "topic": topic }).to_string()).await;
+        assert_eq!(answer["error"]["code"], "forbidden", "{topic}");
+    }
+    let answer = one.ask(&json!({ "action": "subscribe", "topic": "" }).to_string()).await;
+    assert_eq!(answer["error"]["code"], "invalid");
+}
+
+async fn get(server: &Server, path: &str) -> String {
+    let mut socket = TcpStream::connect(&server.address).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address);
+    socket.write_all(request.as_bytes()).await.expect("it is sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("it is answered");
+    answer
+}
+
+#[tokio::test]
+async fn the_page_and_all_that_it_loads_are_served() {
+    let server = Server::start(&[]);
+    let page = get(&server, "/").await;
+    assert!(page.starts_with("HTTP/1.1 200") && page.contains("content-security-policy: default-src 'self'"), "{page}");
+    let mut waiting: Vec<String> = vec!["/app.js".to_owned(), "/style.css".to_owned()];
+    let mut seen = waiting.clone();
+    while let Some(path) = waiting.pop() {
+        let file = get(&server, &path).await;
+        assert!(file.starts_with("HTTP/1.1 200"), "{path}: {file}");
+        for import in file.split("from \"").skip(1).filter_map(|rest| rest.split('"').next()) {
+            if !seen.iter().any(|path| path == import) {
+                seen.push(import.to_owned());
+                waiting.push(import.to_owned());
+            }
+        }
+    }
+    assert!(seen.len() > 2, "the page's modules were followed: {seen:?}");
+    assert!(get(&server, "/nothing").await.starts_with("HTTP/1.1 404"));
+    assert!(get(&server, "/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(get(&server, "/metrics").await.contains("strait_connections"));
+}

@@ -1,0 +1,112 @@
+//! The chat as a process of its own, and clients of it.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{WebSocketStream, client_async};
+
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+pub(crate) fn chat(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chat"));
+    command.args(arguments);
+    command
+}
+
+/// A chat that is killed when it goes out of scope.
+pub(crate) struct Server {
+    process: Child,
+    pub(crate) address: String,
+}
+
+impl Server {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let mut command = chat(&["--listen", "127.0.0.1:0"]);
+        let mut process =
+            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says where it is");
+        let address = line.trim().strip_prefix("listening on http://").expect("it prints its URL").to_owned();
+        Self { process, address }
+    }
+
+    pub(crate) async fn client(&self, path: &str) -> Client {
+        let stream = TcpStream::connect(&self.address).await.expect("it listens");
+        let (socket, _) = client_async(format!("ws://{}{path}", self.address), stream).await.expect("it is let in");
+        Client(socket)
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    }
+
+    pub(crate) async fn exit(mut self) -> ExitStatus {
+        let wait = async {
+            loop {
+                if let Some(status) = self.process.try_wait().expect("it is our process") {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(LIMIT, wait).await.expect("it ends in time")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+pub(crate) struct Client(WebSocketStream<TcpStream>);
+
+impl Client {
+    pub(crate) async fn send(&mut self, message: impl Into<Message>) {
+        self.0.send(message.into()).await.expect("it is sent");
+    }
+
+    /// What comes next that is no ping.
+    pub(crate) async fn next(&mut self) -> Message {
+        loop {
+            let next = timeout(LIMIT, self.0.next()).await.expect("it comes in time");
+            match next.expect("the connection is there").expect("it can be read") {
+                Message::Ping(_) | Message::Pong(_) => {}
+                message => return message,
+            }
+        }
+    }
+
+    /// Expects exactly this text.
+    #[track_caller]
+    pub(crate) fn expect(&mut self, text: &str) -> impl Future<Output = ()> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let got = self.next().await;
+            assert_eq!(got.to_text().expect("text"), text, "at {caller}");
+        }
+    }
+
+    pub(crate) async fn json(&mut self) -> Value {
+        serde_json::from_str(self.next().await.to_text().expect("text")).expect("JSON")
+    }
+
+    /// Sends text and gives the answer.
+    pub(crate) async fn ask(&mut self, text: &str) -> Value {
+        self.send(text).await;
+        self.json().await
+    }
+
+    pub(crate) async fn leave(mut self) {
+        self.0.close(None).await.expect("it closes");
+    }
+}

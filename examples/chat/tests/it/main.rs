@@ -1,0 +1,6 @@
+//! The chat as its users meet it: by WebSocket, by browser and on the command line.
+
+mod command_line;
+mod endpoints;
+mod kit;
+mod room;

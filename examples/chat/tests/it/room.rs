@@ -1,0 +1,86 @@
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::kit::{Client, Server};
+
+async fn join(server: &Server, room: &str) -> Client {
+    let mut client = server.client(&format!("/rooms/{room}")).await;
+    assert!(client.json().await["messages"].is_array(), "who joins is shown the last messages");
+    client
+}
+
+async fn login(client: &mut Client, nickname: &str) {
+    client.send(json!({ "action": "login", "nickname": nickname }).to_string()).await;
+    client.expect(r#"{"action":"login"}"#).await;
+    client.expect(&format!(r#"{{"event":"joined","user":"{nickname}"}}"#)).await;
+}
+
+#[tokio::test]
+async fn two_clients_chat() {
+    let server = Server::start(&[]);
+    let (mut ada, mut bob) = (join(&server, "lobby").await, join(&server, "lobby").await);
+    login(&mut ada, "ada").await;
+    bob.expect(r#"{"event":"joined","user":"ada"}"#).await;
+    login(&mut bob, "bob").await;
+    ada.expect(r#"{"event":"joined","user":"bob"}"#).await;
+
+    ada.send(r#"{"action":"typing"}"#).await;
+    ada.expect(r#"{"action":"typing"}"#).await;
+    ada.expect(r#"{"event":"typing","user":"ada"}"#).await;
+    bob.expect(r#"{"event":"typing","user":"ada"}"#).await;
+
+    let posted = ada.ask(r#"{"action":"post","text":"hello, \"bob\""}"#).await;
+    let at = posted["at"].as_u64().expect("milliseconds");
+    let event = json!({ "event": "posted", "user": "ada", "text": "hello, \"bob\"", "at": at });
+    assert_eq!(ada.json().await, event, "to the poster too, after the reply");
+    assert_eq!(bob.json().await, event);
+
+    let message = json!({ "user": "ada", "text": "hello, \"bob\"", "at": at });
+    assert_eq!(bob.ask(r#"{"action":"history"}"#).await, json!({ "action": "history", "messages": [message] }));
+    assert_eq!(bob.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada", "bob"] }));
+    let mut late = server.client("/rooms/lobby").await;
+    assert_eq!(late.json().await, json!({ "messages": [message] }));
+
+    bob.leave().await;
+    ada.expect(r#"{"event":"left","user":"bob"}"#).await;
+    assert_eq!(ada.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada"] }));
+}
+
+#[tokio::test]
+async fn rooms_are_apart() {
+    let server = Server::start(&[]);
+    let (mut tea, mut coffee) = (join(&server, "tea%20%26%20cake").await, join(&server, "coffee").await);
+    login(&mut tea, "ada").await;
+    assert_eq!(coffee.ask(r#"{"action":"who"}"#).await["users"], json!([]));
+    let mut other = server.client("/?path=%2Frooms%2Ftea%2520%2526%2520cake").await;
+    other.json().await;
+    assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["ada"]));
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_answered_and_the_channel_stays_open() {
+    let server = Server::start(&[]);
+    let mut client = join(&server, "lobby").await;
+    let code = |answer: Value| answer["error"]["code"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(code(client.ask(r#"{"action":"post","text":"x"}"#).await), "unauthenticated");
+    assert_eq!(code(client.ask(r#"{"action":"typing"}"#).await), "unauthenticated");
+    assert_eq!(code(client.ask(r#"{"action":"login","nickname":"  "}"#).await), "invalid");
+    assert_eq!(code(client.ask(r#"{"action":"login","nickname":7}"#).await), "invalid");
+    assert_eq!(code(client.ask(r#"{"action":"toString"}"#).await), "unknown_route");
+    login(&mut client, "ada").await;
+    assert_eq!(code(client.ask(r#"{"action":"post","text":""}"#).await), "invalid");
+    client.send(Message::binary(vec![0, 159, 255])).await;
+    assert_eq!(client.next().await, Message::binary(vec![0, 159, 255]), "binary is echoed");
+}
+
+#[tokio::test]
+async fn another_nickname_is_told_as_leaving_and_joining() {
+    let server = Server::start(&[]);
+    let (mut client, mut other) = (join(&server, "lobby").await, join(&server, "lobby").await);
+    login(&mut client, "ada").await;
+    other.expect(r#"{"event":"joined","user":"ada"}"#).await;
+    client.send(r#"{"action":"login","nickname":"grace"}"#).await;
+    other.expect(r#"{"event":"left","user":"ada"}"#).await;
+    other.expect(r#"{"event":"joined","user":"grace"}"#).await;
+    assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["grace"]));
+}
