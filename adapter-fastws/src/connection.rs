@@ -61,6 +61,8 @@ pub(crate) struct Connection {
     decoder: Decoder,
     conversation: Conversation,
     link: Link,
+    /// The client broke the protocol: its answer to our close cannot be read any more, only its end.
+    failed: bool,
     ended: bool,
     /// Counts the connection until it is dropped.
     _registered: Registered,
@@ -85,7 +87,17 @@ impl Connection {
             Err(other) => Socket::Other(other),
         };
         let decoder = Decoder::new(max_message);
-        Self { socket, early, peer, decoder, conversation, link: Link::Open, ended: false, _registered: registered }
+        Self {
+            socket,
+            early,
+            peer,
+            decoder,
+            conversation,
+            link: Link::Open,
+            failed: false,
+            ended: false,
+            _registered: registered,
+        }
     }
 
     /// Runs `on_connect`; to be called once, before anything else.
@@ -216,6 +228,7 @@ impl Connection {
         if let Some(given) = close {
             self.closed_by_peer(given.as_ref().map(|(code, _)| *code), cx);
         } else if let Err(violation) = result {
+            self.failed = true;
             let (code, reason) = violation.close();
             self.conversation.close(Close::new(code, reason).unwrap_or_else(|| Close::protocol(reason)), cx);
         }
@@ -260,6 +273,15 @@ impl Connection {
                     return;
                 }
                 self.drop_socket(cx);
+            }
+            Poll::Ready(Ok(())) if self.link == Link::Closing && self.failed => {
+                // RFC 6455 §7.1.7: after our close frame our side ends. What still comes is read and dropped until the
+                // client's side has ended too, as a reset would take the close frame from it.
+                match &mut self.socket {
+                    Socket::Other(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
+                    Socket::Tcp(_) => self.peer.end_writing(),
+                    Socket::Gone => {}
+                }
             }
             Poll::Ready(Ok(())) | Poll::Pending => {}
             Poll::Ready(Err(_)) => self.drop_socket(cx),

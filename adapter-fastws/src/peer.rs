@@ -109,6 +109,11 @@ impl Peer {
         self.out.lock().socket = Some(socket);
     }
 
+    /// Nothing is written any more: the client sees the end of what we send.
+    pub(crate) fn end_writing(&self) {
+        self.out.lock().socket = None;
+    }
+
     /// The socket is gone.
     pub(crate) fn disconnect(&self) {
         let mut out = self.out.lock();

@@ -1,5 +1,7 @@
 //! Clients that break the rules are told which, and cost nothing.
 
+use std::time::Duration;
+
 use strait_core::Limits;
 
 use crate::kit::{Got, close, echo, frame, header, limits, serve, text};
@@ -102,6 +104,20 @@ async fn empty_fragments_are_no_way_around_the_limits() {
     while client.try_send(&empty).await {
         assert!(start.elapsed() < std::time::Duration::from_secs(5), "a message may not go on for ever");
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    node.is_left_by_all().await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn who_broke_the_protocol_sees_the_end_without_having_to_wait_for_it() {
+    let limits = Limits { closing: Duration::from_secs(600), ..limits() };
+    let node = serve(echo("/echo").limits(Limits { message: 1000, ..limits })).await;
+    for (bytes, code) in [(frame(0xc1, "x"), 1002), (frame(0x81, [0xff]), 1007), (text(&"x".repeat(50_000)), 1009)] {
+        let mut client = node.client("/echo").await;
+        client.send(bytes).await;
+        assert_eq!(client.is_closed().await.0, code);
+        assert_eq!(client.next().await, Got::End, "{code}");
     }
     node.is_left_by_all().await;
     node.end().await;

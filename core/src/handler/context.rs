@@ -77,9 +77,9 @@ impl MessageContext {
 pub enum DisconnectReason {
     /// The client closed the connection.
     Client,
-    /// The connection broke.
+    /// The connection broke, or nothing came from it for too long.
     Lost,
-    /// The server closed it: a handler, a limit, silence or a drain.
+    /// The server closed it: a handler, a limit or a drain.
     Server,
     /// Its grace ended, or its node died.
     Expired,

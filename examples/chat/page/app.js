@@ -82,6 +82,7 @@ function changed(next) {
   if (next.phase === "online") {
     outage = false;
     reached = true;
+    composer.connected();
     signIn();
   }
   showState();

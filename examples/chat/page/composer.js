@@ -3,6 +3,7 @@
 import { build, stored } from "/dom.js";
 
 const TYPING_EVERY = 3_000;
+const NOT_CONNECTED = "Not connected. Your message stays here.";
 
 export class Composer {
   #input;
@@ -46,6 +47,11 @@ export class Composer {
     this.#input.value = stored(() => sessionStorage.getItem(this.#draft)) ?? "";
     this.#changed();
     this.#say("");
+  }
+
+  /** Takes back what is no longer true. */
+  connected() {
+    if (this.#note.textContent === NOT_CONNECTED) this.#say("");
   }
 
   focus() {
@@ -104,7 +110,7 @@ export class Composer {
     const text = this.#input.value.trim();
     if (text === "") return;
     if (!this.#on.post(text)) {
-      this.#say("Not connected. Your message stays here.");
+      this.#say(NOT_CONNECTED);
       return;
     }
     const element = build("li", "message own pending", build("div", "bubble", build("span", "text", text), build("span", "sending", "sending")));

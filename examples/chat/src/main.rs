@@ -1,7 +1,8 @@
 //! Serves the chat from a long-lived node.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io::{IsTerminal, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
 
@@ -9,21 +10,25 @@ use anyhow::Context;
 use clap::Parser;
 use strait_adapter_fastws::{Runtimes, Server};
 use strait_store_memory::MemoryStore;
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// A chat on Strait: rooms at /rooms/{room}, an echo at /echo, a fan-out for load tests at /fan, and a page for people.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
-    /// The address to serve on.
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    /// The address and port to serve on
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = address)]
     listen: SocketAddr,
 
-    /// Where channels and topics are kept: memory, redis://… or postgres://…
+    /// Where channels and topics are kept: memory (redis://… and postgres://… are not there yet)
     #[arg(long, default_value = "memory", value_name = "STORE")]
     store: Store,
 
-    /// Which threads serve: per-core, shared, or a number of single-threaded runtimes.
+    /// Which threads serve: per-core, shared, or a number of single-threaded runtimes
     #[arg(long, default_value = "per-core", value_name = "RUNTIME", value_parser = runtimes)]
     runtime: Runtimes,
 }
@@ -56,12 +61,17 @@ impl fmt::Display for UnknownStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotYet => "this store is not there yet, use memory",
-            Self::Unknown => "a store is memory, redis://… or postgres://…",
+            Self::Unknown => "the store must be memory (redis://… and postgres://… are not there yet)",
         })
     }
 }
 
 impl std::error::Error for UnknownStore {}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    let found = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    found.ok_or("give an address and a port, such as 127.0.0.1:8080")
+}
 
 fn runtimes(text: &str) -> Result<Runtimes, &'static str> {
     match text {
@@ -76,8 +86,15 @@ fn runtimes(text: &str) -> Result<Runtimes, &'static str> {
 
 fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) => {
+            filter.parse().context("RUST_LOG must be a level, or targets with levels: info,strait_core=debug")?
+        }
+        Err(_) => Targets::new().with_default(Level::INFO),
+    };
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .context("the metrics recorder could not be installed")?;
@@ -92,7 +109,7 @@ fn main() -> anyhow::Result<()> {
         .with_context(|| format!("{} could not be served", arguments.listen))
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the program is asked for")]
 fn listening(address: SocketAddr) {
-    println!("listening on http://{address}");
+    // A closed stdout leaves nobody to tell.
+    let _ = writeln!(std::io::stdout(), "listening on http://{address}");
 }

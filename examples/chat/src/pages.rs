@@ -43,6 +43,16 @@ pub fn page() -> Page {
     Page
 }
 
+/// A browser that asks for a room's channel is shown the room.
+fn to_room(room: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SEE_OTHER;
+    if let Ok(location) = HeaderValue::try_from(format!("/#{room}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
 /// See [`page`].
 #[derive(Debug, Clone, Copy)]
 pub struct Page;
@@ -57,6 +67,9 @@ impl<B> Service<Request<B>> for Page {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
+        if let Some(room) = request.uri().path().strip_prefix("/rooms/") {
+            return ready(Ok(to_room(room)));
+        }
         let (status, kind, text) = match (request.method(), file(request.uri().path())) {
             (&Method::GET | &Method::HEAD, Some((kind, text))) => (StatusCode::OK, kind, text),
             (_, Some(_)) => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "this can only be read\n"),

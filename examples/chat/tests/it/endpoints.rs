@@ -66,6 +66,8 @@ async fn the_page_and_all_that_it_loads_are_served() {
         }
     }
     assert!(seen.len() > 2, "the page's modules were followed: {seen:?}");
+    let room = get(&server, "/rooms/tea%20room").await;
+    assert!(room.starts_with("HTTP/1.1 303") && room.contains("location: /#tea%20room"), "{room}");
     assert!(get(&server, "/nothing").await.starts_with("HTTP/1.1 404"));
     assert!(get(&server, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(get(&server, "/metrics").await.contains("strait_connections"));
