@@ -203,19 +203,21 @@ impl Connection {
                 Incoming::Close(given) => close = Some(given),
                 _ if *link != Link::Open => {}
                 Incoming::Ping(payload) => peer.control(&frame::pong(&payload)),
-                Incoming::Pong => {}
+                Incoming::Pong | Incoming::Fragment => {}
                 message => {
                     ended_one = true;
-                    let message = if conversation.is_running() { message.detached() } else { message };
-                    let message = match message {
+                    // A handler may keep it for long: it must not keep the whole chunk.
+                    let message = match message.detached() {
                         Incoming::Text(payload) => Inbound::text(payload),
                         Incoming::Binary(payload) => Inbound::binary(payload),
-                        Incoming::Ping(_) | Incoming::Pong | Incoming::Close(_) => return ControlFlow::Continue(()),
+                        Incoming::Ping(_) | Incoming::Pong | Incoming::Fragment | Incoming::Close(_) => {
+                            return ControlFlow::Continue(());
+                        }
                     };
                     conversation.receive(message, now, cx);
                 }
             }
-            if *budget == 0 || (*link == Link::Open && !conversation.reads()) {
+            if *budget == 0 || (*link == Link::Open && (!conversation.reads() || peer.is_full_with(peer.waiting()))) {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())

@@ -30,6 +30,7 @@ pub(crate) struct Outbox {
     bytes: usize,
     /// Events that the running handler's own channel has published.
     held: Vec<(Topic, Frame)>,
+    held_bytes: usize,
     state: State,
     /// The socket took no more the last time.
     pub(crate) blocked: bool,
@@ -79,6 +80,7 @@ impl Outbox {
             written: 0,
             bytes: 0,
             held: Vec::new(),
+            held_bytes: 0,
             state: State::Open,
             blocked: false,
         }
@@ -112,11 +114,11 @@ impl Outbox {
 
     /// A direct send: never dropped; a client for which too many wait is too slow. One that is longer than may wait still
     /// goes to a client that has read all before.
-    pub(crate) fn send(&mut self, bytes: Bytes, limit: usize) {
+    pub(crate) fn send(&mut self, bytes: Bytes, policy: &Policy) {
         if self.state == State::Closed {
             return;
         }
-        if self.bytes > 0 && self.bytes + bytes.len() > limit.saturating_mul(2) {
+        if self.bytes > 0 && self.bytes + bytes.len() > self.limit(policy).saturating_mul(2) {
             self.state = State::TooSlow;
             return;
         }
@@ -148,7 +150,8 @@ impl Outbox {
     pub(crate) fn hold(&mut self, topic: &Topic, frame: &Frame, policy: &Policy) {
         if self.state == State::Open {
             self.held.push((topic.clone(), frame.clone()));
-            if self.held.iter().map(|(_, frame)| frame.bytes().len()).sum::<usize>() > policy.limit {
+            self.held_bytes += frame.bytes().len();
+            if self.held_bytes > policy.limit {
                 self.release(policy);
             }
         }
@@ -161,6 +164,7 @@ impl Outbox {
 
     /// The handler has ended: what was held back goes.
     pub(crate) fn release(&mut self, policy: &Policy) {
+        self.held_bytes = 0;
         for (topic, frame) in std::mem::take(&mut self.held) {
             self.event(&topic, frame.bytes(), policy);
         }
@@ -220,7 +224,8 @@ impl Outbox {
                     return;
                 }
                 SlowClient::DropOldest | SlowClient::LatestPerTopic => {
-                    self.drop_events(|_| true, limit.saturating_sub(bytes.len()), policy);
+                    // Further than is needed now, so that not each event costs a look at all that waits.
+                    self.drop_events(|_| true, (limit - limit / 4).saturating_sub(bytes.len()), policy);
                 }
             }
         }
@@ -323,6 +328,13 @@ impl Outbox {
         let taken = write(&slices[..count])?;
         self.advance(taken);
         Ok(taken)
+    }
+
+    /// Writes until nothing waits or the socket takes no more. What is wrong with it its task finds out.
+    pub(crate) fn write_out(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) {
+        while !self.is_empty() && !self.blocked {
+            self.blocked = !matches!(self.write(&mut write), Ok(taken) if taken > 0);
+        }
     }
 
     fn advance(&mut self, taken: usize) {

@@ -215,7 +215,13 @@ impl Peer {
             let written = outbox.write(|slices| {
                 let polled = match (&mut other, &mut *socket) {
                     (Some(other), _) => Pin::new(&mut **other).poll_write_vectored(cx, slices),
-                    (None, Some(socket)) => Pin::new(socket).poll_write_vectored(cx, slices),
+                    // Tried without tokio's budget first: that this is used up does not make the socket full.
+                    (None, Some(socket)) => match socket.try_write_vectored(slices) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                            Pin::new(socket).poll_write_vectored(cx, slices)
+                        }
+                        result => Poll::Ready(result),
+                    },
                     (None, None) => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
                 };
                 match polled {
@@ -288,7 +294,17 @@ impl Outlet for Peer {
     }
 
     fn send(&self, frame: &Frame) {
-        self.out.lock().outbox.send(frame.bytes().clone(), self.policy.limit);
+        let mut out = self.out.lock();
+        let Out { outbox, socket } = &mut *out;
+        outbox.send(frame.bytes().clone(), &self.policy);
+        if let Some(socket) = socket
+            && !outbox.blocked
+            && self.is_full_with(outbox.waiting())
+        {
+            // Whoever sends much at once must not be the reason why a client that reads is taken for a slow one.
+            outbox.write_out(|slices| socket.try_write_vectored(slices));
+        }
+        drop(out);
         self.waker.wake();
     }
 

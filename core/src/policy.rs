@@ -55,6 +55,8 @@ pub struct Limits {
     pub message: usize,
     /// Bytes that may wait for a client to read: 256 KiB.
     pub queue: usize,
+    /// Topics that a channel may be subscribed to: 1,000.
+    pub subscriptions: usize,
     /// What may wait for a handler: 16 messages or 64 KiB.
     pub backlog: Backlog,
     /// Messages a second; `None` does not limit.
@@ -76,6 +78,7 @@ impl Default for Limits {
         Self {
             message: 64 * 1024,
             queue: 256 * 1024,
+            subscriptions: 1_000,
             backlog: Backlog::default(),
             rate: Some(RateLimit::default()),
             handler: Duration::from_secs(30),

@@ -134,16 +134,17 @@ fn run(
             OpCode::Binary if header.fin => Incoming::Binary(payload),
             OpCode::Text | OpCode::Binary => {
                 assembly.insert(Box::new(Assembly::new(header.opcode == OpCode::Text))).push(&payload)?;
-                continue;
+                Incoming::Fragment
             }
             OpCode::Continuation => {
                 let mut message = assembly.take().ok_or(Violation::ContinuationWithoutStart)?;
                 message.push(&payload)?;
-                if !header.fin {
+                if header.fin {
+                    message.finish()?
+                } else {
                     *assembly = Some(message);
-                    continue;
+                    Incoming::Fragment
                 }
-                message.finish()?
             }
             OpCode::Ping => Incoming::Ping(payload),
             OpCode::Pong => Incoming::Pong,

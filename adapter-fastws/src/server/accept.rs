@@ -22,6 +22,8 @@ pub(super) struct Accept {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
     pub(super) limits: ServerLimits,
+    /// Room for sockets that have not become connections, in all runtimes together.
+    pub(super) handshakes: Arc<Semaphore>,
     pub(super) stage: watch::Receiver<Stage>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
@@ -30,8 +32,7 @@ pub(super) struct Accept {
 impl Accept {
     pub(super) async fn run(self) {
         let this = Arc::new(self);
-        let handshakes = Arc::new(Semaphore::new(this.limits.handshakes));
-        while let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await {
+        while let Ok(permit) = Arc::clone(&this.handshakes).acquire_owned().await {
             match this.listener.accept().await {
                 Ok((socket, remote)) => {
                     tokio::spawn(Arc::clone(&this).serve(socket, remote, permit));

@@ -16,7 +16,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use strait_core::App;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower_service::Service;
 
 pub use drain::ServerHandle;
@@ -31,7 +31,7 @@ use route::{Fallback, Router};
 pub struct ServerLimits {
     /// Connections of all endpoints together; more are answered 503: 10,000.
     pub connections: usize,
-    /// Sockets of one listener that have not become connections; more wait to be accepted: 1,024.
+    /// Sockets that have not become connections; more wait to be accepted: 1,024.
     pub handshakes: usize,
     /// How long a TLS handshake, a request's header, or the time between two requests of a socket may take: 10 s.
     pub handshake: Duration,
@@ -69,6 +69,7 @@ pub struct Server {
     stage: watch::Sender<Stage>,
     /// How many connections its runtimes have together.
     places: Arc<AtomicUsize>,
+    handshakes: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Server {
@@ -89,12 +90,14 @@ impl Server {
             tls: None,
             stage: watch::Sender::new(Stage::Serve),
             places: Arc::default(),
+            handshakes: Arc::new(Semaphore::new(ServerLimits::default().handshakes)),
         }
     }
 
     /// What the server as a whole may use.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
+        self.handshakes = Arc::new(Semaphore::new(limits.handshakes));
         self
     }
 
@@ -153,6 +156,7 @@ impl Server {
             listener,
             router,
             limits: self.limits,
+            handshakes: Arc::clone(&self.handshakes),
             stage: self.stage.subscribe(),
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),

@@ -1,5 +1,6 @@
 //! Which threads serve: one single-threaded runtime a core, or one that steals work.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -71,27 +72,37 @@ impl Server {
         })?;
         listening();
         let (failed, failures) = mpsc::channel();
+        // Every thread holds one end of it until it has ended.
+        let (running, mut ended) = tokio::sync::mpsc::channel::<Infallible>(1);
         let mut listeners = listeners.into_iter();
         let own = listeners.next();
         thread::scope(|scope| {
             for (at, listener) in listeners.enumerate() {
-                let (server, ended) = (Arc::clone(&server), failed.clone());
+                let (failed_there, running) = (failed.clone(), running.clone());
                 let name = format!("strait-{}", at + 1);
                 let thread = thread::Builder::new().name(name).spawn_scoped(scope, {
                     let server = Arc::clone(&server);
-                    move || end_all_on_error(&server, &ended, serve_thread(&server, listener))
+                    move || {
+                        end_all_on_error(&server, &failed_there, serve_thread(&server, listener));
+                        drop(running);
+                    }
                 });
                 end_all_on_error(&server, &failed, thread.map(drop));
             }
-            if let Some(listener) = own {
-                let served = runtime.block_on(async {
-                    server.serve_part(TcpListener::from_std(listener)?).await;
-                    io::Result::Ok(())
-                });
-                end_all_on_error(&server, &failed, served);
-            }
+            drop(running);
+            runtime.block_on(async {
+                if let Some(listener) = own {
+                    let served = async {
+                        server.serve_part(TcpListener::from_std(listener)?).await;
+                        io::Result::Ok(())
+                    };
+                    end_all_on_error(&server, &failed, served.await);
+                }
+                // The other threads' connections need what runs here: deliveries, the lease, the signals.
+                ended.recv().await;
+                server.app.stop().await;
+            });
         });
-        runtime.block_on(server.app.stop());
         failures.try_recv().map_or(Ok(()), Err)
     }
 }

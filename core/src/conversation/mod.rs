@@ -146,7 +146,8 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        self.look_at_the_lease(now, cx);
+        // The handlers of the messages before it may have taken their time.
+        self.look_at_the_lease(Instant::now(), cx);
         let mut effects = Effects::new();
         let now = self.machine.offer(message, self.channel.inner.endpoint.limits.backlog, &mut effects);
         let step = now.map(Step::Message).or_else(|| self.carry_out(effects));

@@ -1,9 +1,11 @@
 //! From the bus to a node's members: one lane's worth of topics, each topic's events in order, many at once.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -76,10 +78,19 @@ impl Delivery {
             self.arrived.notified().await;
             // Whoever publishes in this turn of the runtime comes along.
             tokio::task::yield_now().await;
-            let waiting = std::mem::take(&mut *self.waiting.lock());
+            let waiting = {
+                let mut waiting = self.waiting.lock();
+                // Under the lock, so that a gap from here on is told behind what waits from here on.
+                for waiting in &*waiting {
+                    if let Waiting::Gap(members) = waiting {
+                        members.gap_waits.store(false, Ordering::Release);
+                    }
+                }
+                std::mem::take(&mut *waiting)
+            };
             self.drained.notify_waiters();
             for topic in by_topic(waiting) {
-                deliver(topic).await;
+                deliver_whatever_happens(topic).await;
             }
         }
     }
@@ -105,10 +116,7 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
     for waiting in waiting {
         let (members, event) = match waiting {
             Waiting::Event(members, event) => (members, Some(event)),
-            Waiting::Gap(members) => {
-                members.gap_waits.store(false, Ordering::Release);
-                (members, None)
-            }
+            Waiting::Gap(members) => (members, None),
         };
         let at = found.entry(Arc::as_ptr(&members)).or_insert(batches.len());
         if batches.get(*at).is_some_and(|batch| batch.gap) {
@@ -125,6 +133,16 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
         batch.events.extend(event.filter(|event| event.kind == EventKind::Message));
     }
     batches
+}
+
+/// A panic, in an encoder of the application's say, must not end the lane: the members are told of a gap instead.
+async fn deliver_whatever_happens(batch: Batch) {
+    let members = Arc::clone(&batch.members);
+    if AssertUnwindSafe(deliver(batch)).catch_unwind().await.is_err() {
+        tracing::error!("a delivery panicked");
+        let tell = || members.snapshot().values().for_each(|member| member.outlet().gap(&members.topic));
+        let _ = catch_unwind(AssertUnwindSafe(tell));
+    }
 }
 
 async fn deliver(batch: Batch) {

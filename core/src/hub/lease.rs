@@ -74,10 +74,12 @@ impl LeaseClock {
 
     pub(super) fn is_sure(&self, now: Instant) -> bool {
         let sure = self.micros(now) < self.until.load(Ordering::SeqCst);
-        if !sure {
-            self.doubted.store(true, Ordering::SeqCst);
+        if sure {
+            return true;
         }
-        sure
+        self.doubted.store(true, Ordering::SeqCst);
+        // It may have been held again before that: then nobody would be woken.
+        self.micros(now) < self.until.load(Ordering::SeqCst)
     }
 }
 

@@ -144,6 +144,10 @@ impl EventHub {
         if presence.is_none() && is_stored() {
             return Ok(());
         }
+        let limits = &channel.inner.endpoint.limits;
+        if channel.inner.live.lock().topics.len() >= limits.subscriptions && !is_stored() {
+            return Err(Error::rate_limited("the channel has as many subscriptions as it may"));
+        }
         let joined = self.add_member(channel, topic).await?;
         if let Some(superfluous) = note(channel, joined) {
             self.remove_members(vec![superfluous]).await;
@@ -169,7 +173,10 @@ impl EventHub {
                 Err(ended())
             }
             Err(error) => {
-                self.forget(channel, topic).await;
+                // A membership that only was to be shown goes on as it was.
+                if !is_stored() {
+                    self.forget(channel, topic).await;
+                }
                 Err(error.into())
             }
         }

@@ -26,5 +26,5 @@ pub fn app() -> AppBuilder {
 /// The limits of the endpoints that load tests use.
 fn quick() -> Limits {
     let rate = RateLimit { per_second: 1_000_000, burst: 1_000_000, ..RateLimit::default() };
-    Limits { rate: Some(rate), ..Limits::default() }
+    Limits { rate: Some(rate), subscriptions: 100_000, ..Limits::default() }
 }

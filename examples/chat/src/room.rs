@@ -129,11 +129,12 @@ async fn login(
         return Ok(());
     }
     let topic = room.topic()?;
+    // Told only once it is so.
+    channel.login(session.clone()).await?;
+    channel.subscribe_present::<()>(&topic, None).await?;
     if let Some(before) = before {
         tell(&channel, &topic, &RoomEvent::Left { user: before.user().as_str() }).await?;
     }
-    channel.login(session.clone()).await?;
-    channel.subscribe_present::<()>(&topic, None).await?;
     tell(&channel, &topic, &RoomEvent::Joined { user: session.user().as_str() }).await
 }
 

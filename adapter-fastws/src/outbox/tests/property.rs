@@ -91,7 +91,7 @@ impl Model {
             }
             Step::Send(length) => {
                 let (number, before) = (self.number(), self.outbox.waiting());
-                self.outbox.send(text(&numbered(number, length)).bytes().clone(), LIMIT);
+                self.outbox.send(text(&numbered(number, length)).bytes().clone(), &self.policy);
                 if self.outbox.waiting() > before {
                     self.kept.push(number);
                 }
