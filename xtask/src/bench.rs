@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, process::ExitCode};
 
-use crate::{process, run_folder::RunFolder, test_all::cargo_command};
+use crate::{cargo::cargo, process, run_folder::RunFolder};
 
 /// Builds the benchmark, its peers and the chat for release, and runs the benchmark.
 ///
@@ -16,12 +16,12 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let folder = RunFolder::create()?;
-    let mut build = cargo_command();
+    let mut build = cargo();
     build.args(["build", "--release", "-p", "strait-bench", "-p", "chat"]);
     if !process::run(build, "cargo", None, &folder)?.success() {
         return Ok(ExitCode::FAILURE);
     }
-    let mut bench = cargo_command();
+    let mut bench = cargo();
     bench.args(["run", "--release", "--quiet", "-p", "strait-bench", "--", "run"]).args(&args.arguments);
     let passed = process::run(bench, "strait-bench", None, &folder)?.success();
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })

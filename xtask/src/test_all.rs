@@ -3,17 +3,15 @@
 mod runner;
 
 use std::{
-    env,
-    ffi::OsString,
     fmt,
-    process::{Command, ExitCode, Stdio},
+    process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::Context;
 
 use self::runner::{Notes, Runner};
-use crate::{interrupt::Interrupted, process, provision::Services, run_folder::RunFolder, say::say};
+use crate::{cargo::cargo, interrupt::Interrupted, process, provision::Services, run_folder::RunFolder, say::say};
 
 /// Runs formatting, lints, tests, doc tests and docs, each for all default members, and stops at
 /// the first that fails.
@@ -50,9 +48,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()> {
     let all = args.filter.is_empty();
     if all {
-        report.step("cargo fmt", || cargo(&["fmt", "--all", "--check"], None, run))?;
+        report.step("cargo fmt", || step(&["fmt", "--all", "--check"], None, run))?;
         let clippy = ["clippy", "--all-targets", "--all-features", "--", "-D", "warnings"];
-        report.step("cargo clippy", || cargo(&clippy, None, run))?;
+        report.step("cargo clippy", || step(&clippy, None, run))?;
     }
     let mut services = None;
     report.step("services", || {
@@ -66,24 +64,19 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
     report.notes = notes;
     tested?;
     if all {
-        report.step("doc tests", || cargo(&["test", "--doc", "--all-features"], Some(&services), run))?;
-        report.step("cargo doc", || cargo(&["doc", "--no-deps", "--all-features"], None, run))?;
+        report.step("doc tests", || step(&["test", "--doc", "--all-features"], Some(&services), run))?;
+        report.step("cargo doc", || step(&["doc", "--no-deps", "--all-features"], None, run))?;
     }
     Ok(())
 }
 
-fn cargo(args: &[&str], services: Option<&Services>, run: &RunFolder) -> anyhow::Result<bool> {
-    let mut command = cargo_command();
+fn step(args: &[&str], services: Option<&Services>, run: &RunFolder) -> anyhow::Result<bool> {
+    let mut command = cargo();
     command.args(args).env("RUSTDOCFLAGS", "-D warnings").stdin(Stdio::null());
     if let Some(services) = services {
         services.tell(&mut command);
     }
     Ok(process::run(command, "cargo", None, run)?.success())
-}
-
-/// The cargo that runs this program.
-pub(crate) fn cargo_command() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")))
 }
 
 /// A step failed and has said why.

@@ -4,7 +4,6 @@
 
 use std::{
     env,
-    ffi::OsString,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     sync::mpsc,
@@ -17,6 +16,7 @@ use rustix::process::Signal;
 
 use super::{Attempt, Running, Service};
 use crate::{
+    cargo::cargo,
     engine::{Engine, image_name, named_image},
     process,
     process::Process,
@@ -111,7 +111,7 @@ fn answer(line: &str) -> Option<Attempt> {
 
 fn build(run: &RunFolder) -> anyhow::Result<()> {
     say("services: a Docker engine answers: building xtask-containers (a minute, the first time)");
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
+    let mut cargo = cargo();
     // The features of the whole workspace, as for the tests: else its dependencies would be
     // compiled once more.
     cargo.args(["build", "--quiet", "--all-features", "--bin", "xtask-containers"]);

@@ -10,8 +10,7 @@ use std::{
 use anyhow::Context;
 use rustix::process::Signal;
 
-use super::cargo_command;
-use crate::{process::Process, provision::Services, run_folder::RunFolder, say::say};
+use crate::{cargo::cargo, process::Process, provision::Services, run_folder::RunFolder, say::say};
 
 /// Tests add a line here for what this machine could not run: a passing test's output is not shown.
 const SKIPS: &str = "STRAIT_TEST_SKIPS";
@@ -32,7 +31,7 @@ pub(super) enum Runner {
 
 impl Runner {
     pub(super) fn find() -> Runner {
-        let mut ask = cargo_command();
+        let mut ask = cargo();
         ask.args(["nextest", "--version"]).stdin(Stdio::null());
         ask.stdout(Stdio::null()).stderr(Stdio::null());
         if ask.status().is_ok_and(|status| status.success()) {
@@ -58,7 +57,7 @@ impl Runner {
         notes: &mut Notes,
     ) -> anyhow::Result<bool> {
         let skips = run.path().join("skips");
-        let mut command = cargo_command();
+        let mut command = cargo();
         services.tell(&mut command);
         command.env(SKIPS, &skips).stdin(Stdio::null());
         // A test that is killed cannot remove its files: then they go with the run.
