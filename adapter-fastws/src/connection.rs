@@ -1,13 +1,15 @@
 //! The task of one connection: it reads what is there, runs handlers, and writes what they answer.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use bytes::{Buf, Bytes};
@@ -65,7 +67,7 @@ pub(crate) struct Connection {
     failed: bool,
     ended: bool,
     /// Counts the connection until it is dropped.
-    _registered: Registered,
+    registered: Registered,
 }
 
 impl Connection {
@@ -96,7 +98,7 @@ impl Connection {
             link: Link::Open,
             failed: false,
             ended: false,
-            _registered: registered,
+            registered,
         }
     }
 
@@ -104,6 +106,29 @@ impl Connection {
     pub(crate) fn open(&mut self, cx: &mut Context<'_>) {
         self.peer.register(cx);
         self.conversation.opened(cx);
+    }
+
+    /// After a panic in the task: the client is told if it can be, its socket is gone, and the channel comes to its end.
+    pub(crate) async fn fail(self, panic: Box<dyn Any + Send>) {
+        let Self { mut socket, peer, conversation, link, registered, .. } = self;
+        // Whatever is broken may be so here, too.
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            if link == Link::Open {
+                peer.close(&frame::close(Some(1011), "something went wrong on the server"), Instant::now());
+            }
+            let other = match &mut socket {
+                Socket::Other(stream) => Some(&mut **stream),
+                Socket::Tcp(_) | Socket::Gone => None,
+            };
+            drop(peer.poll_write(other, &mut Context::from_waker(Waker::noop())));
+        }));
+        if told.is_err() {
+            tracing::debug!("a client could not be told that its connection failed");
+        }
+        drop(socket);
+        peer.disconnect();
+        conversation.end_after_panic(panic).await;
+        drop(registered);
     }
 
     fn look_at_flags(&mut self, cx: &mut Context<'_>) {

@@ -1,13 +1,15 @@
 //! Channels as a [`tower_service::Service`]: answers handshakes, and runs the connections that come of them.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -93,7 +95,7 @@ impl Channels {
         // From here on in a task of its own: when the client goes away the answer is dropped, but not what is stored.
         let (opened, stored) = oneshot::channel();
         let connecting = connect(admitted, place, opened, upgrade, self.handshake);
-        tokio::spawn(Task::Handshake(Box::pin(connecting)));
+        tokio::spawn(Task::Apart(Box::pin(connecting)));
         stored.await.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened"))??;
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -111,8 +113,29 @@ impl Channels {
 /// The task of a connection: it waits for its socket, in memory that it then gives back, and is the connection.
 #[expect(clippy::large_enum_variant, reason = "nearly all of a connection's life is the large one")]
 enum Task {
-    Handshake(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
     Connected(Connection),
+    /// The handshake, or what is left to do after a panic.
+    Apart(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
+}
+
+impl Task {
+    fn open(&mut self, mut connection: Connection, cx: &mut Context<'_>) {
+        let opened = catch_unwind(AssertUnwindSafe(|| connection.open(cx)));
+        *self = Self::Connected(connection);
+        if let Err(panic) = opened {
+            self.fail(panic);
+        }
+    }
+
+    /// A panic ends this connection, and nothing else.
+    fn fail(&mut self, panic: Box<dyn Any + Send>) {
+        if let Self::Connected(connection) = std::mem::replace(self, Self::Apart(Box::pin(ready(None)))) {
+            *self = Self::Apart(Box::pin(async move {
+                connection.fail(panic).await;
+                None
+            }));
+        }
+    }
 }
 
 impl Future for Task {
@@ -121,12 +144,14 @@ impl Future for Task {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut *self {
-                Self::Connected(connection) => return Pin::new(connection).poll(cx),
-                Self::Handshake(handshake) => match ready!(handshake.as_mut().poll(cx)) {
-                    Some(mut connection) => {
-                        connection.open(cx);
-                        *self = Self::Connected(connection);
+                Self::Connected(connection) => {
+                    match catch_unwind(AssertUnwindSafe(|| Pin::new(connection).poll(cx))) {
+                        Ok(polled) => return polled,
+                        Err(panic) => self.fail(panic),
                     }
+                }
+                Self::Apart(future) => match task::ready!(future.as_mut().poll(cx)) {
+                    Some(connection) => self.open(connection, cx),
                     None => return Poll::Ready(()),
                 },
             }

@@ -13,6 +13,7 @@ mod hub;
 pub mod machine;
 mod name;
 mod outlet;
+mod panics;
 mod policy;
 mod protocol;
 pub mod store;

@@ -8,6 +8,7 @@ mod handshake;
 mod hostile;
 mod lifecycle;
 mod mount;
+mod panics;
 mod plain;
 mod rate;
 mod slow;

@@ -237,22 +237,26 @@ impl Admitted {
             grace: endpoint.grace,
             token: None,
         };
-        let mut unanswered = Unanswered { hub, id: Some(new.id.clone()) };
+        let mut unanswered = Unanswered { hub: hub.clone(), id: Some(new.id.clone()) };
+        let lease = hub.lease_number();
         let opened = hub.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
-        unanswered.id = None;
-        drop(unanswered);
         let channel = Channel::new(app, endpoint, opened.record, opening, session, outlet);
+        if !unanswered.hub.register(&channel, lease) {
+            return Err(Refusal::unavailable("the server lost its lease meanwhile"));
+        }
+        unanswered.id = None;
         Ok(Conversation::new(channel))
     }
 }
 
-/// Takes back what the store may have taken although nobody has heard its answer: it failed, or the client went away.
-struct Unanswered<'a> {
-    hub: &'a EventHub,
+/// Takes back what the store may have taken although it came to nothing: its answer failed, the client went away, the
+/// lease was lost.
+struct Unanswered {
+    hub: EventHub,
     id: Option<ChannelId>,
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for Unanswered {
     fn drop(&mut self) {
         // Without a runtime the node ends, and its lease with it.
         if let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) {

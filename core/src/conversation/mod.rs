@@ -1,31 +1,29 @@
 //! Drives one channel's machine: runs its handlers, writes their replies. An adapter brings what arrives and carries
 //! out the close.
 
+mod dispatch;
 mod rate;
 mod run;
 
+use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::BytesMut;
 use tracing::Span;
 
-use crate::channel::{Channel, unauthenticated};
+use crate::channel::Channel;
 use crate::close::Close;
-use crate::endpoint::RouteInner;
-use crate::error::Error;
-use crate::frame::FrameKind;
-use crate::handler::{ConnectContext, DisconnectReason, MessageContext, Reply};
+use crate::handler::DisconnectReason;
 use crate::hub::ending;
 use crate::machine::{Effect, Effects, Event, Machine, Step, Weigh};
-use crate::protocol::plain::{self, Request};
-use crate::store::Patch;
+use crate::panics;
 use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
-use run::{Ended, Route, Run, Task, Work, call};
+use run::{Ended, Run, Task, Work};
 
 /// A message as it arrived.
 #[derive(Debug)]
@@ -124,10 +122,12 @@ impl Conversation {
         self.machine.is_running()
     }
 
-    /// The handshake was answered: `on_connect` runs.
+    /// The handshake was answered: `on_connect` runs, unless the channel was closed before.
     pub fn opened(&mut self, cx: &mut Context<'_>) {
+        if let Some(event) = self.asked_close() {
+            return self.handle(event, cx);
+        }
         self.opened = true;
-        self.channel.app().hub().register(&self.channel);
         self.channel.inner.endpoint.counters.opened.increment(1);
         self.handle(Event::Opened, cx);
     }
@@ -174,6 +174,22 @@ impl Conversation {
         })
         .await;
         while poll_fn(|cx| self.poll(cx)).await != Driven::Done {}
+    }
+
+    /// Ends the channel after a panic in what drives it, `on_disconnect` included. What ran is dropped, and nothing that
+    /// waits is handled.
+    pub async fn end_after_panic(mut self, panic: Box<dyn Any + Send>) {
+        panics::tell("connection", &*panic);
+        let run = self.run.take();
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(run))) {
+            panics::tell("connection", &*again);
+        }
+        if self.displaced {
+            self.channel.app().hub().leave_here(&self.channel).await;
+        } else if !self.done {
+            let reason = self.reason.unwrap_or(DisconnectReason::Server);
+            ending::end(self.channel.clone(), reason, self.opened).await;
+        }
     }
 
     /// Nothing has come from the peer for too long: it is closed, and counts as lost.
@@ -326,120 +342,4 @@ impl Conversation {
             }
         }
     }
-
-    fn connect(&self) -> Option<Work> {
-        let handler = self.channel.inner.endpoint.connect.clone();
-        let resumable = self.channel.inner.endpoint.grace.is_some();
-        if handler.is_none() && self.channel.session_value().is_none() && !resumable {
-            return None;
-        }
-        let channel = self.channel.clone();
-        Some(Work::Connect(Box::pin(async move {
-            channel.index_user().await?;
-            if let Some(handler) = handler {
-                handler(ConnectContext { channel: channel.clone() }).await?;
-            }
-            if resumable {
-                // Only an open channel is detached when its node dies.
-                channel.write(Patch { opened: true, ..Patch::default() }).await?;
-            }
-            Ok(())
-        })))
-    }
-
-    /// Finds the handler of a message and calls it.
-    fn message(&self, message: Inbound) -> Result<Work, Ended> {
-        let endpoint = &self.channel.inner.endpoint;
-        let refused = |error, route| Err(Ended::Message(Err(error), route));
-        let Inbound { payload, binary, limited } = message;
-        if binary {
-            return match &endpoint.binary {
-                _ if limited => refused(too_many(), Route::None),
-                None => refused(Error::invalid("this endpoint takes no binary messages"), Route::None),
-                Some(found) => self.call(found, payload, true),
-            };
-        }
-        let find = |key: &str| endpoint.routes.get(key).cloned();
-        let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
-        match plain::decode(payload, &endpoint.routing_key, find) {
-            Request::Routed { route, .. } if limited => refused(too_many(), Route::Known(route)),
-            Request::Routed { route, payload } => self.call(&route, payload, false),
-            Request::Twice { route } => {
-                let error = Error::invalid("a key stands twice in the message");
-                refused(error, route.map_or(Route::None, Route::Known))
-            }
-            Request::Whole { key, .. } if limited => refused(too_many(), unknown(key)),
-            Request::Whole { payload, key } => match &endpoint.message {
-                Some(found) => self.call(found, payload, false),
-                None => refused(unknown_route(), unknown(key)),
-            },
-        }
-    }
-
-    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
-        let route = Route::Known(Arc::clone(found));
-        if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
-            return Err(Ended::Message(Err(unauthenticated()), route));
-        }
-        let context = MessageContext {
-            channel: self.channel.clone(),
-            route: Arc::clone(found),
-            payload: payload.freeze(),
-            binary,
-        };
-        match call(|| (found.handler)(context)) {
-            Ok(future) => Ok(Work::Message(future, route)),
-            Err(error) => Err(Ended::Message(Err(error), route)),
-        }
-    }
-
-    fn reply(&self, result: Result<Reply, Error>, route: &Route) {
-        let endpoint = &self.channel.inner.endpoint;
-        let outlet = &self.channel.inner.outlet;
-        let text = |parts: &[&[u8]]| outlet.reply(FrameKind::Text, parts);
-        let unknown;
-        let prefix = match route {
-            Route::None => None,
-            Route::Known(route) => route.key.as_ref().map(|(_, prefix)| &**prefix),
-            Route::Unknown(key) => {
-                unknown = plain::reply_prefix(&endpoint.routing_key, key);
-                Some(&*unknown)
-            }
-        };
-        match (result, prefix) {
-            (Ok(Reply::None), _) | (Ok(Reply::Acknowledged), None) => {}
-            (Ok(Reply::Acknowledged), Some(prefix)) => text(&[prefix, b"}"]),
-            (Ok(Reply::Json(json)), Some(prefix)) => plain::reply(prefix, &endpoint.routing_key, &json, text),
-            (Ok(Reply::Json(json)), None) => text(&[&json]),
-            (Ok(Reply::Text(reply)), Some(prefix)) => {
-                let json = serde_json::Value::String(reply).to_string();
-                plain::reply(prefix, &endpoint.routing_key, json.as_bytes(), text);
-            }
-            (Ok(Reply::Text(reply)), None) => text(&[reply.as_bytes()]),
-            (Ok(Reply::Bytes(bytes)), _) => outlet.reply(FrameKind::Binary, &[&bytes]),
-            (Err(error), prefix) => {
-                self.log(&error);
-                plain::error(prefix, &error, text);
-            }
-        }
-    }
-
-    fn log(&self, error: &Error) {
-        let endpoint = &self.channel.inner.endpoint;
-        endpoint.counters.failed.increment(1);
-        if error.code() == "internal" {
-            let source = error.source().map(tracing::field::display);
-            tracing::error!(channel = %self.channel.id(), endpoint = %endpoint.name, source, "a handler failed");
-        } else {
-            tracing::debug!(channel = %self.channel.id(), code = error.code(), "a handler answered with an error");
-        }
-    }
-}
-
-fn too_many() -> Error {
-    Error::rate_limited("too many messages, slow down")
-}
-
-fn unknown_route() -> Error {
-    Error::unknown_route("there is no such route")
 }

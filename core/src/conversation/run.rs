@@ -14,6 +14,7 @@ use tracing::Span;
 use crate::endpoint::RouteInner;
 use crate::error::Error;
 use crate::handler::{BoxFuture, Reply};
+use crate::panics;
 
 /// What a reply is sent behind.
 pub(super) enum Route {
@@ -125,10 +126,8 @@ fn poll<O>(future: &mut BoxFuture<Result<O, Error>>, cx: &mut Context<'_>) -> Po
 }
 
 fn panicked(panic: &(dyn Any + Send)) -> Error {
-    let message = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let message = message.or_else(|| panic.downcast_ref::<String>().cloned());
     metrics::counter!("strait_handler_panics_total").increment(1);
-    Error::internal(format!("a handler panicked: {}", message.as_deref().unwrap_or("without a message")))
+    Error::internal(format!("a handler panicked: {}", panics::message(panic)))
 }
 
 /// Calls a handler outside of a conversation, with its panics caught.

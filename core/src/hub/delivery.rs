@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_util::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -13,6 +12,7 @@ use super::members::{List, Members};
 use crate::event::{Event, EventKind, Position};
 use crate::frame::Frame;
 use crate::name::ChannelId;
+use crate::panics::survived;
 
 /// Events that may wait in a lane; beyond, they are dropped and their topics' members told of a gap.
 const MOST_WAITING: usize = 16 * 1024;
@@ -138,8 +138,7 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
 /// A panic, in an encoder of the application's say, must not end the lane: the members are told of a gap instead.
 async fn deliver_whatever_happens(batch: Batch) {
     let members = Arc::clone(&batch.members);
-    if AssertUnwindSafe(deliver(batch)).catch_unwind().await.is_err() {
-        tracing::error!("a delivery panicked");
+    if survived("delivery", deliver(batch)).await.is_none() {
         let tell = || members.snapshot().values().for_each(|member| member.outlet().gap(&members.topic));
         let _ = catch_unwind(AssertUnwindSafe(tell));
     }

@@ -14,18 +14,25 @@ use crate::channel::Channel;
 use crate::conversation::guarded;
 use crate::handler::{DisconnectContext, DisconnectReason};
 use crate::name::ChannelId;
+use crate::panics::survived;
 use crate::store::{Claim, Fence, StoreError};
 
 /// Ends a channel of this node, once: others that end it too find it claimed.
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
     let hub = channel.app().hub().clone();
-    hub.leave_here(&channel).await;
+    survived("ending", hub.leave_here(&channel)).await;
     if connected {
         channel.inner.endpoint.counters.closed.increment(1);
     }
-    let fence = channel.fence();
-    let claim = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await;
-    if let Some(Some(claim)) = claim {
+    let claim = || async {
+        let fence = channel.fence();
+        let claim = hub.store().claim(&fence, hub.node(), hub.lease_term()).await?;
+        if claim.is_some() || !hub.attached_unheard(&channel).await? {
+            return Ok(claim);
+        }
+        hub.store().claim(&channel.fence(), hub.node(), hub.lease_term()).await
+    };
+    if let Some(Some(claim)) = persist("claim", claim).await {
         run(&channel, claim, reason, connected).await;
     }
 }
@@ -56,7 +63,7 @@ async fn run(channel: &Channel, claim: Claim, reason: DisconnectReason, connecte
     let renewing = Box::pin(async {
         loop {
             sleep(term / 3).await;
-            if let Err(error) = hub.store().renew(&claim, term).await {
+            if let Some(Err(error)) = survived("ending", hub.store().renew(&claim, term)).await {
                 tracing::warn!(error = %error, "a claim could not be renewed");
             }
         }
@@ -65,7 +72,7 @@ async fn run(channel: &Channel, claim: Claim, reason: DisconnectReason, connecte
         if connected {
             disconnect(channel, reason).await;
         }
-        hub.leave_all(channel).await;
+        survived("ending", hub.leave_all(channel)).await;
         persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
     });
     match select(ending, renewing).await {
@@ -85,22 +92,21 @@ async fn disconnect(channel: &Channel, reason: DisconnectReason) {
     }
 }
 
-/// Tries until the store answers. `None` if it answers what trying again does not change: the janitor of some node
-/// finds what is left.
+/// Tries until the store answers, also if it panics. `None` if it answers what trying again does not change: the
+/// janitor of some node finds what is left.
 async fn persist<T, F: Future<Output = Result<T, StoreError>>>(op: &str, mut call: impl FnMut() -> F) -> Option<T> {
     let mut pause = Duration::from_millis(100);
     loop {
-        match call().await {
-            Ok(done) => return Some(done),
-            Err(error) if error.is_retryable() => {
-                tracing::warn!(op, error = %error, "ending a channel waits for the store");
-                sleep(jittered(pause)).await;
-                pause = (pause * 2).min(Duration::from_secs(5));
-            }
-            Err(error) => {
+        match survived("ending", call()).await {
+            Some(Ok(done)) => return Some(done),
+            Some(Err(error)) if !error.is_retryable() => {
                 tracing::error!(op, error = %error, "a channel could not be ended");
                 return None;
             }
+            Some(Err(error)) => tracing::warn!(op, error = %error, "ending a channel waits for the store"),
+            None => {}
         }
+        sleep(jittered(pause)).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
     }
 }

@@ -17,7 +17,8 @@ use crate::channel::Channel;
 use crate::close::Close;
 use crate::handler::DisconnectReason;
 use crate::name::ConnectionId;
-use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, StoreError, StoreErrorKind};
+use crate::panics::survived;
+use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, RecordPhase, StoreError, StoreErrorKind};
 
 /// How many due channels are claimed at once.
 const CLAIMS: usize = 32;
@@ -35,6 +36,10 @@ pub(super) struct LeaseClock {
     since: AtomicU64,
     /// Somebody has found it unsure since it was last held.
     doubted: AtomicBool,
+    /// It was lost, and not all channels have been attached anew.
+    lost: AtomicBool,
+    /// Counts the leases that this node has had.
+    number: AtomicU64,
 }
 
 impl LeaseClock {
@@ -44,6 +49,8 @@ impl LeaseClock {
             until: AtomicU64::new(0),
             since: AtomicU64::new(0),
             doubted: AtomicBool::new(false),
+            lost: AtomicBool::new(false),
+            number: AtomicU64::new(0),
         }
     }
 
@@ -116,74 +123,111 @@ impl EventHub {
         let mut pause = term / 3;
         loop {
             sleep(pause).await;
-            let before = Instant::now();
-            let renewal = timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Renew, term)).await;
-            pause = match renewal {
-                Ok(Ok(Lease::Held)) => {
-                    // It may have run out while the answer was awaited.
-                    if self.0.lease.hold(before + term) {
-                        tracing::info!("the lease is sure again");
-                        self.wake_all();
-                    }
-                    term / 3
+            let held = survived("lease", self.renew_lease()).await == Some(true);
+            pause = if held { term / 3 } else { term / 10 };
+        }
+    }
+
+    /// Tells whether the lease is held.
+    async fn renew_lease(&self) -> bool {
+        let (term, lease) = (self.lease_term(), &self.0.lease);
+        if lease.lost.load(Ordering::Acquire) {
+            // However far it came the last time.
+            return self.begin_anew().await;
+        }
+        let before = Instant::now();
+        match timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Renew, term)).await {
+            Ok(Ok(Lease::Held)) => {
+                // It may have run out while the answer was awaited.
+                if lease.hold(before + term) {
+                    tracing::info!("the lease is sure again");
+                    self.wake_all();
                 }
-                Ok(Ok(Lease::Lost)) => {
-                    tracing::warn!("the lease was lost, channels are attached again");
-                    self.0.lease.end();
-                    self.begin_anew().await;
-                    term / 3
-                }
-                Ok(Err(error)) => {
-                    tracing::warn!(error = %error, "the lease could not be renewed");
-                    term / 10
-                }
-                Err(_) => {
-                    tracing::warn!("the lease could not be renewed in time");
-                    term / 10
-                }
-            };
+                true
+            }
+            Ok(Ok(Lease::Lost)) => {
+                tracing::warn!("the lease was lost, channels are attached again");
+                lease.end();
+                lease.lost.store(true, Ordering::Release);
+                self.begin_anew().await
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(error = %error, "the lease could not be renewed");
+                false
+            }
+            Err(_) => {
+                tracing::warn!("the lease could not be renewed in time");
+                false
+            }
         }
     }
 
     /// After a lost lease: a new term, and each channel that nobody took meanwhile in a new generation.
-    async fn begin_anew(&self) {
+    async fn begin_anew(&self) -> bool {
         let term = self.lease_term();
         let sure_until = match timeout(term / 3, self.acquire_lease()).await {
             Ok(Ok(sure_until)) => sure_until,
             Ok(Err(error)) => {
                 tracing::warn!(error = %error, "no new lease");
-                return;
+                return false;
             }
             Err(_) => {
                 tracing::warn!("no new lease in time");
-                return;
+                return false;
             }
         };
+        // From here on a channel that was stored before is not registered any more: see `register`.
+        self.0.lease.number.fetch_add(1, Ordering::AcqRel);
         // Many at once, so that it is done long before the new term ends.
         let channels = stream::iter(self.connected());
         channels.for_each_concurrent(ATTACHED_AT_ONCE, |channel| self.attach_anew(channel)).await;
+        self.0.lease.lost.store(false, Ordering::Release);
         self.0.lease.hold(sure_until);
         self.wake_all();
+        true
+    }
+
+    pub(crate) fn lease_number(&self) -> u64 {
+        self.0.lease.number.load(Ordering::Acquire)
     }
 
     async fn attach_anew(&self, channel: Channel) {
-        let location =
-            Location::Node { node: self.0.node.clone(), connection: ConnectionId::from(channel.id().clone()) };
+        let location = self.location_of(&channel);
         let by = AttachAs::Holder { generation: channel.fence().generation };
-        match self.0.store.attach(channel.id(), Attach { by, location, next_token: None }).await {
-            Ok(Attached::Attached { record, .. }) => {
+        let attach = self.0.store.attach(channel.id(), Attach { by, location, next_token: None });
+        match survived("lease", attach).await {
+            Some(Ok(Attached::Attached { record, .. })) => {
                 channel.inner.generation.store(record.generation, Ordering::Release);
                 if channel.inner.live.lock().left {
                     // It has ended meanwhile, and its claim was of the generation before: nobody else ends it.
                     tokio::spawn(ending::end(channel, DisconnectReason::Lost, true));
                 }
             }
-            Ok(Attached::Refused) => channel.close(Close::restart("taken over while this node was away")),
-            Err(error) => {
-                tracing::warn!(error = %error, "a channel could not be attached again");
+            Some(Ok(Attached::Refused)) => channel.close(Close::restart("taken over while this node was away")),
+            failed => {
+                if let Some(Err(error)) = failed {
+                    tracing::warn!(error = %error, "a channel could not be attached again");
+                }
                 channel.close(Close::restart("this node lost its lease"));
             }
         }
+    }
+
+    /// Whether the store has attached a channel again to its own connection here although the answer was lost: then its
+    /// generation is brought up to date, so that it can be ended.
+    pub(super) async fn attached_unheard(&self, channel: &Channel) -> Result<bool, StoreError> {
+        let Some(record) = self.0.store.get(channel.id()).await? else { return Ok(false) };
+        let known = channel.inner.generation.load(Ordering::Acquire);
+        let lives = matches!(record.phase, RecordPhase::Opening | RecordPhase::Open);
+        let unheard = lives && record.location == self.location_of(channel) && record.generation > known;
+        if unheard {
+            channel.inner.generation.store(record.generation, Ordering::Release);
+        }
+        Ok(unheard)
+    }
+
+    fn location_of(&self, channel: &Channel) -> Location {
+        Location::Node { node: self.0.node.clone(), connection: ConnectionId::from(channel.id().clone()) }
     }
 
     pub(crate) fn connected(&self) -> Vec<Channel> {
@@ -203,30 +247,33 @@ impl EventHub {
         let ending = Arc::new(Semaphore::new(ENDING_AT_ONCE));
         loop {
             sleep(jittered(term / 2)).await;
-            if self.0.lease.held_for() < term {
-                continue;
+            if self.0.lease.held_for() >= term {
+                survived("reaper", self.end_due(&app, &ending)).await;
             }
-            loop {
-                // A claim runs out: no more are taken than are worked on.
-                let Ok(mut room) = Arc::clone(&ending).acquire_many_owned(CLAIMS as u32).await else { return };
-                match self.0.store.claim_due(&self.0.node, CLAIMS, term).await {
-                    Ok(claims) => {
-                        let last = claims.len() < CLAIMS;
-                        for claim in claims {
-                            let (app, room) = (app.clone(), room.split(1));
-                            tokio::spawn(async move {
-                                ending::end_claimed(app, claim).await;
-                                drop(room);
-                            });
-                        }
-                        if last {
-                            break;
-                        }
+        }
+    }
+
+    async fn end_due(&self, app: &App, ending: &Arc<Semaphore>) {
+        loop {
+            // A claim runs out: no more are taken than are worked on.
+            let Ok(mut room) = Arc::clone(ending).acquire_many_owned(CLAIMS as u32).await else { return };
+            match self.0.store.claim_due(&self.0.node, CLAIMS, self.lease_term()).await {
+                Ok(claims) => {
+                    let last = claims.len() < CLAIMS;
+                    for claim in claims {
+                        let (app, room) = (app.clone(), room.split(1));
+                        tokio::spawn(async move {
+                            survived("ending", ending::end_claimed(app, claim)).await;
+                            drop(room);
+                        });
                     }
-                    Err(error) => {
-                        tracing::warn!(error = %error, "channels that are due could not be claimed");
-                        break;
+                    if last {
+                        return;
                     }
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "channels that are due could not be claimed");
+                    return;
                 }
             }
         }

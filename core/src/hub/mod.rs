@@ -169,8 +169,16 @@ impl EventHub {
         self.0.settings.lease
     }
 
-    pub(crate) fn register(&self, channel: &Channel) {
-        self.0.channels[self.0.shard(channel.id())].write().insert(channel.id().clone(), channel.clone());
+    /// Makes a channel known on this node, if the lease under which it was stored, its number then, is still the node's:
+    /// else its record counts as that of a dead node, and nobody attaches it anew.
+    pub(crate) fn register(&self, channel: &Channel, lease: u64) -> bool {
+        // Under the lock: whoever counts up the leases goes through the channels after that.
+        let mut shard = self.0.channels[self.0.shard(channel.id())].write();
+        let held = self.lease_number() == lease;
+        if held {
+            shard.insert(channel.id().clone(), channel.clone());
+        }
+        held
     }
 
     /// Takes a channel's connection off this node: no events come any more, nobody finds it here.

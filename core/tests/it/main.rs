@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod anew;
 mod building;
 mod client;
 mod delivery;
@@ -14,6 +15,7 @@ mod lifecycle;
 mod log;
 mod node;
 mod node_death;
+mod panics;
 mod presence;
 mod sessions;
 mod state;

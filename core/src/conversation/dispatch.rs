@@ -1,0 +1,133 @@
+//! What a step of the machine calls, and how its answer is sent: `on_connect`, the handler of a message, the reply.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::run::{Ended, Route, Work, call};
+use super::{Conversation, Inbound};
+use crate::channel::unauthenticated;
+use crate::endpoint::RouteInner;
+use crate::error::Error;
+use crate::frame::FrameKind;
+use crate::handler::{ConnectContext, MessageContext, Reply};
+use crate::protocol::plain::{self, Request};
+use crate::store::Patch;
+
+impl Conversation {
+    pub(super) fn connect(&self) -> Option<Work> {
+        let handler = self.channel.inner.endpoint.connect.clone();
+        let resumable = self.channel.inner.endpoint.grace.is_some();
+        if handler.is_none() && self.channel.session_value().is_none() && !resumable {
+            return None;
+        }
+        let channel = self.channel.clone();
+        Some(Work::Connect(Box::pin(async move {
+            channel.index_user().await?;
+            if let Some(handler) = handler {
+                handler(ConnectContext { channel: channel.clone() }).await?;
+            }
+            if resumable {
+                // Only an open channel is detached when its node dies.
+                channel.write(Patch { opened: true, ..Patch::default() }).await?;
+            }
+            Ok(())
+        })))
+    }
+
+    /// Finds the handler of a message and calls it.
+    pub(super) fn message(&self, message: Inbound) -> Result<Work, Ended> {
+        let endpoint = &self.channel.inner.endpoint;
+        let refused = |error, route| Err(Ended::Message(Err(error), route));
+        let Inbound { payload, binary, limited } = message;
+        if binary {
+            return match &endpoint.binary {
+                _ if limited => refused(too_many(), Route::None),
+                None => refused(Error::invalid("this endpoint takes no binary messages"), Route::None),
+                Some(found) => self.call(found, payload, true),
+            };
+        }
+        let find = |key: &str| endpoint.routes.get(key).cloned();
+        let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
+        match plain::decode(payload, &endpoint.routing_key, find) {
+            Request::Routed { route, .. } if limited => refused(too_many(), Route::Known(route)),
+            Request::Routed { route, payload } => self.call(&route, payload, false),
+            Request::Twice { route } => {
+                let error = Error::invalid("a key stands twice in the message");
+                refused(error, route.map_or(Route::None, Route::Known))
+            }
+            Request::Whole { key, .. } if limited => refused(too_many(), unknown(key)),
+            Request::Whole { payload, key } => match &endpoint.message {
+                Some(found) => self.call(found, payload, false),
+                None => refused(unknown_route(), unknown(key)),
+            },
+        }
+    }
+
+    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
+        let route = Route::Known(Arc::clone(found));
+        if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
+            return Err(Ended::Message(Err(unauthenticated()), route));
+        }
+        let context = MessageContext {
+            channel: self.channel.clone(),
+            route: Arc::clone(found),
+            payload: payload.freeze(),
+            binary,
+        };
+        match call(|| (found.handler)(context)) {
+            Ok(future) => Ok(Work::Message(future, route)),
+            Err(error) => Err(Ended::Message(Err(error), route)),
+        }
+    }
+
+    pub(super) fn reply(&self, result: Result<Reply, Error>, route: &Route) {
+        let endpoint = &self.channel.inner.endpoint;
+        let outlet = &self.channel.inner.outlet;
+        let text = |parts: &[&[u8]]| outlet.reply(FrameKind::Text, parts);
+        let unknown;
+        let prefix = match route {
+            Route::None => None,
+            Route::Known(route) => route.key.as_ref().map(|(_, prefix)| &**prefix),
+            Route::Unknown(key) => {
+                unknown = plain::reply_prefix(&endpoint.routing_key, key);
+                Some(&*unknown)
+            }
+        };
+        match (result, prefix) {
+            (Ok(Reply::None), _) | (Ok(Reply::Acknowledged), None) => {}
+            (Ok(Reply::Acknowledged), Some(prefix)) => text(&[prefix, b"}"]),
+            (Ok(Reply::Json(json)), Some(prefix)) => plain::reply(prefix, &endpoint.routing_key, &json, text),
+            (Ok(Reply::Json(json)), None) => text(&[&json]),
+            (Ok(Reply::Text(reply)), Some(prefix)) => {
+                let json = serde_json::Value::String(reply).to_string();
+                plain::reply(prefix, &endpoint.routing_key, json.as_bytes(), text);
+            }
+            (Ok(Reply::Text(reply)), None) => text(&[reply.as_bytes()]),
+            (Ok(Reply::Bytes(bytes)), _) => outlet.reply(FrameKind::Binary, &[&bytes]),
+            (Err(error), prefix) => {
+                self.log(&error);
+                plain::error(prefix, &error, text);
+            }
+        }
+    }
+
+    pub(super) fn log(&self, error: &Error) {
+        let endpoint = &self.channel.inner.endpoint;
+        endpoint.counters.failed.increment(1);
+        if error.code() == "internal" {
+            let source = error.source().map(tracing::field::display);
+            tracing::error!(channel = %self.channel.id(), endpoint = %endpoint.name, source, "a handler failed");
+        } else {
+            tracing::debug!(channel = %self.channel.id(), code = error.code(), "a handler answered with an error");
+        }
+    }
+}
+
+fn too_many() -> Error {
+    Error::rate_limited("too many messages, slow down")
+}
+
+fn unknown_route() -> Error {
+    Error::unknown_route("there is no such route")
+}
