@@ -89,17 +89,7 @@ impl Connection {
             Err(other) => Socket::Other(other),
         };
         let decoder = Decoder::new(max_message);
-        Self {
-            socket,
-            early,
-            peer,
-            decoder,
-            conversation,
-            link: Link::Open,
-            failed: false,
-            ended: false,
-            registered,
-        }
+        Self { socket, early, peer, decoder, conversation, link: Link::Open, failed: false, ended: false, registered }
     }
 
     /// Runs `on_connect`; to be called once, before anything else.

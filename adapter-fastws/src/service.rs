@@ -17,7 +17,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use strait_core::{Admitted, App, Outlet, Refusal};
+use strait_core::{Admitted, App, Outlet, Refusal, Transport};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -42,6 +42,7 @@ pub struct Channels {
     registry: Arc<Registry>,
     connections: usize,
     handshake: Duration,
+    transport: Transport,
 }
 
 impl fmt::Debug for Channels {
@@ -64,7 +65,19 @@ impl Channels {
     pub(crate) fn with_places(app: App, connections: usize, places: Arc<AtomicUsize>) -> Self {
         let registry = Registry::new(places);
         tokio::spawn(Registry::sweep(Arc::downgrade(&registry)));
-        Self { app, registry, connections, handshake: Duration::from_secs(10) }
+        Self { app, registry, connections, handshake: Duration::from_secs(10), transport: Transport::Plain }
+    }
+
+    /// Says that clients speak TLS, with this server or with a proxy in front of it: then pages of this host pass only if
+    /// they came by `https` themselves ([`Origins::SameHost`](strait_core::Origins::SameHost)).
+    #[must_use]
+    pub fn behind_tls(mut self) -> Self {
+        self.transport = Transport::Tls;
+        self
+    }
+
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
     }
 
     pub(crate) fn handshake_limit(mut self, limit: Duration) -> Self {
@@ -79,7 +92,7 @@ impl Channels {
     async fn answer<B>(self, mut request: Request<B>) -> Result<Answer, Refusal> {
         let accept = handshake::check(request.method(), request.version(), request.headers())?;
         let uri = request.uri();
-        let accepted = self.app.accept(uri.path(), uri.query(), request.headers())?;
+        let accepted = self.app.accept(uri.path(), uri.query(), request.headers(), self.transport)?;
         if self.registry.is_draining() {
             return Err(Refusal::unavailable("the server is about to end"));
         }
@@ -144,12 +157,10 @@ impl Future for Task {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match &mut *self {
-                Self::Connected(connection) => {
-                    match catch_unwind(AssertUnwindSafe(|| Pin::new(connection).poll(cx))) {
-                        Ok(polled) => return polled,
-                        Err(panic) => self.fail(panic),
-                    }
-                }
+                Self::Connected(connection) => match catch_unwind(AssertUnwindSafe(|| Pin::new(connection).poll(cx))) {
+                    Ok(polled) => return polled,
+                    Err(panic) => self.fail(panic),
+                },
                 Self::Apart(future) => match task::ready!(future.as_mut().poll(cx)) {
                     Some(connection) => self.open(connection, cx),
                     None => return Poll::Ready(()),

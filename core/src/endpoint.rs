@@ -221,22 +221,32 @@ impl Endpoint {
     }
 
     /// Handles text that no route takes.
-    pub fn on_message<H, Args>(mut self, handler: H) -> Self
+    pub fn on_message<H, Args>(self, handler: H) -> Self
     where
         H: Handler<Args, MessageContext, Reply>,
         Args: 'static,
     {
-        self.message = Some(Route::new(handler));
+        self.message_route(Route::new(handler))
+    }
+
+    /// Handles text that no other route takes, by a route with policies of its own.
+    pub fn message_route(mut self, route: Route) -> Self {
+        self.message = Some(route);
         self
     }
 
     /// Handles binary messages; without it they are answered with `invalid`.
-    pub fn on_binary<H, Args>(mut self, handler: H) -> Self
+    pub fn on_binary<H, Args>(self, handler: H) -> Self
     where
         H: Handler<Args, MessageContext, Reply>,
         Args: 'static,
     {
-        self.binary = Some(Route::new(handler));
+        self.binary_route(Route::new(handler))
+    }
+
+    /// Handles binary messages, by a route with policies of its own.
+    pub fn binary_route(mut self, route: Route) -> Self {
+        self.binary = Some(route);
         self
     }
 

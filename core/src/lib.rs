@@ -36,4 +36,4 @@ pub use handler::{
 pub use hub::{EventHub, Publish};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};
 pub use outlet::{Nowhere, Outlet};
-pub use policy::{Limits, Origins, RateLimit, SlowClient};
+pub use policy::{Limits, Origins, RateLimit, SlowClient, Transport};

@@ -34,12 +34,23 @@ pub enum SlowClient {
     LatestPerTopic,
 }
 
+/// How a client's request came, as far as the adapter can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Without TLS here. A proxy in front may have spoken TLS with the client, so that pages of both schemes may be
+    /// those of the same host.
+    Plain,
+    /// By TLS, with this server or with a proxy in front of it: a page that came by plain `http` is another origin.
+    Tls,
+}
+
 /// Which pages may open connections, by the `Origin` that their browser tells.
 ///
 /// A request without an `Origin` does not come from a page and passes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Origins {
-    /// Pages of the host and port that the request goes to.
+    /// Pages of the host and port that the request goes to; only `https` ones if the client surely speaks
+    /// [TLS](Transport::Tls).
     #[default]
     SameHost,
     /// Those, and pages of these origins, each as `https://example.org` or `https://example.org:8443`.
@@ -87,5 +98,26 @@ impl Default for Limits {
             closing: Duration::from_secs(5),
             slow_client: SlowClient::default(),
         }
+    }
+}
+
+impl Limits {
+    /// The first limit with which no connection could work, and what it must be.
+    pub(crate) fn mistake(&self) -> Option<(&'static str, &'static str)> {
+        let none = RateLimit::default();
+        let rate = self.rate.as_ref().unwrap_or(&none);
+        let checks = [
+            (self.message > 0, "message", "at least 1 byte"),
+            (self.queue > 0, "queue", "at least 1 byte"),
+            (self.backlog.messages > 0, "backlog.messages", "at least 1"),
+            (self.backlog.bytes > 0, "backlog.bytes", "at least 1 byte"),
+            (rate.per_second > 0, "rate.per_second", "at least 1, or `rate` none"),
+            (rate.burst > 0, "rate.burst", "at least 1"),
+            (!self.handler.is_zero(), "handler", "longer than nothing"),
+            (!self.ping.is_zero(), "ping", "longer than nothing"),
+            (self.silent > self.ping, "silent", "longer than `ping`, so that an answer has time to come"),
+            (!self.closing.is_zero(), "closing", "longer than nothing"),
+        ];
+        checks.into_iter().find(|(works, ..)| !works).map(|(_, limit, must)| (limit, must))
     }
 }

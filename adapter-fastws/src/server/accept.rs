@@ -7,11 +7,12 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use super::ServerLimits;
 use super::drain::Stage;
+use super::pending::{Pending, Ticket};
 use super::route::Router;
 
 /// The longest head of a request, in bytes.
@@ -22,8 +23,7 @@ pub(super) struct Accept {
     pub(super) listener: TcpListener,
     pub(super) router: Router,
     pub(super) limits: ServerLimits,
-    /// Room for sockets that have not become connections, in all runtimes together.
-    pub(super) handshakes: Arc<Semaphore>,
+    pub(super) pending: Arc<Pending>,
     pub(super) stage: watch::Receiver<Stage>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
@@ -32,10 +32,11 @@ pub(super) struct Accept {
 impl Accept {
     pub(super) async fn run(self) {
         let this = Arc::new(self);
-        while let Ok(permit) = Arc::clone(&this.handshakes).acquire_owned().await {
+        loop {
             match this.listener.accept().await {
                 Ok((socket, remote)) => {
-                    tokio::spawn(Arc::clone(&this).serve(socket, remote, permit));
+                    let ticket = this.pending.enter().await;
+                    tokio::spawn(Arc::clone(&this).serve(socket, remote, ticket));
                 }
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {
@@ -47,29 +48,34 @@ impl Accept {
         }
     }
 
-    async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, permit: OwnedSemaphorePermit) {
+    async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Arc<Ticket>) {
+        tokio::select! {
+            () = self.answer_all(socket, remote, &ticket) => {}
+            () = ticket.given_up() => tracing::debug!("a socket was closed, as others wait"),
+        }
+    }
+
+    async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) {
         if socket.set_nodelay(true).is_err() {
             return;
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             match tokio::time::timeout(self.limits.handshake, tls.accept(socket)).await {
-                Ok(Ok(stream)) => self.answer(stream, remote).await,
+                Ok(Ok(stream)) => self.answer(stream, remote, ticket).await,
                 Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
                 Err(_) => tracing::debug!("a TLS handshake took too long"),
             }
-            drop(permit);
             return;
         }
-        self.answer(socket, remote).await;
-        drop(permit);
+        self.answer(socket, remote, ticket).await;
     }
 
-    async fn answer<S>(&self, stream: S, remote: SocketAddr)
+    async fn answer<S>(&self, stream: S, remote: SocketAddr, ticket: &Arc<Ticket>)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let service = self.router.clone().of(remote);
+        let service = self.router.clone().of(remote, Arc::clone(ticket));
         let mut stage = self.stage.clone();
         // While draining a socket gets one answer, which says that there are no more.
         let drains = *stage.borrow() >= Stage::Drain;

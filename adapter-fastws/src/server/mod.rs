@@ -2,6 +2,7 @@
 
 mod accept;
 mod drain;
+mod pending;
 mod route;
 mod runtimes;
 
@@ -16,7 +17,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use strait_core::App;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tower_service::Service;
 
 pub use drain::ServerHandle;
@@ -24,6 +25,7 @@ pub use runtimes::Runtimes;
 
 use crate::service::Channels;
 use drain::Stage;
+use pending::Pending;
 use route::{Fallback, Router};
 
 /// What the server as a whole may use.
@@ -31,7 +33,8 @@ use route::{Fallback, Router};
 pub struct ServerLimits {
     /// Connections of all endpoints together; more are answered 503: 10,000.
     pub connections: usize,
-    /// Sockets that have not become connections; more wait to be accepted: 1,024.
+    /// Sockets that have not become connections: 1,024. When one more comes, the one that has been quiet for longest is
+    /// closed; those that are being authenticated are not.
     pub handshakes: usize,
     /// How long a TLS handshake, a request's header, or the time between two requests of a socket may take: 10 s.
     pub handshake: Duration,
@@ -54,6 +57,20 @@ impl Default for ServerLimits {
     }
 }
 
+impl ServerLimits {
+    fn check(&self) -> io::Result<()> {
+        let checks = [
+            (self.connections > 0, "`connections` must be at least 1"),
+            (self.handshakes > 0, "`handshakes` must be at least 1"),
+            (!self.handshake.is_zero(), "`handshake` must be longer than nothing"),
+        ];
+        match checks.iter().find(|(works, _)| !works) {
+            Some((_, must)) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the server's limit {must}"))),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Serves an application's channels, and a fallback's pages, over HTTP/1.1.
 ///
 /// `/healthz` answers 200 while the process runs, `/readyz` 200 while it may be sent clients and 503 otherwise, and
@@ -66,10 +83,11 @@ pub struct Server {
     metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
     #[cfg(feature = "tls")]
     tls: Option<tokio_rustls::TlsAcceptor>,
+    behind_tls: bool,
     stage: watch::Sender<Stage>,
     /// How many connections its runtimes have together.
     places: Arc<AtomicUsize>,
-    handshakes: Arc<Semaphore>,
+    pending: Arc<Pending>,
 }
 
 impl fmt::Debug for Server {
@@ -88,16 +106,17 @@ impl Server {
             metrics: None,
             #[cfg(feature = "tls")]
             tls: None,
+            behind_tls: false,
             stage: watch::Sender::new(Stage::Serve),
             places: Arc::default(),
-            handshakes: Arc::new(Semaphore::new(ServerLimits::default().handshakes)),
+            pending: Pending::new(ServerLimits::default().handshakes),
         }
     }
 
     /// What the server as a whole may use.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
-        self.handshakes = Arc::new(Semaphore::new(limits.handshakes));
+        self.pending = Pending::new(limits.handshakes);
         self
     }
 
@@ -124,6 +143,14 @@ impl Server {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
         self.tls = Some(config.into());
+        self.behind_tls()
+    }
+
+    /// Says that a proxy in front of the server speaks TLS with all clients: then pages of the server's own host pass only
+    /// if they came by `https` themselves ([`Origins::SameHost`](strait_core::Origins::SameHost)). With TLS of its own
+    /// the server knows that.
+    pub fn behind_tls(mut self) -> Self {
+        self.behind_tls = true;
         self
     }
 
@@ -136,8 +163,9 @@ impl Server {
     /// Serves on the present tokio runtime until the server has drained.
     ///
     /// # Errors
-    /// The store does not take the node, or the listener cannot be used.
+    /// The store does not take the node, the listener cannot be used, or a limit cannot work.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
+        self.limits.check()?;
         self.app.start().await.map_err(io::Error::other)?;
         self.serve_part(listener).await;
         self.app.stop().await;
@@ -149,6 +177,7 @@ impl Server {
         let places = Arc::clone(&self.places);
         let channels = Channels::with_places(self.app.clone(), self.limits.connections, places);
         let channels = channels.handshake_limit(self.limits.handshake);
+        let channels = if self.behind_tls { channels.behind_tls() } else { channels };
         let registry = Arc::clone(channels.registry());
         let router =
             Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics: self.metrics.clone() };
@@ -156,7 +185,7 @@ impl Server {
             listener,
             router,
             limits: self.limits,
-            handshakes: Arc::clone(&self.handshakes),
+            pending: Arc::clone(&self.pending),
             stage: self.stage.subscribe(),
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),

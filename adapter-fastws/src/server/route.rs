@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use strait_core::{App, Refusal};
 use tower_service::Service;
 
+use super::pending::Ticket;
 use crate::handshake::asks_for_upgrade;
 use crate::service::{Answer, Channels, RemoteAddr, refuse};
 
@@ -51,8 +52,8 @@ pub(super) struct Router {
 
 impl Router {
     /// The service of one socket.
-    pub(super) fn of(self, remote: SocketAddr) -> Connected {
-        Connected { router: self, remote }
+    pub(super) fn of(self, remote: SocketAddr, ticket: Arc<Ticket>) -> Connected {
+        Connected { router: self, remote, ticket }
     }
 
     fn own(&self, request: &Request<Incoming>) -> Option<Answer> {
@@ -98,6 +99,7 @@ fn boxed(answer: Answer) -> Answered {
 pub(super) struct Connected {
     router: Router,
     remote: SocketAddr,
+    ticket: Arc<Ticket>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Connected {
@@ -109,8 +111,14 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
         request.extensions_mut().insert(RemoteAddr(self.remote));
         if asks_for_upgrade(request.headers()) {
             let answer = self.router.channels.clone().call(request);
-            return Box::pin(async move { answer.await.map(boxed) });
+            let answering = Arc::clone(&self.ticket).answered_by_us();
+            return Box::pin(async move {
+                let answer = answer.await.map(boxed);
+                drop(answering);
+                answer
+            });
         }
+        self.ticket.renew();
         if let Some(answer) = self.router.own(&request) {
             return Box::pin(std::future::ready(Ok(boxed(answer))));
         }
@@ -118,7 +126,8 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
             Some(fallback) => fallback(request),
             None => {
                 let query = request.uri().query();
-                let known = self.router.app.accept(request.uri().path(), query, request.headers()).is_ok();
+                let transport = self.router.channels.transport();
+                let known = self.router.app.accept(request.uri().path(), query, request.headers(), transport).is_ok();
                 let refusal = if known {
                     Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only")
                 } else {

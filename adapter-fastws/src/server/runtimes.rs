@@ -34,8 +34,9 @@ impl Server {
     /// `listening` is told the address once connections are accepted.
     ///
     /// # Errors
-    /// The address cannot be listened on, or the store does not take the node.
+    /// The address cannot be listened on, the store does not take the node, or a limit cannot work.
     pub fn run(self, address: SocketAddr, runtimes: Runtimes, listening: impl FnOnce(SocketAddr)) -> io::Result<()> {
+        self.limits.check()?;
         let threads = match runtimes {
             Runtimes::PerCore => thread::available_parallelism().map_or(1, NonZeroUsize::get),
             Runtimes::Threads(threads) => threads.get(),

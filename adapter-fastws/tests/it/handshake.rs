@@ -1,11 +1,8 @@
 //! Who is let in, and what the others are told.
 
-use std::time::Duration;
-
 use serde::Deserialize;
 use strait_adapter_fastws::{Server, ServerLimits};
 use strait_core::{App, Channel, Endpoint, Error, Json, Opening, Origins, Session};
-use tokio::time::Instant;
 
 use crate::kit::{
     Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_with, server_limits, text, within,
@@ -326,78 +323,6 @@ async fn a_client_that_goes_before_its_answer_leaves_nothing() {
         client.reset();
     }
     node.is_left_by_all().await;
-    node.end().await;
-}
-
-fn impatient(server: Server) -> Server {
-    server.limits(ServerLimits { handshake: Duration::from_millis(100), ..server_limits() })
-}
-
-#[tokio::test]
-async fn who_does_not_come_to_the_point_is_cut_off() {
-    let node = serve_with(App::new().endpoint(echo("/echo")), impatient).await;
-    let request = handshake("/echo", &[]);
-    let page = "GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n";
-    let body = "POST /nothing HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nno more";
-    let cases = [
-        ("nothing at all", String::new(), 0),
-        ("a part of the request line", request[..9].to_owned(), 0),
-        ("a part of the headers", request[..60].to_owned(), 0),
-        ("all but the last byte", request[..request.len() - 1].to_owned(), 0),
-        ("a page, and then nothing", page.to_owned(), 1),
-        ("a page, and then a part of the next request", format!("{page}GET"), 1),
-        ("a body that does not come", body.to_owned(), 1),
-    ];
-    for (case, sent, answers) in cases {
-        let start = Instant::now();
-        let mut client = node.socket().await;
-        client.send(sent).await;
-        for _ in 0..answers {
-            client.answer().await;
-        }
-        if let Some(answer) = client.try_answer().await {
-            assert_eq!(answer.status, 408, "{case}");
-            assert!(client.try_answer().await.is_none(), "{case}");
-        }
-        assert!(start.elapsed() < Duration::from_secs(4), "{case} took {:?}", start.elapsed());
-    }
-    node.end().await;
-}
-
-#[tokio::test]
-async fn a_request_that_comes_in_drops_is_cut_off() {
-    let node = serve_with(App::new().endpoint(echo("/echo")), impatient).await;
-    let mut client = node.socket().await;
-    let start = Instant::now();
-    for byte in handshake("/echo", &[]).as_bytes() {
-        if !client.try_send([*byte]).await {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    assert_ne!(client.try_answer().await.map(|answer| answer.status), Some(101));
-    assert!(start.elapsed() < Duration::from_secs(4));
-    node.end().await;
-}
-
-#[tokio::test]
-async fn sockets_without_a_channel_are_limited() {
-    let limits = ServerLimits { handshakes: 2, handshake: Duration::from_millis(150), ..server_limits() };
-    let node = serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(limits)).await;
-    // Channels do not count.
-    let open = [node.client("/echo").await, node.client("/echo").await, node.client("/echo").await];
-    let idle = [node.socket().await, node.socket().await];
-    tokio::task::yield_now().await;
-    let start = Instant::now();
-    let mut third = node.socket().await;
-    third.send(handshake("/echo", &[])).await;
-    third.is_let_in().await;
-    assert!(start.elapsed() >= Duration::from_millis(50), "it has to wait until the idle ones are cut off");
-    drop(idle);
-    third.leave().await;
-    for client in open {
-        client.leave().await;
-    }
     node.end().await;
 }
 

@@ -96,7 +96,12 @@ async fn noise_ends_the_connection_and_nothing_else() {
 
 #[tokio::test]
 async fn empty_fragments_are_no_way_around_the_limits() {
-    let node = serve(echo("/echo").limits(Limits { silent: std::time::Duration::from_millis(150), ..limits() })).await;
+    let node = serve(echo("/echo").limits(Limits {
+        ping: Duration::from_millis(75),
+        silent: Duration::from_millis(150),
+        ..limits()
+    }))
+    .await;
     let mut client = node.client("/echo").await;
     client.send(frame(0x01, "")).await;
     let empty = frame(0x00, "").repeat(10);

@@ -9,6 +9,7 @@ mod hostile;
 mod lifecycle;
 mod mount;
 mod panics;
+mod pending;
 mod plain;
 mod rate;
 mod slow;

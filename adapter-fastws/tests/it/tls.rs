@@ -69,6 +69,22 @@ async fn an_echo_over_tls() {
 }
 
 #[tokio::test]
+async fn over_tls_a_page_that_came_without_it_is_another_origin() {
+    let (node, tls) = serve_tls(server_limits()).await;
+    let behind = serve_with(App::new().endpoint(echo("/echo")), |it| it.limits(server_limits()).behind_tls()).await;
+    for (origin, expected) in [("https://strait.test", 101), ("http://strait.test", 403)] {
+        let mut client = connect(&node, &tls).await;
+        client.send(handshake("/echo", &[("origin", origin)])).await;
+        assert_eq!(client.answer().await.status, expected, "{origin}");
+        let mut client = behind.socket().await;
+        client.send(handshake("/echo", &[("origin", origin)])).await;
+        assert_eq!(client.answer().await.status, expected, "{origin}, behind a proxy");
+    }
+    node.end().await;
+    behind.end().await;
+}
+
+#[tokio::test]
 async fn events_and_drains_reach_clients_over_tls() {
     let (node, tls) = serve_tls(server_limits()).await;
     let mut client = connect(&node, &tls).await;

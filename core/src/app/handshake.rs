@@ -19,7 +19,7 @@ use crate::handler::{OpenContext, Requirement};
 use crate::hub::{EventHub, ending};
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
-use crate::policy::{Limits, Origins};
+use crate::policy::{Limits, Origins, Transport};
 use crate::protocol::plain;
 use crate::store::{Location, NewChannel, StoreError};
 
@@ -97,7 +97,13 @@ impl App {
     ///
     /// # Errors
     /// 404 for a path without an endpoint, 403 for an origin that may not connect.
-    pub fn accept(&self, path: &str, query: Option<&str>, headers: &HeaderMap) -> Result<Accepted, Refusal> {
+    pub fn accept(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+        transport: Transport,
+    ) -> Result<Accepted, Refusal> {
         let (path, query) = match path {
             "/" | "" => path_in_query(query.unwrap_or_default())
                 .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "the path in the query is not UTF-8"))?,
@@ -111,7 +117,7 @@ impl App {
             .map(|(name, value)| percent_decode_str(value).decode_utf8().map(|value| (name, value.into_owned())));
         let params = params.collect::<Result<Vec<_>, _>>().map_err(|_| not_found())?;
         let endpoint = Arc::clone(&self.0.endpoints[*found.value]);
-        if !origin_passes(&endpoint.origins, headers) {
+        if !origin_passes(&endpoint.origins, headers, transport) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "pages of this origin may not connect"));
         }
         let subprotocol = choose_subprotocol(&endpoint.subprotocols, headers);
@@ -136,7 +142,7 @@ fn path_in_query(query: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     Some((path, rest.join("&").into()))
 }
 
-fn origin_passes(origins: &Origins, headers: &HeaderMap) -> bool {
+fn origin_passes(origins: &Origins, headers: &HeaderMap, transport: Transport) -> bool {
     let mut given = headers.get_all(header::ORIGIN).iter();
     let Some(origin) = given.next() else { return true };
     if matches!(origins, Origins::Any) {
@@ -149,15 +155,15 @@ fn origin_passes(origins: &Origins, headers: &HeaderMap) -> bool {
         return true;
     }
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    same_host(origin, host.unwrap_or_default())
+    same_host(origin, host.unwrap_or_default(), transport)
 }
 
 /// Whether host and port of an origin (RFC 6454 §6.1) are those of a `Host` header, which leaves its scheme's default
-/// port out.
-fn same_host(origin: &str, host: &str) -> bool {
+/// port out. By TLS only `https` is the same: whoever can put a page at the host's plain port must not act for its users.
+fn same_host(origin: &str, host: &str, transport: Transport) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let default = match scheme {
-        "http" => ":80",
+        "http" if transport == Transport::Plain => ":80",
         "https" => ":443",
         _ => return false,
     };
@@ -287,17 +293,21 @@ impl fmt::Display for Requirement {
 mod tests {
     use super::*;
 
-    fn passes(origins: &Origins, origin: &str, host: &str) -> bool {
+    fn passes_by(transport: Transport, origins: &Origins, origin: &str, host: &str) -> bool {
         let mut headers = HeaderMap::new();
         headers.insert(header::ORIGIN, origin.parse().expect("a header"));
         headers.insert(header::HOST, host.parse().expect("a header"));
-        origin_passes(origins, &headers)
+        origin_passes(origins, &headers, transport)
+    }
+
+    fn passes(origins: &Origins, origin: &str, host: &str) -> bool {
+        passes_by(Transport::Plain, origins, origin, host)
     }
 
     #[test]
     fn only_pages_of_the_same_host_and_port_pass() {
         let same = Origins::SameHost;
-        assert!(origin_passes(&same, &HeaderMap::new()));
+        assert!(origin_passes(&same, &HeaderMap::new(), Transport::Plain));
         assert!(passes(&same, "http://a.test:8080", "a.test:8080"));
         assert!(passes(&same, "https://a.test", "A.test:443"));
         assert!(passes(&same, "http://[::1]:8080", "[::1]:8080"));
@@ -310,6 +320,22 @@ mod tests {
         assert!(passes(&listed, "http://a.test", "a.test"));
         assert!(!passes(&listed, "http://b.test", "a.test"));
         assert!(passes(&Origins::Any, "null", "a.test"));
+    }
+
+    #[test]
+    fn by_tls_only_https_pages_are_of_the_same_host() {
+        let passes = |origins, origin, host| passes_by(Transport::Tls, origins, origin, host);
+        let same = Origins::SameHost;
+        assert!(origin_passes(&same, &HeaderMap::new(), Transport::Tls));
+        assert!(passes(&same, "https://a.test", "a.test"));
+        assert!(passes(&same, "https://a.test:8443", "a.test:8443"));
+        assert!(!passes(&same, "http://a.test", "a.test"));
+        assert!(!passes(&same, "http://a.test:443", "a.test:443"));
+        assert!(!passes(&same, "http://a.test:8443", "a.test:8443"));
+        let listed = Origins::Listed(vec!["http://b.test".to_owned()]);
+        assert!(passes(&listed, "http://b.test", "a.test"), "whoever lists it wants it");
+        assert!(!passes(&listed, "http://a.test", "a.test"));
+        assert!(passes(&Origins::Any, "http://a.test", "a.test"));
     }
 
     #[test]

@@ -75,6 +75,16 @@ pub enum BuildError {
     /// A routing key that replies need for themselves.
     #[error("endpoint {0:?} cannot route by that key: it must not be empty, `error`, `gap` or `result`")]
     RoutingKey(String),
+    /// An endpoint has a limit with which it could not work.
+    #[error("the limit `{limit}` of endpoint {endpoint:?} must be {must}")]
+    Limit {
+        /// The endpoint.
+        endpoint: String,
+        /// The limit: a field of [`Limits`](crate::Limits), or `resumable`.
+        limit: &'static str,
+        /// What it must be.
+        must: &'static str,
+    },
     /// A lease without a length.
     #[error("the lease must last for some time, 15 s say")]
     Lease,
@@ -188,6 +198,10 @@ fn check(
     }
     if matches!(endpoint.routing_key.as_str(), "" | "error" | "gap" | "result") {
         return Err(BuildError::RoutingKey(name()));
+    }
+    let resumable = (endpoint.grace == Some(Duration::ZERO)).then_some(("resumable", "longer than nothing"));
+    if let Some((limit, must)) = endpoint.limits.mistake().or(resumable) {
+        return Err(BuildError::Limit { endpoint: name(), limit, must });
     }
     match requirements.iter().find(|requirement| !states.contains_key(&requirement.state)) {
         Some(missing) => Err(BuildError::NoState { endpoint: name(), state: missing.name }),

@@ -1,6 +1,9 @@
 //! What `AppBuilder::build` refuses.
 
-use strait_core::{App, BuildError, Channel, ConnectContext, Endpoint, Extract, Headers, Route, Session, State};
+use strait_core::machine::Backlog;
+use strait_core::{
+    App, BuildError, Channel, ConnectContext, Endpoint, Extract, Headers, Limits, RateLimit, Route, Session, State,
+};
 use strait_store_memory::MemoryStore;
 
 fn refused(endpoint: Endpoint) -> BuildError {
@@ -39,6 +42,38 @@ fn routing_keys_are_not_what_replies_need() {
     for key in ["", "error", "gap", "result"] {
         assert!(matches!(refused(a().routing_key(key)), BuildError::RoutingKey(_)), "{key}");
     }
+}
+
+#[test]
+fn limits_that_cannot_work_are_refused_by_name() {
+    use std::time::Duration;
+    let zero = Duration::ZERO;
+    let backlog = |messages, bytes| Limits { backlog: Backlog { messages, bytes }, ..Limits::default() };
+    let rate = |per_second, burst| Limits {
+        rate: Some(RateLimit { per_second, burst, ..RateLimit::default() }),
+        ..Limits::default()
+    };
+    let same = Limits { ping: Duration::from_secs(60), ..Limits::default() };
+    let cases = [
+        (Limits { message: 0, ..Limits::default() }, "message", "at least 1 byte"),
+        (Limits { queue: 0, ..Limits::default() }, "queue", "at least 1 byte"),
+        (backlog(0, 1), "backlog.messages", "at least 1"),
+        (backlog(1, 0), "backlog.bytes", "at least 1 byte"),
+        (rate(0, 1), "rate.per_second", "at least 1, or `rate` none"),
+        (rate(1, 0), "rate.burst", "at least 1"),
+        (Limits { handler: zero, ..Limits::default() }, "handler", "longer than nothing"),
+        (Limits { ping: zero, ..Limits::default() }, "ping", "longer than nothing"),
+        (same, "silent", "longer than `ping`, so that an answer has time to come"),
+        (Limits { closing: zero, ..Limits::default() }, "closing", "longer than nothing"),
+    ];
+    for (limits, limit, must) in cases {
+        let expected = format!(r#"the limit `{limit}` of endpoint "a" must be {must}"#);
+        assert_eq!(refused(a().limits(limits)).to_string(), expected);
+    }
+    let resumable = refused(a().resumable(zero)).to_string();
+    assert_eq!(resumable, r#"the limit `resumable` of endpoint "a" must be longer than nothing"#);
+    let smallest = Limits { message: 1, queue: 1, subscriptions: 0, ..rate(1, 1) };
+    App::new().endpoint(a().limits(smallest)).store(MemoryStore::new()).build().expect("these work");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use strait_core::store::{ChannelStore, EventHubStore, StoreErrorKind};
 use strait_core::testkit::{Fault, Gate};
 use strait_core::{
     App, AppBuilder, Channel, ChannelState, Close, DisconnectReason, Endpoint, Error, Nowhere, Session, State, Topic,
+    Transport,
 };
 use strait_store_memory::MemoryStore;
 
@@ -167,7 +168,13 @@ async fn a_handshake_whose_store_did_not_answer_leaves_nothing_behind() {
     eventually("what was stored is removed", || faults.calls("remove") == 1).await;
     let gate = Gate::new();
     faults.next("open", 1, &Fault::Hang(gate.clone()));
-    let admitted = node.app.accept("/rooms/a", None, &headers(&[])).unwrap().admit(headers(&[]), None).await.unwrap();
+    let admitted = node
+        .app
+        .accept("/rooms/a", None, &headers(&[]), Transport::Plain)
+        .unwrap()
+        .admit(headers(&[]), None)
+        .await
+        .unwrap();
     let cancelled = tokio::time::timeout(Duration::from_millis(10), admitted.open(Arc::new(Nowhere)));
     assert!(cancelled.await.is_err());
     eventually("it is looked for", || faults.calls("claim") == 2).await;

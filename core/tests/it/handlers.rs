@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use strait_core::{
     App, Channel, ChannelState, Endpoint, Error, EventHub, Frame, Json, NoReply, Opening, Payload, Publish, Reply,
-    State, Topic, Valid, Validate,
+    State, Topic, Transport, Valid, Validate,
 };
 use strait_store_memory::MemoryStore;
 
@@ -233,7 +233,7 @@ async fn the_routing_key_is_the_endpoints_choice() {
 async fn events_are_told_to_be_lost_as_the_endpoint_says() {
     let gap = async |endpoint: Endpoint| {
         let node = serve(endpoint).await;
-        let admitted = node.app.accept("/", None, &http::HeaderMap::new()).unwrap();
+        let admitted = node.app.accept("/", None, &http::HeaderMap::new(), Transport::Plain).unwrap();
         let frame: Frame = admitted.admit(http::HeaderMap::new(), None).await.unwrap().gaps().frame(&topic("a\"b"));
         String::from_utf8(frame.payload().to_vec()).unwrap()
     };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use strait_core::store::StoreErrorKind;
 use strait_core::testkit::Fault;
-use strait_core::{App, Channel, Endpoint, Error, Headers, Limits, Opening, Origins, Session, State};
+use strait_core::{App, Channel, Endpoint, Error, Headers, Limits, Opening, Origins, Session, State, Transport};
 use strait_store_memory::MemoryStore;
 
 use crate::log::{Log, Turnstile, eventually};
@@ -182,7 +182,7 @@ async fn slow_handshakes_do_not_hold_up_others() {
     let (log, turnstile) = (Log::default(), Turnstile::new());
     let app = App::new().endpoint(endpoint).state(log.clone()).state(turnstile.clone()).store(MemoryStore::new());
     let node = Node::start(app).await;
-    let accepted = node.app.accept("/", None, &headers(&[])).unwrap();
+    let accepted = node.app.accept("/", None, &headers(&[]), Transport::Plain).unwrap();
     let slow = tokio::spawn(async move { accepted.admit(headers(&[("x-slow", "1")]), None).await.is_ok() });
     log.wait_for("slow").await;
     assert!(node.connect_with("/", &[]).await.is_ok());
@@ -197,7 +197,10 @@ async fn a_start_that_failed_can_be_repeated() {
     for op in ["lease", "start"] {
         faults.next(op, 1, &Fault::Refuse(StoreErrorKind::Unavailable));
         assert!(app.start().await.is_err(), "{op}");
-        assert!(app.accept("/", None, &headers(&[])).unwrap().admit(headers(&[]), None).await.is_err(), "{op}");
+        assert!(
+            app.accept("/", None, &headers(&[]), Transport::Plain).unwrap().admit(headers(&[]), None).await.is_err(),
+            "{op}"
+        );
     }
     assert_eq!(faults.calls("release"), 1, "the lease was given back when the bus could not be reached");
     let node = Node::start_app(app.clone()).await;

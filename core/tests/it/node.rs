@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use strait_core::testkit::{Faults, Faulty};
-use strait_core::{App, AppBuilder, Conversation, Endpoint, EventHub, Outlet, Refusal, Topic};
+use strait_core::{App, AppBuilder, Conversation, Endpoint, EventHub, Outlet, Refusal, Topic, Transport};
 use strait_store_memory::MemoryStore;
 use tokio::runtime::{Handle, Runtime};
 
@@ -90,7 +90,7 @@ impl Node {
         let (app, path) = (self.app.clone(), path.to_owned());
         let opening = async move {
             let (path, query) = path.split_once('?').map_or((&*path, None), |(path, query)| (path, Some(query)));
-            let admitted = app.accept(path, query, &headers)?.admit(headers, None).await?;
+            let admitted = app.accept(path, query, &headers, Transport::Plain)?.admit(headers, None).await?;
             let recorder = Arc::new(Recorder::new(admitted.gaps()));
             let conversation = admitted.open(Arc::clone(&recorder) as Arc<dyn Outlet>).await?;
             Ok((conversation, recorder))

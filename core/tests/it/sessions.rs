@@ -3,7 +3,8 @@
 use strait_core::store::{ChannelStore, EventHubStore, StoreErrorKind};
 use strait_core::testkit::{Fault, Gate};
 use strait_core::{
-    App, AppBuilder, Channel, Close, Endpoint, Error, Headers, Json, Payload, Route, Session, State, Topic, UserId,
+    App, AppBuilder, Channel, Close, Endpoint, Error, Headers, Json, Payload, Reply, Route, Session, State, Topic,
+    UserId,
 };
 
 use crate::client::Client;
@@ -117,6 +118,25 @@ async fn who_has_no_session_may_use_what_is_public_only() {
     client.expect(&format!("{{{refused}")).await;
     let json = r#"{"action":"login"}"#;
     assert!(client.ask(json).await.contains("invalid"), "an object is no string");
+}
+
+#[tokio::test]
+async fn whole_messages_and_bytes_may_have_policies_of_their_own() {
+    let marked = |name| {
+        tower::util::MapResponseLayer::new(move |reply: Reply| match reply {
+            Reply::Text(text) => format!("{name}: {text}"),
+            other => format!("{name}: {other:?}"),
+        })
+    };
+    let endpoint = Endpoint::new("a", "/")
+        .on("secret", async || Json("42"))
+        .message_route(Route::new(async |text: String| text).public().layer(marked("text")))
+        .binary_route(Route::new(async |bytes: bytes::Bytes| bytes.len().to_string()).public().layer(marked("bytes")));
+    let client = serve(endpoint).await.connect("/").await;
+    assert_eq!(client.ask("hello").await, "text: hello");
+    client.send_binary(b"four");
+    client.expect("bytes: 4").await;
+    assert!(client.ask(r#"{"action":"secret"}"#).await.contains("unauthenticated"));
 }
 
 #[tokio::test]
