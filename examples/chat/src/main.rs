@@ -1,6 +1,5 @@
 //! Serves the chat from a long-lived node.
 
-use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
@@ -10,6 +9,8 @@ use anyhow::Context;
 use clap::Parser;
 use strait_adapter_fastws::{Runtimes, Server};
 use strait_store_memory::MemoryStore;
+#[cfg(feature = "redis")]
+use strait_store_redis::{RedisConfig, RedisStore};
 use tracing::Level;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -24,7 +25,8 @@ struct Arguments {
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = address)]
     listen: SocketAddr,
 
-    /// Where channels and topics are kept: memory (redis://… and postgres://… are not there yet)
+    /// Where channels and topics are kept: memory, or redis://HOST:PORT for all chats with the same one (postgres://… is
+    /// not there yet)
     #[arg(long, default_value = "memory", value_name = "STORE")]
     store: Store,
 
@@ -34,9 +36,11 @@ struct Arguments {
 }
 
 /// Where channels and topics are kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 enum Store {
     Memory,
+    #[cfg(feature = "redis")]
+    Redis(Box<RedisConfig>),
 }
 
 impl FromStr for Store {
@@ -45,28 +49,24 @@ impl FromStr for Store {
     fn from_str(store: &str) -> Result<Self, UnknownStore> {
         match store.split_once("://").map_or(store, |(scheme, _)| scheme) {
             "memory" => Ok(Self::Memory),
-            "redis" | "rediss" | "postgres" | "postgresql" => Err(UnknownStore::NotYet),
+            #[cfg(feature = "redis")]
+            "redis" | "rediss" => Ok(Self::Redis(Box::new(RedisConfig::from_url(store)?))),
+            "postgres" | "postgresql" => Err(UnknownStore::NotYet),
             _ => Err(UnknownStore::Unknown),
         }
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 enum UnknownStore {
+    #[error("this store is not there yet, use memory or redis://…")]
     NotYet,
+    #[error("the store must be memory or redis://…, if this chat was built with it (postgres://… is not there yet)")]
     Unknown,
+    #[cfg(feature = "redis")]
+    #[error(transparent)]
+    Redis(#[from] strait_store_redis::ConfigError),
 }
-
-impl fmt::Display for UnknownStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::NotYet => "this store is not there yet, use memory",
-            Self::Unknown => "the store must be memory (redis://… and postgres://… are not there yet)",
-        })
-    }
-}
-
-impl std::error::Error for UnknownStore {}
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
     let found = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
@@ -100,6 +100,8 @@ fn main() -> anyhow::Result<()> {
         .context("the metrics recorder could not be installed")?;
     let app = match arguments.store {
         Store::Memory => chat::app().store(MemoryStore::new()),
+        #[cfg(feature = "redis")]
+        Store::Redis(config) => chat::app().store(RedisStore::new(*config)),
     };
     let app = app.build()?;
     Server::new(app)

@@ -9,7 +9,7 @@ fn bad_arguments_exit_2_and_say_what_to_do() {
     for (arguments, said) in [
         (&["--nonsense"][..], "--nonsense"),
         (&["--listen", "nowhere"], "nowhere"),
-        (&["--store", "redis://localhost"], "not there yet"),
+        (&["--store", "redis://localhost/x"], "number of the database"),
         (&["--store", "postgres://localhost/x"], "not there yet"),
         (&["--store", "mysql://x"], "memory"),
         (&["--runtime", "0"], "per-core"),

@@ -2,5 +2,7 @@
 
 mod command_line;
 mod endpoints;
+#[cfg(feature = "redis")]
+mod fleet;
 mod kit;
 mod room;

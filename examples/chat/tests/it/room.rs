@@ -3,13 +3,13 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::kit::{Client, Server};
 
-async fn join(server: &Server, room: &str) -> Client {
+pub(crate) async fn join(server: &Server, room: &str) -> Client {
     let mut client = server.client(&format!("/rooms/{room}")).await;
     assert!(client.json().await["messages"].is_array(), "who joins is shown the last messages");
     client
 }
 
-async fn login(client: &mut Client, nickname: &str) {
+pub(crate) async fn login(client: &mut Client, nickname: &str) {
     client.send(json!({ "action": "login", "nickname": nickname }).to_string()).await;
     client.expect(r#"{"action":"login"}"#).await;
     client.expect(&format!(r#"{{"event":"joined","user":"{nickname}"}}"#)).await;

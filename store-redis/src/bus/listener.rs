@@ -1,0 +1,192 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, RwLock};
+use redis::{Cmd, PushInfo, ServerErrorKind, Value};
+
+use crate::error::Failure;
+use crate::server::{Connection, Server};
+
+/// Subscriptions that are asked for at once.
+const BATCH: usize = 512;
+
+/// The node's ear at one server.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) server: Arc<Server>,
+    link: RwLock<Option<Link>>,
+    connecting: tokio::sync::Mutex<()>,
+    /// Microseconds after the bus' origin at which something that proves hearing last came, plus 1; 0 for never.
+    proved: AtomicU64,
+    origin: Instant,
+}
+
+/// A connection on which shard channels are heard.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
+    /// Tells it from all others of the node; not 0.
+    pub(crate) number: u64,
+    pub(crate) since: Instant,
+    /// The shard channel on which probes are heard.
+    probe: Arc<Mutex<String>>,
+}
+
+impl Link {
+    /// Notes where probes are heard from now on; tells whether that is new.
+    pub(crate) fn probe(&self, channel: &str) -> bool {
+        let mut known = self.probe.lock();
+        let new = *known != channel;
+        if new {
+            channel.clone_into(&mut known);
+        }
+        new
+    }
+}
+
+/// What a subscription was answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Subscribed {
+    Done,
+    /// The slot is another server's now.
+    Moved,
+}
+
+impl Listener {
+    pub(crate) fn new(server: Arc<Server>, origin: Instant) -> Self {
+        Self {
+            server,
+            link: RwLock::default(),
+            connecting: tokio::sync::Mutex::const_new(()),
+            proved: AtomicU64::new(0),
+            origin,
+        }
+    }
+
+    /// The connection, if there is one that lives.
+    pub(crate) fn link(&self) -> Option<Link> {
+        self.link.read().as_ref().filter(|link| link.connection.is_alive()).cloned()
+    }
+
+    /// The connection, a new one if need be. Everything must be subscribed to again on it.
+    pub(crate) async fn connected(
+        &self,
+        number: impl FnOnce() -> u64,
+        hear: impl FnOnce() -> Box<dyn Fn(PushInfo) + Send + Sync>,
+        deadline: Instant,
+    ) -> Result<Link, Failure> {
+        if let Some(link) = self.link() {
+            return Ok(link);
+        }
+        let late = |_| Failure::Timeout { address: self.server.address.clone() };
+        let _one_at_a_time = tokio::time::timeout_at(deadline.into(), self.connecting.lock()).await.map_err(late)?;
+        if let Some(link) = self.link() {
+            return Ok(link);
+        }
+        *self.link.write() = None;
+        let number = number();
+        let connection = self.server.connect(hear(), deadline).await?;
+        let link = Link { connection, number, since: Instant::now(), probe: Arc::default() };
+        *self.link.write() = Some(link.clone());
+        Ok(link)
+    }
+
+    /// Hangs up: whatever comes on the connection is not to be relied on.
+    pub(crate) fn hang_up(&self) {
+        if let Some(link) = self.link.write().take() {
+            link.connection.give_up();
+        }
+    }
+
+    /// Something came that was published now.
+    pub(crate) fn prove(&self) {
+        let now = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.proved.store(now + 1, Ordering::Release);
+    }
+
+    /// How long ago hearing was proved.
+    pub(crate) fn silent_for(&self) -> Option<Duration> {
+        let at = self.proved.load(Ordering::Acquire).checked_sub(1)?;
+        Some(self.origin.elapsed().saturating_sub(Duration::from_micros(at)))
+    }
+
+    pub(crate) async fn subscribe(
+        &self,
+        link: &Link,
+        channels: &[&str],
+        deadline: Instant,
+    ) -> Result<Vec<Subscribed>, Failure> {
+        self.ask(link, "SSUBSCRIBE", redis::PushKind::SSubscribe, channels, deadline).await
+    }
+
+    pub(crate) async fn unsubscribe(&self, link: &Link, channels: &[&str], deadline: Instant) -> Result<(), Failure> {
+        self.ask(link, "SUNSUBSCRIBE", redis::PushKind::SUnsubscribe, channels, deadline).await?;
+        Ok(())
+    }
+
+    /// One command a channel, as channels of one command must be in one slot, each with one confirmation.
+    async fn ask(
+        &self,
+        link: &Link,
+        name: &str,
+        confirms: redis::PushKind,
+        channels: &[&str],
+        deadline: Instant,
+    ) -> Result<Vec<Subscribed>, Failure> {
+        let mut all = Vec::with_capacity(channels.len());
+        for channels in channels.chunks(BATCH) {
+            let commands: Vec<Cmd> = channels.iter().map(|channel| redis::cmd(name).arg(*channel).take()).collect();
+            let commands: Vec<&Cmd> = commands.iter().collect();
+            let answers = link.connection.request(&commands, &self.server.address, deadline).await?;
+            for (channel, answer) in channels.iter().zip(answers) {
+                all.push(self.confirmed(link, &confirms, channel, answer)?);
+            }
+        }
+        Ok(all)
+    }
+
+    fn confirmed(
+        &self,
+        link: &Link,
+        confirms: &redis::PushKind,
+        channel: &str,
+        answer: Value,
+    ) -> Result<Subscribed, Failure> {
+        match answer {
+            Value::Push { kind, data } if kind == *confirms && names(&data, channel) => Ok(Subscribed::Done),
+            Value::ServerError(error) => match error.kind() {
+                Some(ServerErrorKind::Moved | ServerErrorKind::Ask | ServerErrorKind::ClusterDown) => {
+                    Ok(Subscribed::Moved)
+                }
+                _ => Err(Failure::server(&self.server.address, &error)),
+            },
+            // The client takes a farewell that the server sends unasked, when a slot leaves it, for an answer: from here
+            // on no answer is that of its question.
+            _ => {
+                link.connection.give_up();
+                Err(Failure::Lost {
+                    address: self.server.address.clone(),
+                    what: "a subscription was not confirmed as it was asked for".to_owned(),
+                })
+            }
+        }
+    }
+
+    /// All that was published before this was asked has come when it is answered.
+    pub(crate) async fn barrier(&self, link: &Link, deadline: Instant) -> Result<(), Failure> {
+        let ping = redis::cmd("PING");
+        let answers = link.connection.request(&[&ping], &self.server.address, deadline).await?;
+        match &answers[..] {
+            [Value::SimpleString(pong)] if pong == "PONG" => Ok(()),
+            _ => {
+                link.connection.give_up();
+                Err(Failure::Foreign("PING was not answered as it should"))
+            }
+        }
+    }
+}
+
+fn names(data: &[Value], channel: &str) -> bool {
+    matches!(data.first(), Some(Value::BulkString(name)) if name == channel.as_bytes())
+}

@@ -1,0 +1,28 @@
+//! The bus: a shard channel for each topic and for each node's mailbox, heard on a connection of its own to each server
+//! that has any of them.
+//!
+//! What comes is checked against the position that was heard last: a hole is told as a gap, however it came about. After
+//! each reconnect every subscription is made again and confirmed, and the heads of all topics are compared with what was
+//! heard. A probe that is published and must arrive shows that the way is open in between.
+
+mod heard;
+mod listener;
+mod mailbox;
+mod node;
+mod supervisor;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use strait_core::NodeId;
+use strait_core::store::{BusNode, EventBus, Sink, StoreError};
+
+use crate::bus::node::RedisNode;
+use crate::store::RedisStore;
+
+#[async_trait]
+impl EventBus for RedisStore {
+    async fn start(&self, node: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<dyn BusNode>, StoreError> {
+        Ok(Arc::new(RedisNode::start(Arc::clone(&self.inner), node.clone(), sink).await?))
+    }
+}

@@ -1,0 +1,414 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use foldhash::fast::RandomState;
+use parking_lot::{Mutex, RwLock};
+use redis::{PushInfo, PushKind, Value};
+use strait_core::store::{BusNode, Command, Health, Sink, StoreError, StoreErrorKind};
+use strait_core::{NodeId, Position, Topic};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use super::heard::Heard;
+use super::listener::{Link, Listener, Subscribed};
+use super::mailbox::Mailbox;
+use super::supervisor;
+use crate::call::Call;
+use crate::error::{BACKEND, Failure, conflict};
+use crate::event::{self, Foreign};
+use crate::reply::{integer, list, position};
+use crate::scripts;
+use crate::store::{Inner, milliseconds};
+
+/// How many commands a mailbox keeps, and for how long.
+const COMMANDS: u32 = 1024;
+pub(super) const COMMANDS_FOR: Duration = Duration::from_secs(60);
+
+/// One node's end of the bus. A node that is dropped leaves, as its process's end would make it.
+pub(crate) struct RedisNode {
+    pub(super) bus: Arc<Bus>,
+    supervisor: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for RedisNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisNode").field("node", &self.bus.node).finish_non_exhaustive()
+    }
+}
+
+/// What the node's tasks and connections share.
+pub(super) struct Bus {
+    pub(super) store: Arc<Inner>,
+    pub(super) node: NodeId,
+    /// Tells this start of the node from others of its name.
+    pub(super) token: String,
+    pub(super) origin: Instant,
+    pub(super) topics: RwLock<HashMap<Topic, Arc<Heard>, RandomState>>,
+    pub(super) mailbox: Mailbox,
+    pub(super) listeners: RwLock<Vec<Arc<Listener>>>,
+    /// Something needs the supervisor.
+    pub(super) needed: Notify,
+    /// A slot has left its server.
+    pub(super) moved: AtomicBool,
+    /// Shard channels that are heard though nobody wants them: they came about when a subscription broke off.
+    pub(super) unwanted: Mutex<Vec<String>>,
+    /// Microseconds that the last probe took.
+    pub(super) lag: AtomicU64,
+    links: AtomicU64,
+    /// Let go when the node leaves, as it may own the node in turn.
+    sink: RwLock<Option<Arc<dyn Sink>>>,
+}
+
+impl RedisNode {
+    pub(super) async fn start(store: Arc<Inner>, node: NodeId, sink: Arc<dyn Sink>) -> Result<Self, StoreError> {
+        let token = store.random.token();
+        let head = register(&store, &node, &token, "start").await?;
+        let Some(head) = head else {
+            return Err(conflict("start", "a node of this name is on the bus, every node needs a name of its own"));
+        };
+        let keys = store.keys.node(&node);
+        let mailbox = Mailbox::new(keys.slot(), keys.channel(), head);
+        let bus = Arc::new(Bus {
+            store,
+            node,
+            token,
+            origin: Instant::now(),
+            topics: RwLock::default(),
+            mailbox,
+            listeners: RwLock::default(),
+            needed: Notify::new(),
+            moved: AtomicBool::new(false),
+            unwanted: Mutex::default(),
+            lag: AtomicU64::new(u64::MAX),
+            links: AtomicU64::new(0),
+            sink: RwLock::new(Some(sink)),
+        });
+        let this = Self { bus: Arc::clone(&bus), supervisor: Mutex::new(None) };
+        // Commands that are sent from here on are kept until they are read: only then the node may be sent to.
+        supervisor::listen_to_mailbox(&bus).await.map_err(|failure| failure.store("start"))?;
+        *this.supervisor.lock() = Some(tokio::spawn(supervisor::run(bus)));
+        Ok(this)
+    }
+
+    /// Takes the node off; answers what is left to do.
+    fn leave(&self) -> Option<Call> {
+        let supervisor = self.supervisor.lock().take();
+        if let Some(supervisor) = supervisor {
+            supervisor.abort();
+        }
+        self.bus.sink.write().take()?;
+        self.bus.topics.write().clear();
+        for listener in std::mem::take(&mut *self.bus.listeners.write()) {
+            listener.hang_up();
+        }
+        let keys = self.bus.store.keys.node(&self.bus.node);
+        let touched = [keys.bus(), keys.mailbox(), keys.mailbox_log()];
+        Some(Call::script(&scripts::LEAVE_BUS, keys.slot(), &touched).arg(&self.bus.token))
+    }
+}
+
+/// The node is on the bus, for a while; `None` if another one has its name. Answers the mailbox's head.
+pub(super) async fn register(
+    store: &Inner,
+    node: &NodeId,
+    token: &str,
+    op: &'static str,
+) -> Result<Option<Position>, StoreError> {
+    let keys = store.keys.node(node);
+    let call = Call::script(&scripts::STAY, keys.slot(), &[keys.bus(), keys.mailbox()])
+        .arg(token)
+        .arg(milliseconds(stays_for(store)))
+        .arg(store.random.epoch())
+        .arg(milliseconds(COMMANDS_FOR));
+    let answer = store.router.one(op, call).await?;
+    let read = || match &list(answer)?[..] {
+        [_] => Ok(None),
+        [_, head] => position(head).map(Some),
+        _ => Err(Foreign),
+    };
+    read().map_err(|foreign| Failure::from(foreign).store(op))
+}
+
+/// How long a node that does not renew it is taken to be on the bus.
+pub(super) fn stays_for(store: &Inner) -> Duration {
+    (store.config.probe_timeout * 4).max(Duration::from_secs(10))
+}
+
+impl Bus {
+    pub(super) fn sink(&self) -> Option<Arc<dyn Sink>> {
+        self.sink.read().clone()
+    }
+
+    pub(super) fn next_link(&self) -> u64 {
+        self.links.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// What a connection does with what comes on it: runs in the connection's task, and never waits.
+    fn ear(self: &Arc<Self>, listener: &Arc<Listener>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
+        let (bus, listener) = (Arc::downgrade(self), Arc::downgrade(listener));
+        Box::new(move |info: PushInfo| {
+            let (Some(bus), Some(listener)) = (bus.upgrade(), listener.upgrade()) else { return };
+            match info.kind {
+                PushKind::SMessage => {
+                    let mut data = info.data.into_iter();
+                    if let (Some(Value::BulkString(channel)), Some(Value::BulkString(frame))) =
+                        (data.next(), data.next())
+                    {
+                        bus.hear(&listener, &channel, &frame.into());
+                    }
+                }
+                PushKind::SUnsubscribe => {
+                    if let Some(Value::BulkString(channel)) = info.data.first() {
+                        bus.farewell(channel);
+                    }
+                }
+                PushKind::Disconnection => bus.needed.notify_one(),
+                _ => {}
+            }
+        })
+    }
+
+    fn hear(&self, listener: &Listener, channel: &[u8], frame: &Bytes) {
+        let (Some(sink), Ok(channel)) = (self.sink(), std::str::from_utf8(channel)) else { return };
+        if let Some(topic) = self.store.keys.topic_of_channel(channel) {
+            let heard = self.topics.read().get(topic).cloned();
+            match (heard, event::split_frame(frame)) {
+                (Some(heard), Ok((position, blob))) => heard.event(position, blob, &*sink),
+                (Some(_), Err(error)) => tracing::error!(error = %error, "an event was not understood"),
+                (None, _) => self.unwanted(channel),
+            }
+        } else if channel == self.mailbox.channel {
+            match event::split_frame(frame) {
+                Ok((position, blob)) => {
+                    if self.mailbox.command(position, blob, &*sink) {
+                        self.needed.notify_one();
+                    }
+                }
+                Err(error) => tracing::error!(error = %error, "a command was not understood"),
+            }
+        } else {
+            self.probed(listener, frame);
+        }
+    }
+
+    /// The time of the probe's sending, in microseconds after the origin.
+    fn probed(&self, listener: &Listener, frame: &[u8]) {
+        let sent = std::str::from_utf8(frame).ok().and_then(|text| text.strip_prefix(&self.token));
+        let Some(sent) = sent.and_then(|sent| sent.trim().parse::<u64>().ok()) else { return };
+        listener.prove();
+        let lag = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_sub(sent);
+        self.lag.store(lag, Ordering::Release);
+        metrics::gauge!("strait_bus_lag_seconds").set(lag as f64 / 1e6);
+    }
+
+    /// A subscription has ended: was it ours to end?
+    fn farewell(&self, channel: &[u8]) {
+        let Ok(channel) = std::str::from_utf8(channel) else { return };
+        let topic = self.store.keys.topic_of_channel(channel);
+        let heard = topic.and_then(|topic| self.topics.read().get(topic).cloned());
+        if let Some(heard) = &heard {
+            heard.on.store(0, Ordering::Release);
+        }
+        if channel == self.mailbox.channel {
+            self.mailbox.on.store(0, Ordering::Release);
+            self.mailbox.doubt();
+        }
+        if heard.is_some() || channel == self.mailbox.channel || topic.is_none() {
+            self.moved.store(true, Ordering::Release);
+            self.needed.notify_one();
+        }
+    }
+
+    fn unwanted(&self, channel: &str) {
+        let mut unwanted = self.unwanted.lock();
+        if unwanted.len() < 1024 && !unwanted.iter().any(|known| known == channel) {
+            unwanted.push(channel.to_owned());
+            self.needed.notify_one();
+        }
+    }
+
+    /// The ear at the server that has a slot.
+    pub(super) async fn listener(&self, slot: u16) -> Result<Arc<Listener>, Failure> {
+        let server = self.store.router.server(slot).await?;
+        let mut listeners = self.listeners.write();
+        if let Some(found) = listeners.iter().find(|listener| Arc::ptr_eq(&listener.server, &server)) {
+            return Ok(Arc::clone(found));
+        }
+        let listener = Arc::new(Listener::new(server, self.origin));
+        listeners.push(Arc::clone(&listener));
+        Ok(listener)
+    }
+
+    pub(super) async fn link(self: &Arc<Self>, listener: &Arc<Listener>) -> Result<Link, Failure> {
+        let link = listener.connected(|| self.next_link(), || self.ear(listener), self.deadline()).await?;
+        Ok(link)
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.store.config.command_timeout
+    }
+
+    /// Subscribes to topics where their slots are now; those that moved meanwhile are left for the supervisor.
+    pub(super) async fn subscribe(self: &Arc<Self>, topics: &[Arc<Heard>]) -> Result<(), Failure> {
+        let mut places: Vec<(Arc<Listener>, Vec<&Arc<Heard>>)> = Vec::new();
+        for heard in topics {
+            let listener = self.listener(heard.slot).await?;
+            match places.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &listener)) {
+                Some((_, topics)) => topics.push(heard),
+                None => places.push((listener, vec![heard])),
+            }
+        }
+        let mut moved = false;
+        for (listener, topics) in places {
+            let link = self.link(&listener).await?;
+            let channels: Vec<&str> = topics.iter().map(|heard| heard.channel.as_str()).collect();
+            let answers = listener.subscribe(&link, &channels, self.deadline()).await?;
+            for (heard, answer) in topics.iter().zip(answers) {
+                match answer {
+                    Subscribed::Done => heard.on.store(link.number, Ordering::Release),
+                    Subscribed::Moved => moved = true,
+                }
+            }
+        }
+        if moved {
+            self.store.router.refresh(self.deadline()).await?;
+            return Err(Failure::Topology("a slot is being moved".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The heads of topics, in order.
+    pub(super) async fn heads(&self, topics: &[Arc<Heard>], op: &'static str) -> Result<Vec<Position>, StoreError> {
+        let calls: Vec<Call> = topics.iter().map(|heard| self.store.head(&heard.topic)).collect();
+        let answers = self.store.router.all(op, &calls).await?;
+        let read = |answer| position(answer).map_err(|foreign| Failure::from(foreign).store(op));
+        answers.iter().map(read).collect()
+    }
+
+    async fn begin(self: &Arc<Self>, on: &[Topic]) -> Result<Vec<Position>, StoreError> {
+        let op = "interest";
+        let (mut wanted, mut new) = (Vec::new(), Vec::new());
+        {
+            let mut topics = self.topics.write();
+            for topic in on {
+                let heard = topics.entry(topic.clone()).or_insert_with(|| {
+                    let keys = self.store.keys.topic(topic);
+                    let heard = Arc::new(Heard::new(topic.clone(), keys.slot(), keys.channel()));
+                    new.push(Arc::clone(&heard));
+                    heard
+                });
+                wanted.push(Arc::clone(heard));
+            }
+        }
+        let silent: Vec<Arc<Heard>> = wanted.iter().filter(|heard| heard.is_on(0)).cloned().collect();
+        let begun = async {
+            // Once more if a slot was moved just now.
+            if self.subscribe(&silent).await.is_err() {
+                self.subscribe(&silent).await.map_err(|failure| failure.store(op))?;
+            }
+            self.heads(&wanted, op).await
+        };
+        match begun.await {
+            Ok(heads) => {
+                for (heard, head) in wanted.iter().zip(&heads) {
+                    heard.begin(*head);
+                }
+                Ok(heads)
+            }
+            Err(error) => {
+                let mut topics = self.topics.write();
+                for heard in new {
+                    topics.remove(&heard.topic);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn end(self: &Arc<Self>, off: &[&Topic]) {
+        let ended: Vec<Arc<Heard>> = {
+            let mut topics = self.topics.write();
+            off.iter().filter_map(|topic| topics.remove(*topic)).collect()
+        };
+        let listeners = self.listeners.read().clone();
+        for listener in listeners {
+            let Some(link) = listener.link() else { continue };
+            let channels: Vec<&str> =
+                ended.iter().filter(|heard| heard.is_on(link.number)).map(|heard| heard.channel.as_str()).collect();
+            // What is heard all the same is unsubscribed from when it comes.
+            if !channels.is_empty()
+                && let Err(error) = listener.unsubscribe(&link, &channels, self.deadline()).await
+            {
+                tracing::debug!(error = %error, "a subscription could not be ended");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl BusNode for RedisNode {
+    async fn interest(&self, on: &[Topic], off: &[Topic]) -> Result<Vec<Position>, StoreError> {
+        if self.bus.sink.read().is_none() {
+            return Err(StoreError::new(StoreErrorKind::Unavailable, BACKEND, "interest")
+                .because("the node has left the bus, start it anew"));
+        }
+        // What ends and begins in one call goes on.
+        let off: Vec<&Topic> = off.iter().filter(|topic| !on.contains(topic)).collect();
+        if !off.is_empty() {
+            self.bus.end(&off).await;
+        }
+        if on.is_empty() { Ok(Vec::new()) } else { self.bus.begin(on).await }
+    }
+
+    async fn send(&self, node: &NodeId, commands: &[Command]) -> Result<bool, StoreError> {
+        let store = &self.bus.store;
+        let keys = store.keys.node(node);
+        let touched = [keys.bus(), keys.mailbox(), keys.mailbox_log()];
+        let mut call = Call::script(&scripts::SEND, keys.slot(), &touched)
+            .arg(keys.channel())
+            .arg(store.random.epoch())
+            .arg(COMMANDS)
+            .arg(milliseconds(COMMANDS_FOR))
+            .once();
+        for command in commands {
+            call = call.arg(store.random.check()).arg(event::encode_command(command));
+        }
+        let answer = store.router.one("send", call).await?;
+        Ok(integer(&answer).map_err(|foreign| Failure::from(foreign).store("send"))? == 1)
+    }
+
+    fn health(&self) -> Health {
+        let listeners = self.bus.listeners.read();
+        let limit = self.bus.store.config.probe_interval + self.bus.store.config.probe_timeout;
+        let hears = |listener: &Arc<Listener>| {
+            listener.link().is_some() && listener.silent_for().is_some_and(|silent| silent <= limit)
+        };
+        let hears = self.bus.sink.read().is_some() && !listeners.is_empty() && listeners.iter().all(hears);
+        let lag = Some(self.bus.lag.load(Ordering::Acquire)).filter(|lag| *lag != u64::MAX);
+        Health { hears, lag: lag.map(Duration::from_micros) }
+    }
+
+    async fn stop(&self) {
+        if let Some(call) = self.leave()
+            && let Err(error) = self.bus.store.router.one("stop", call).await
+        {
+            tracing::warn!(error = %error, "the node could not leave the bus, it is forgotten in a while");
+        }
+    }
+}
+
+impl Drop for RedisNode {
+    fn drop(&mut self) {
+        let Some(call) = self.leave() else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let store = Arc::clone(&self.bus.store);
+            // If it fails, the node is forgotten in a while.
+            runtime.spawn(async move { store.router.one("stop", call).await });
+        }
+    }
+}

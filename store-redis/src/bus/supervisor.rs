@@ -1,0 +1,268 @@
+//! Keeps a node hearing: connects again, subscribes again, proves it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use redis::Value;
+use strait_core::Position;
+use strait_core::store::StoreError;
+use tokio::time::{sleep, timeout};
+
+use super::heard::Heard;
+use super::listener::{Link, Listener, Subscribed};
+use super::node::{Bus, register, stays_for};
+use crate::call::Call;
+use crate::error::Failure;
+use crate::event::{Foreign, parse_position};
+use crate::reply::{bytes, integer, list, position, text};
+use crate::scripts;
+
+/// How many topics are compared with their heads at once.
+const TOPICS_AT_ONCE: usize = 512;
+/// After a failure the next attempt comes soon, then ever later.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+pub(super) async fn run(bus: Arc<Bus>) {
+    let config = Arc::clone(&bus.store.config);
+    let (mut registered, mut compared, mut probed) = (Instant::now(), Instant::now(), None::<Instant>);
+    let mut pause = FIRST_PAUSE;
+    let registration = stays_for(&bus.store) / 4;
+    let comparison = config.topic_time / 4;
+    loop {
+        let wait = probed.map_or(Duration::ZERO, |at| config.probe_interval.saturating_sub(at.elapsed()));
+        // Whatever needs the supervisor wakes it.
+        let _ = timeout(wait, bus.needed.notified()).await;
+        if let Err(failure) = mend(&bus).await {
+            tracing::warn!(error = %failure, "the bus does not hear, trying again");
+            metrics::counter!("strait_bus_failures_total").increment(1);
+            let half = pause / 2;
+            sleep(half + half.mul_f64(bus.store.random.check() as f64 / f64::from(u32::MAX))).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+            // Whose servers are not known any more is found out here too.
+            let _ = bus.store.router.refresh(bus.deadline()).await;
+            bus.needed.notify_one();
+        } else {
+            pause = FIRST_PAUSE;
+        }
+        if probed.is_none_or(|at| at.elapsed() >= config.probe_interval) {
+            probed = Some(Instant::now());
+            probe(&bus).await;
+        }
+        if registered.elapsed() >= registration {
+            registered = Instant::now();
+            match register(&bus.store, &bus.node, &bus.token, "stay").await {
+                Ok(Some(_)) => {}
+                Ok(None) => tracing::error!("another node of this name is on the bus"),
+                Err(error) => tracing::warn!(error = %error, "the node's place on the bus could not be renewed"),
+            }
+        }
+        if compared.elapsed() >= comparison {
+            compared = Instant::now();
+            // It also keeps the topics' counters from being forgotten.
+            if let Err(error) = compare_all(&bus).await {
+                tracing::warn!(error = %error, "what was heard could not be compared with what was published");
+            }
+        }
+    }
+}
+
+/// Makes whatever is wanted heard.
+async fn mend(bus: &Arc<Bus>) -> Result<(), Failure> {
+    if bus.moved.swap(false, Ordering::AcqRel) {
+        bus.store.router.refresh(bus.deadline()).await?;
+    }
+    listen_to_mailbox(bus).await?;
+    listen_to_topics(bus).await?;
+    drop_unwanted(bus).await;
+    drop_idle(bus).await
+}
+
+/// Subscribes to the node's mailbox if need be, and reads what it missed.
+pub(super) async fn listen_to_mailbox(bus: &Arc<Bus>) -> Result<(), Failure> {
+    let mailbox = &bus.mailbox;
+    let listener = bus.listener(mailbox.slot).await?;
+    let link = bus.link(&listener).await?;
+    if !mailbox.is_on(link.number) {
+        mailbox.doubt();
+        match listener.subscribe(&link, &[&mailbox.channel], bus.deadline()).await?[..] {
+            [Subscribed::Done] => mailbox.on.store(link.number, Ordering::Release),
+            _ => {
+                bus.moved.store(true, Ordering::Release);
+                return Err(Failure::Topology("a slot is being moved".to_owned()));
+            }
+        }
+    }
+    while let Some(after) = mailbox.missing_after() {
+        let Some(sink) = bus.sink() else { return Ok(()) };
+        match commands(bus, &after).await? {
+            Ok((commands, more)) => {
+                mailbox.read(commands, &*sink);
+                if more {
+                    continue;
+                }
+            }
+            Err(head) => mailbox.lost(head),
+        }
+        if mailbox.caught_up() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+type Commands = (Vec<(Position, Bytes)>, bool);
+
+/// Commands after a position and whether there are more, or the head if some are lost.
+async fn commands(bus: &Bus, after: &Position) -> Result<Result<Commands, Position>, Failure> {
+    let keys = bus.store.keys.node(&bus.node);
+    let call = Call::script(&scripts::REPLAY, keys.slot(), &[keys.mailbox(), keys.mailbox_log()]);
+    let answer = bus.store.router.one("commands", bus.store.from(call, after, 256)).await;
+    let answer = answer.map_err(|error| Failure::of(&error))?;
+    let mut answer = list(answer)?.into_iter();
+    let (kind, head) = (answer.next().ok_or(Foreign)?, answer.next().ok_or(Foreign)?);
+    let head = position(&head)?;
+    if integer(&kind)? == 0 {
+        return Ok(Err(head));
+    }
+    let more = integer(&answer.next().ok_or(Foreign)?)? == 1;
+    let mut commands = Vec::new();
+    while let Some(id) = answer.next() {
+        let at = parse_position(&format!("{}-{}", head.epoch, text(&id)?)).ok_or(Foreign)?;
+        commands.push((at, bytes(answer.next().ok_or(Foreign)?)?));
+    }
+    Ok(Ok((commands, more)))
+}
+
+/// Subscribes to topics that are not heard on the connection to their slot's server, and compares them with their heads.
+async fn listen_to_topics(bus: &Arc<Bus>) -> Result<(), Failure> {
+    let mut silent = Vec::new();
+    let topics: Vec<_> = bus.topics.read().values().cloned().collect();
+    for heard in topics {
+        let listener = bus.listener(heard.slot).await?;
+        let link = bus.link(&listener).await?;
+        if !heard.is_on(link.number) {
+            silent.push(heard);
+        }
+    }
+    for topics in silent.chunks(TOPICS_AT_ONCE) {
+        bus.subscribe(topics).await?;
+        compare(bus, topics).await.map_err(|error| Failure::of(&error))?;
+    }
+    Ok(())
+}
+
+/// Tells of a gap wherever something was published that has not been heard.
+async fn compare(bus: &Arc<Bus>, topics: &[Arc<Heard>]) -> Result<(), StoreError> {
+    let heads = bus.heads(topics, "compare").await?;
+    let listeners = bus.listeners.read().clone();
+    for listener in listeners {
+        if let Some(link) = listener.link() {
+            listener.barrier(&link, bus.deadline()).await.map_err(|failure| failure.store("compare"))?;
+        }
+    }
+    let Some(sink) = bus.sink() else { return Ok(()) };
+    for (heard, head) in topics.iter().zip(heads) {
+        heard.compare(head, &*sink);
+    }
+    Ok(())
+}
+
+async fn compare_all(bus: &Arc<Bus>) -> Result<(), StoreError> {
+    let topics: Vec<_> = bus.topics.read().values().cloned().collect();
+    for topics in topics.chunks(TOPICS_AT_ONCE) {
+        compare(bus, topics).await?;
+    }
+    Ok(())
+}
+
+/// Ends subscriptions that came about though nobody waits for them any more.
+async fn drop_unwanted(bus: &Arc<Bus>) {
+    let unwanted = std::mem::take(&mut *bus.unwanted.lock());
+    let wanted = |channel: &String| {
+        let topic = bus.store.keys.topic_of_channel(channel);
+        topic.is_some_and(|topic| bus.topics.read().contains_key(topic))
+    };
+    let unwanted: Vec<&str> = unwanted.iter().filter(|channel| !wanted(channel)).map(String::as_str).collect();
+    if unwanted.is_empty() {
+        return;
+    }
+    let listeners = bus.listeners.read().clone();
+    for listener in listeners {
+        if let Some(link) = listener.link()
+            && let Err(error) = listener.unsubscribe(&link, &unwanted, bus.deadline()).await
+        {
+            tracing::debug!(error = %error, "a subscription could not be ended");
+        }
+    }
+}
+
+/// Hangs up on servers that have nothing of ours any more.
+async fn drop_idle(bus: &Arc<Bus>) -> Result<(), Failure> {
+    let topics: Vec<u16> = bus.topics.read().values().map(|heard| heard.slot).collect();
+    let mut used = vec![bus.store.router.server(bus.mailbox.slot).await?];
+    for slot in topics {
+        let server = bus.store.router.server(slot).await?;
+        if !used.iter().any(|known| Arc::ptr_eq(known, &server)) {
+            used.push(server);
+        }
+    }
+    bus.listeners.write().retain(|listener| {
+        let used = used.iter().any(|server| Arc::ptr_eq(server, &listener.server));
+        if !used {
+            listener.hang_up();
+        }
+        used
+    });
+    Ok(())
+}
+
+/// Publishes a probe to each connection, and hangs up on those that have not heard theirs for too long.
+async fn probe(bus: &Arc<Bus>) {
+    let limit = bus.store.config.probe_timeout;
+    let listeners = bus.listeners.read().clone();
+    for listener in listeners {
+        let Some(link) = listener.link() else { continue };
+        let silent = listener.silent_for().map_or(link.since.elapsed(), |silent| silent.min(link.since.elapsed()));
+        if silent > limit {
+            tracing::warn!(server = %listener.server.address, "the bus is deaf, connecting anew");
+            metrics::counter!("strait_bus_deaf_total").increment(1);
+            listener.hang_up();
+            bus.needed.notify_one();
+            continue;
+        }
+        if let Err(failure) = probe_one(bus, &listener, &link).await {
+            tracing::debug!(error = %failure, "a probe could not be sent");
+        }
+    }
+}
+
+async fn probe_one(bus: &Arc<Bus>, listener: &Arc<Listener>, link: &Link) -> Result<(), Failure> {
+    let (channel, slot) = probe_channel(bus, listener).await?;
+    if link.probe(&channel) {
+        listener.subscribe(link, &[&channel], bus.deadline()).await?;
+    }
+    let sent = bus.origin.elapsed().as_micros();
+    let call = Call::plain("SPUBLISH", slot).arg(channel).arg(format!("{} {sent}", bus.token));
+    match bus.store.router.one("probe", call).await {
+        Ok(Value::Int(_)) => Ok(()),
+        Ok(_) => Err(Foreign.into()),
+        Err(error) => Err(Failure::of(&error)),
+    }
+}
+
+/// A shard channel in a slot that the listener's server has.
+async fn probe_channel(bus: &Arc<Bus>, listener: &Listener) -> Result<(String, u16), Failure> {
+    let keys = bus.store.keys.node(&bus.node);
+    if Arc::ptr_eq(&bus.store.router.server(keys.slot()).await?, &listener.server) {
+        return Ok((keys.probe(), keys.slot()));
+    }
+    for (channel, slot) in bus.store.keys.probes(&bus.node) {
+        if Arc::ptr_eq(&bus.store.router.server(slot).await?, &listener.server) {
+            return Ok((channel, slot));
+        }
+    }
+    Err(Failure::Topology("the server has no slots any more".to_owned()))
+}

@@ -1,0 +1,38 @@
+use redis::{Cmd, ToRedisArgs};
+
+use crate::script::Script;
+
+/// One command, and where it goes.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) slot: u16,
+    pub(crate) command: Cmd,
+    pub(crate) script: Option<&'static Script>,
+    /// Whether it may be made again when it is not known if it was done.
+    pub(crate) repeatable: bool,
+}
+
+impl Call {
+    /// A script on keys of one slot.
+    pub(crate) fn script(script: &'static Script, slot: u16, keys: &[String]) -> Self {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(script.hash()).arg(keys.len()).arg(keys);
+        Self { slot, command, script: Some(script), repeatable: true }
+    }
+
+    /// A plain command.
+    pub(crate) fn plain(name: &'static str, slot: u16) -> Self {
+        Self { slot, command: redis::cmd(name), script: None, repeatable: true }
+    }
+
+    pub(crate) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Not to be made again unless it surely was not done.
+    pub(crate) fn once(mut self) -> Self {
+        self.repeatable = false;
+        self
+    }
+}

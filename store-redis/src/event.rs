@@ -1,0 +1,183 @@
+//! Events and commands as bytes, in logs and on shard channels.
+
+use std::sync::Arc;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use strait_core::store::{Command, Fence, PresenceEntry};
+use strait_core::{ChannelId, Close, Event, EventKind, Format, Payload, Position, Publisher, UserId};
+
+/// What was read is no event, or no command.
+#[derive(Debug, thiserror::Error)]
+#[error("what Redis holds is not of Strait's making, or of another version of it")]
+pub(crate) struct Foreign;
+
+/// Kind, format, publisher with turn, excluded channel, payload. Names have at most 255 bytes: one byte tells their
+/// length, 0 that there is none.
+pub(crate) fn encode(event: &Event) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(event.payload.bytes().len() + 96);
+    bytes.put_u8(match event.kind {
+        EventKind::Message => 0,
+        EventKind::Join => 1,
+        EventKind::Leave => 2,
+    });
+    bytes.put_u8(match event.payload.format() {
+        Format::Json => 0,
+        Format::Text => 1,
+        Format::Binary => 2,
+    });
+    put_name(&mut bytes, event.publisher.as_ref().map_or("", |publisher| publisher.channel.as_str()));
+    if let Some(publisher) = &event.publisher {
+        bytes.put_u32(publisher.turn);
+    }
+    put_name(&mut bytes, event.exclude.as_ref().map_or("", ChannelId::as_str));
+    bytes.put_slice(event.payload.bytes());
+    bytes
+}
+
+pub(crate) fn decode(mut bytes: Bytes) -> Result<Event, Foreign> {
+    let kind = match take_u8(&mut bytes)? {
+        0 => EventKind::Message,
+        1 => EventKind::Join,
+        2 => EventKind::Leave,
+        _ => return Err(Foreign),
+    };
+    let format = match take_u8(&mut bytes)? {
+        0 => Format::Json,
+        1 => Format::Text,
+        2 => Format::Binary,
+        _ => return Err(Foreign),
+    };
+    let publisher = match take_channel(&mut bytes)? {
+        Some(channel) => Some(Publisher { channel, turn: bytes.try_get_u32().map_err(|_| Foreign)? }),
+        None => None,
+    };
+    let exclude = take_channel(&mut bytes)?;
+    let payload = Payload::from_parts(format, bytes).map_err(|_| Foreign)?;
+    Ok(Event { kind, payload, publisher, exclude })
+}
+
+pub(crate) fn encode_command(command: &Command) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(64);
+    let start = |bytes: &mut Vec<u8>, kind, channel: &ChannelId| {
+        bytes.put_u8(kind);
+        put_name(bytes, channel.as_str());
+    };
+    match command {
+        Command::Deliver { channel, position, event } => {
+            start(&mut bytes, 0, channel);
+            bytes.put_u8(u8::from(position.is_some()));
+            if let Some(position) = position {
+                bytes.put_u64(position.epoch);
+                bytes.put_u64(position.offset);
+                bytes.put_u32(position.check);
+            }
+            bytes.extend(encode(event));
+        }
+        Command::Close { channel, close } => {
+            start(&mut bytes, 1, channel);
+            bytes.put_u16(close.code());
+            bytes.put_slice(close.reason().as_bytes());
+        }
+        Command::Evict { fence } => {
+            start(&mut bytes, 2, &fence.id);
+            bytes.put_u64(fence.generation);
+        }
+    }
+    bytes
+}
+
+pub(crate) fn decode_command(mut bytes: Bytes) -> Result<Command, Foreign> {
+    let kind = take_u8(&mut bytes)?;
+    let channel = take_channel(&mut bytes)?.ok_or(Foreign)?;
+    match kind {
+        0 => {
+            let position = match take_u8(&mut bytes)? {
+                0 => None,
+                _ => Some(Position {
+                    epoch: bytes.try_get_u64().map_err(|_| Foreign)?,
+                    offset: bytes.try_get_u64().map_err(|_| Foreign)?,
+                    check: bytes.try_get_u32().map_err(|_| Foreign)?,
+                }),
+            };
+            Ok(Command::Deliver { channel, position, event: Arc::new(decode(bytes)?) })
+        }
+        1 => {
+            let code = bytes.try_get_u16().map_err(|_| Foreign)?;
+            let reason = std::str::from_utf8(&bytes).map_err(|_| Foreign)?.to_owned();
+            Ok(Command::Close { channel, close: Close::new(code, reason).ok_or(Foreign)? })
+        }
+        2 => {
+            let generation = bytes.try_get_u64().map_err(|_| Foreign)?;
+            Ok(Command::Evict { fence: Fence { id: channel, generation } })
+        }
+        _ => Err(Foreign),
+    }
+}
+
+/// The user, if there is one, then the data, if there are any.
+pub(crate) fn encode_entry(entry: &PresenceEntry) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    put_name(&mut bytes, entry.user.as_ref().map_or("", UserId::as_str));
+    if let Some(data) = &entry.data {
+        bytes.put_u8(1);
+        bytes.put_slice(data);
+    }
+    bytes
+}
+
+pub(crate) fn decode_entry(mut bytes: Bytes) -> Result<PresenceEntry, Foreign> {
+    let user = match take_name(&mut bytes)?.as_str() {
+        "" => None,
+        user => Some(UserId::new(user).map_err(|_| Foreign)?),
+    };
+    let data = (!bytes.is_empty()).then(|| bytes.split_off(1));
+    Ok(PresenceEntry { user, data })
+}
+
+/// What comes with an event or a command on a shard channel: its position, a line feed, and the event.
+pub(crate) fn split_frame(frame: &Bytes) -> Result<(Position, Bytes), Foreign> {
+    // A position is at most 48 characters long.
+    let end = frame.iter().take(64).position(|byte| *byte == b'\n').ok_or(Foreign)?;
+    let position = std::str::from_utf8(&frame[..end]).ok().and_then(parse_position).ok_or(Foreign)?;
+    Ok((position, frame.slice(end + 1..)))
+}
+
+/// `epoch-offset-check`.
+pub(crate) fn parse_position(text: &str) -> Option<Position> {
+    let mut parts = text.splitn(3, '-');
+    Some(Position {
+        epoch: parts.next()?.parse().ok()?,
+        offset: parts.next()?.parse().ok()?,
+        check: parts.next()?.parse().ok()?,
+    })
+}
+
+pub(crate) fn position_text(position: &Position) -> String {
+    format!("{}-{}-{}", position.epoch, position.offset, position.check)
+}
+
+fn put_name(bytes: &mut Vec<u8>, name: &str) {
+    // Names have at most 255 bytes.
+    bytes.put_u8(name.len() as u8);
+    bytes.put_slice(name.as_bytes());
+}
+
+fn take_u8(bytes: &mut Bytes) -> Result<u8, Foreign> {
+    bytes.try_get_u8().map_err(|_| Foreign)
+}
+
+fn take_name(bytes: &mut Bytes) -> Result<String, Foreign> {
+    let length = usize::from(take_u8(bytes)?);
+    if bytes.len() < length {
+        return Err(Foreign);
+    }
+    let name: BytesMut = bytes.split_to(length).into();
+    String::from_utf8(name.into()).map_err(|_| Foreign)
+}
+
+fn take_channel(bytes: &mut Bytes) -> Result<Option<ChannelId>, Foreign> {
+    match take_name(bytes)?.as_str() {
+        "" => Ok(None),
+        name => ChannelId::new(name).map(Some).map_err(|_| Foreign),
+    }
+}

@@ -1,0 +1,16 @@
+-- The grace begins.
+local function detach(channel, connected, due, id, node, grace)
+  local till = int(now() + grace)
+  if node ~= '' then redis.call('ZREM', connected, node .. '\0' .. id) end
+  redis.call('HSET', channel, 'p', 'd', 'u', till)
+  redis.call('ZADD', due, till, id)
+end
+
+-- Makes a channel a tombstone, or takes a tombstone over.
+local function bury(channel, connected, due, topics, id, generation, node, ttl)
+  local till = int(now() + ttl)
+  if node ~= '' then redis.call('ZREM', connected, node .. '\0' .. id) end
+  redis.call('HSET', channel, 'p', 'x', 'u', till, 'g', int(generation + 1))
+  redis.call('ZADD', due, till, id)
+  return {redis.call('HGETALL', channel), redis.call('HKEYS', topics)}
+end

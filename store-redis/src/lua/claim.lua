@@ -1,0 +1,23 @@
+-- Ends a channel. KEYS channel, connected, due, topics. ARGV channel, for how long, then: 'fence' and the generation;
+-- 'due'; 'orphan', the generation and the node that died. {record, topics}, or {} if there is nothing to claim.
+local r = redis.call('HMGET', KEYS[1], 'g', 'p', 'n', 'r')
+local generation, phase, node = r[1], r[2], r[3]
+local score = redis.call('ZSCORE', KEYS[3], ARGV[1])
+local over = score and tonumber(score) <= now()
+if not generation then
+  redis.call('ZREM', KEYS[3], ARGV[1])
+  if ARGV[3] == 'orphan' then redis.call('ZREM', KEYS[2], ARGV[5] .. '\0' .. ARGV[1]) end
+  return {}
+end
+if ARGV[3] == 'fence' then
+  if generation ~= ARGV[4] or (phase == 'x' and not over) then return {} end
+elseif ARGV[3] == 'due' then
+  if not over then return {} end
+else
+  if generation ~= ARGV[4] or node ~= ARGV[5] or phase == 'd' or phase == 'x' then return {} end
+  if phase == 'O' and r[4] then
+    detach(KEYS[1], KEYS[2], KEYS[3], ARGV[1], node, r[4])
+    return {}
+  end
+end
+return bury(KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1], generation, node, ARGV[2])

@@ -1,0 +1,195 @@
+//! One server, and the connection to it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
+    RedisConnectionInfo, Value,
+};
+use tokio::time::timeout_at;
+
+use crate::config::RedisConfig;
+use crate::error::Failure;
+use crate::scripts;
+
+/// After a failed attempt to connect others fail at once for so long.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Requests that may wait to be written.
+const QUEUE: usize = 1024;
+
+/// A server by its address.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Host and port, for messages.
+    pub(crate) address: String,
+    config: Arc<RedisConfig>,
+    current: RwLock<Option<Connection>>,
+    connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+}
+
+/// A connection that was made. Clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    inner: MultiplexedConnection,
+    alive: Arc<AtomicBool>,
+}
+
+impl Connection {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Acquire)
+    }
+
+    /// Nobody uses it any more; what waits for an answer fails or times out.
+    pub(crate) fn give_up(&self) {
+        self.alive.store(false, Ordering::Release);
+    }
+
+    /// Sends commands at once and answers each, errors of the server among them.
+    pub(crate) async fn request(
+        &self,
+        commands: &[&Cmd],
+        address: &str,
+        deadline: Instant,
+    ) -> Result<Vec<Value>, Failure> {
+        let mut connection = self.inner.clone();
+        let request = async {
+            if let [command] = commands {
+                return connection.req_packed_command(command).await.map(|answer| vec![answer]);
+            }
+            let mut pipeline = redis::Pipeline::with_capacity(commands.len());
+            for command in commands {
+                pipeline.add_command((*command).clone());
+            }
+            connection.req_packed_commands(&pipeline, 0, commands.len()).await
+        };
+        let failure = match timeout_at(deadline.into(), request).await {
+            Ok(Ok(answers)) if answers.len() == commands.len() => return Ok(answers),
+            Ok(Ok(_)) => Failure::Foreign("the server gave another number of answers than it was asked for"),
+            Ok(Err(error)) => Failure::requesting(address, &error),
+            Err(_) => Failure::Timeout { address: address.to_owned() },
+        };
+        // Whatever the next answer on it belongs to: a half-open connection would keep everybody waiting.
+        self.give_up();
+        Err(failure)
+    }
+}
+
+impl Server {
+    pub(crate) fn new(host: String, port: u16, config: Arc<RedisConfig>) -> Self {
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        Self { host, port, address, config, current: RwLock::default(), connecting: tokio::sync::Mutex::new(None) }
+    }
+
+    /// Sends commands at once and answers each. Connects first if need be.
+    pub(crate) async fn request(&self, commands: &[&Cmd], deadline: Instant) -> Result<Vec<Value>, Failure> {
+        let connection = self.connection(deadline).await?;
+        connection.request(commands, &self.address, deadline).await
+    }
+
+    async fn connection(&self, deadline: Instant) -> Result<Connection, Failure> {
+        if let Some(connection) = self.current.read().as_ref().filter(|connection| connection.is_alive()) {
+            return Ok(connection.clone());
+        }
+        let late = || Failure::Timeout { address: self.address.clone() };
+        let mut failed = timeout_at(deadline.into(), self.connecting.lock()).await.map_err(|_| late())?;
+        if let Some(connection) = self.current.read().as_ref().filter(|connection| connection.is_alive()) {
+            return Ok(connection.clone());
+        }
+        if let Some((at, failure)) = &*failed
+            && at.elapsed() < PAUSE
+        {
+            return Err(failure.clone());
+        }
+        *self.current.write() = None;
+        match self.connect(|_| {}, deadline).await {
+            Ok(connection) => {
+                *self.current.write() = Some(connection.clone());
+                *failed = None;
+                Ok(connection)
+            }
+            Err(failure) => {
+                *failed = Some((Instant::now(), failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    /// A new connection, for which the server has learnt all scripts. `hear` gets what the server sends unasked, and
+    /// must not block.
+    pub(crate) async fn connect(
+        &self,
+        hear: impl Fn(PushInfo) + Send + Sync + 'static,
+        deadline: Instant,
+    ) -> Result<Connection, Failure> {
+        let alive = Arc::new(AtomicBool::new(true));
+        let noticed = Arc::clone(&alive);
+        let push = move |info: PushInfo| {
+            if info.kind == PushKind::Disconnection {
+                noticed.store(false, Ordering::Release);
+            }
+            hear(info);
+            Ok::<(), ()>(())
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE)
+            .set_push_sender(push);
+        let deadline = deadline.min(Instant::now() + self.config.connect_timeout);
+        let late = || Failure::Connect { address: self.address.clone(), what: "no answer in time".to_owned() };
+        let connecting = async {
+            let client = self.client()?;
+            client.get_multiplexed_async_connection_with_config(&config).await
+        };
+        let inner = timeout_at(deadline.into(), connecting)
+            .await
+            .map_err(|_| late())?
+            .map_err(|error| Failure::connecting(&self.address, &error))?;
+        let connection = Connection { inner, alive };
+        let load = |script: &&crate::script::Script| redis::cmd("SCRIPT").arg("LOAD").arg(script.text).take();
+        let loads: Vec<Cmd> = scripts::ALL.iter().map(load).collect();
+        let answers = connection.request(&loads.iter().collect::<Vec<_>>(), &self.address, deadline).await?;
+        for answer in answers {
+            if let Value::ServerError(error) = answer {
+                return Err(Failure::server(&self.address, &error));
+            }
+        }
+        Ok(connection)
+    }
+
+    fn client(&self) -> redis::RedisResult<Client> {
+        let config = &self.config;
+        let mut settings = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_db(i64::from(config.database))
+            .set_lib_name("strait", env!("CARGO_PKG_VERSION"));
+        if let Some(username) = &config.username {
+            settings = settings.set_username(username);
+        }
+        if let Some(password) = &config.password {
+            settings = settings.set_password(password);
+        }
+        let address = if config.tls {
+            ConnectionAddr::TcpTls { host: self.host.clone(), port: self.port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(self.host.clone(), self.port)
+        };
+        let info = address
+            .into_connection_info()?
+            .set_redis_settings(settings)
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        #[cfg(feature = "tls")]
+        if config.tls {
+            let root_cert = config.root_certificates.clone();
+            return Client::build_with_tls(info, redis::TlsCertificates { client_tls: None, root_cert });
+        }
+        Client::open(info)
+    }
+}

@@ -1,0 +1,58 @@
+//! Servers, and what tests do to them.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use strait_core::{NodeId, Topic};
+use strait_store_redis::RedisConfig;
+
+/// The server that the test run was given.
+pub(crate) fn given_url() -> String {
+    std::env::var("STRAIT_TEST_REDIS_URL").expect(
+        "STRAIT_TEST_REDIS_URL names no Redis: run `cargo xtask test-all`, or `cargo xtask services -- cargo test …`",
+    )
+}
+
+/// A prefix that no other test uses.
+pub(crate) fn unique_prefix() -> String {
+    format!("test:{}:", NodeId::unique())
+}
+
+/// Quick to give up and to prove, so that tests need not wait.
+pub(crate) fn quick(config: RedisConfig) -> RedisConfig {
+    config.probe(Duration::from_millis(50), Duration::from_millis(200))
+}
+
+/// All keys with a prefix at one server.
+pub(crate) async fn keys(connection: &mut MultiplexedConnection, prefix: &str) -> Vec<Vec<u8>> {
+    let (mut cursor, mut found) = (0_u64, Vec::new());
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(1000);
+        let (next, keys): (u64, Vec<Vec<u8>>) = scan.query_async(connection).await.unwrap();
+        found.extend(keys);
+        cursor = next;
+        if cursor == 0 {
+            return found;
+        }
+    }
+}
+
+pub(crate) async fn delete(connection: &mut MultiplexedConnection, keys: &[Vec<u8>]) {
+    for key in keys {
+        let () = redis::cmd("UNLINK").arg(key).query_async(connection).await.unwrap();
+    }
+}
+
+/// The keys of a topic's counter and log among others.
+pub(crate) fn of_log(keys: Vec<Vec<u8>>, topic: &Topic) -> Vec<Vec<u8>> {
+    let of_log = |key: &Vec<u8>| {
+        let (_, name) = std::str::from_utf8(key).unwrap().split_once('}').unwrap();
+        name == format!("meta:{topic}") || name == format!("log:{topic}")
+    };
+    keys.into_iter().filter(of_log).collect()
+}
+
+pub(crate) async fn connect(url: &str) -> MultiplexedConnection {
+    redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap()
+}

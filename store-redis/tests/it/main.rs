@@ -1,0 +1,6 @@
+//! The Redis store, on servers that the test run was given or that the tests start.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod conformance;
+mod kit;
