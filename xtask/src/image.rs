@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::{
     engine::{Engine, image_name},
+    log::last_lines,
     process,
     process::Process,
     run_folder::RunFolder,
@@ -58,9 +59,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut tries = 1;
     // A mirror may fail to give a package for once; those it gave are not asked for again.
     while !unpack(&suite, &root, &log, &run)? {
-        let text = fs::read_to_string(&log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        let last = lines[lines.len().saturating_sub(3)..].join(" | ");
+        let last = last_lines(&log);
         if tries == TRIES {
             bail!("debootstrap failed {TRIES} times: {last}");
         }

@@ -2,9 +2,11 @@
 
 mod bench;
 mod cargo;
+mod conformance;
 mod engine;
 mod image;
 mod interrupt;
+mod log;
 mod process;
 mod provision;
 mod run_folder;
@@ -35,6 +37,8 @@ enum Command {
     Services(services::Args),
     /// Measure Strait beside its peers
     Bench(bench::Args),
+    /// Test the socket with Autobahn's fuzzing client
+    Conformance(conformance::Args),
     /// Build the container image of the test services, where a Docker engine answers
     Image(image::Args),
 }
@@ -61,6 +65,7 @@ fn main() -> ExitCode {
         Command::TestAll(args) => test_all::run(&args),
         Command::Services(args) => services::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Image(args) => image::run(&args),
     });
     match outcome {

@@ -3,7 +3,8 @@
 mod runner;
 
 use std::{
-    fmt,
+    fmt, fs,
+    path::PathBuf,
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
 };
@@ -23,6 +24,9 @@ use crate::{cargo::cargo, interrupt::Interrupted, process, provision::Services, 
 pub(crate) struct Args {
     /// Run only the tests whose names hold one of these, and no other step
     filter: Vec<String>,
+    /// Write the last line, the test runner's own, into this file too
+    #[arg(long, value_name = "FILE")]
+    summary: Option<PathBuf>,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -37,6 +41,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report.print();
     // The last line of all is the test runner's own.
     report.notes.summary.iter().for_each(say);
+    if let (Some(file), Some(summary)) = (&args.summary, &report.notes.summary) {
+        fs::write(file, format!("{summary}\n")).with_context(|| format!("cannot write {}", file.display()))?;
+    }
     match outcome {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Ok(error

@@ -5,7 +5,7 @@ use std::time::Duration;
 use strait_core::{Channel, Close, Endpoint, EventHub, Json};
 use tokio::time::Instant;
 
-use crate::kit::{CLOSING, Got, Notes, becomes, echo, limits, ping, pong, serve, text, until};
+use crate::kit::{CLOSING, Got, Notes, becomes, close, echo, limits, ping, pong, serve, text, until};
 
 /// An endpoint whose channels tell their ids.
 fn closing(handled: &Notes) -> Endpoint {
@@ -42,6 +42,20 @@ async fn a_handlers_close_comes_after_its_reply_and_nothing_follows() {
     assert_eq!(client.next().await, Got::End);
     node.is_left_by_all().await;
     handled.become_these(&["first"]).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn what_a_client_sent_before_its_close_is_answered_before_it_and_the_rest_is_not() {
+    let node = serve(echo("/echo").limits(strait_core::Limits { message: 1 << 20, ..limits() })).await;
+    let mut client = node.client("/echo").await;
+    let long = "x".repeat(256 * 1024);
+    client.send([text(&long), text("short"), close(1000, ""), ping(b"x"), text("late")].concat()).await;
+    client.expect(&long).await;
+    client.expect("short").await;
+    assert_eq!(client.next().await, Got::Close(1000, String::new()));
+    assert_eq!(client.next().await, Got::End);
+    node.is_left_by_all().await;
     node.end().await;
 }
 

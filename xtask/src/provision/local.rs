@@ -7,7 +7,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
@@ -15,7 +15,13 @@ use anyhow::{Context, bail};
 use rustix::process::Signal;
 
 use super::{Attempt, Running, Service};
-use crate::{process, process::Process, run_folder::RunFolder, wait::wait_until};
+use crate::{
+    log::{last_lines, write_to},
+    process,
+    process::Process,
+    run_folder::RunFolder,
+    wait::wait_until,
+};
 
 const START_LIMIT: Duration = Duration::from_secs(30);
 /// Another program may take a free port before the server does.
@@ -126,21 +132,6 @@ fn start_on_free_port(
         }
     }
     bail!("{name} found its port taken {TRIES} times")
-}
-
-/// To a file, not a pipe: a server whose reader was killed must not block or die before it is
-/// stopped in good order.
-fn write_to(command: &mut Command, log: &Path) -> anyhow::Result<()> {
-    let file = File::create(log).context("cannot create a log file")?;
-    let copy = file.try_clone().context("cannot share a log file")?;
-    command.stdin(Stdio::null()).stdout(file).stderr(copy);
-    Ok(())
-}
-
-fn last_lines(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    lines[lines.len().saturating_sub(3)..].join(" | ")
 }
 
 /// The first folder of `PATH` with all the programs, as the path of the first of them.

@@ -4,7 +4,7 @@ use crate::xtask::{Folder, run};
 fn without_a_command_all_are_listed() {
     let (status, output) = run(&Folder::new(), &[], &[]);
     assert_eq!(status, Some(0), "{output}");
-    for command in ["test-all", "services", "image"] {
+    for command in ["test-all", "services", "bench", "conformance", "image"] {
         let lines = output.lines().filter(|line| line.trim_start().starts_with(command));
         assert_eq!(lines.count(), 1, "{command} in {output}");
     }
@@ -20,6 +20,8 @@ fn bad_arguments_are_a_usage_error() {
     check(&["tset-all"], "commands: test-all, services, ");
     check(&["test-all", "--no-such-option"], "--no-such-option");
     check(&["image", "surplus"], "surplus");
+    check(&["conformance", "--subset", "--cases", "1.*"], "--cases");
+    check(&["conformance", "--write-docs", "--tls"], "--tls");
     check(&["services", "command-without-dashes"], "command-without-dashes");
 }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how tests fail, also in what they share")]
 
 mod arguments;
+mod conformance;
 mod ending;
 mod ways;
 mod wire;
