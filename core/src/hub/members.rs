@@ -92,7 +92,7 @@ impl fmt::Debug for Joined {
 }
 
 impl Members {
-    fn new(topic: Topic) -> Self {
+    pub(super) fn new(topic: Topic) -> Self {
         Self {
             topic,
             next: AtomicU64::new(0),
