@@ -1,5 +1,8 @@
 //! The task of one connection: it reads what is there, runs handlers, and writes what they answer.
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::cell::Cell;
 use std::future::Future;

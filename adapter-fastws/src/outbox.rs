@@ -1,13 +1,15 @@
 //! What waits to be written to one client: bounded in bytes, written many frames at a time.
 
+mod queue;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
 use strait_core::{Frame, FrameKind, Gaps, SlowClient, Topic, frame_header};
+
+use queue::{Kind, LEAST, Queue};
 
 /// How many slices go into one vectored write.
 pub(crate) const SLICES: usize = 64;
@@ -19,15 +21,11 @@ const SMALL: usize = 512;
 /// One client's outbox.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    queue: VecDeque<Piece>,
+    queue: Queue,
     /// Replies behind the last piece, one after the other; small events too.
     tail: BytesMut,
     /// Whether there are events in the tail.
     tail_events: bool,
-    /// How much of the first piece has been written.
-    written: usize,
-    /// All that waits, in bytes.
-    bytes: usize,
     /// Events that the running handler's own channel has published.
     held: Vec<(Topic, Frame)>,
     held_bytes: usize,
@@ -45,24 +43,6 @@ enum State {
     Closed,
 }
 
-#[derive(Debug)]
-struct Piece {
-    bytes: Bytes,
-    kind: Kind,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Kind {
-    /// A reply, a direct send, a control frame: never dropped.
-    Kept,
-    /// Replies and small events: not dropped either, but a notice before it says nothing of what is lost after it.
-    Mixed,
-    /// May be dropped.
-    Event(Topic),
-    /// Stands for dropped events.
-    Gap(Topic),
-}
-
 /// How a client that does not keep up is treated.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
@@ -71,14 +51,18 @@ pub(crate) struct Policy {
     pub(crate) gaps: Gaps,
 }
 
+impl Policy {
+    fn notice(&self, topic: &Topic) -> Bytes {
+        self.gaps.frame(topic).bytes().clone()
+    }
+}
+
 impl Outbox {
     pub(crate) fn new() -> Self {
         Self {
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             tail: BytesMut::new(),
             tail_events: false,
-            written: 0,
-            bytes: 0,
             held: Vec::new(),
             held_bytes: 0,
             state: State::Open,
@@ -88,7 +72,12 @@ impl Outbox {
 
     /// How much waits, in bytes.
     pub(crate) fn waiting(&self) -> usize {
-        self.bytes
+        self.queue.bytes() + self.tail.len()
+    }
+
+    /// What it counts against the limit: tiny events count as what they take here.
+    fn cost(&self) -> usize {
+        self.queue.cost() + self.tail.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -109,7 +98,6 @@ impl Outbox {
         self.tail.reserve(header_length + length);
         self.tail.extend_from_slice(&header[..header_length]);
         parts.iter().for_each(|part| self.tail.extend_from_slice(part));
-        self.bytes += header_length + length;
     }
 
     /// A direct send: never dropped; a client for which too many wait is too slow. One that is longer than may wait still
@@ -118,17 +106,22 @@ impl Outbox {
         if self.state == State::Closed {
             return;
         }
-        if self.bytes > 0 && self.bytes + bytes.len() > self.limit(policy).saturating_mul(2) {
+        let cost = self.cost();
+        if cost > 0 && cost + bytes.len() > self.limit(policy).saturating_mul(2) {
             self.state = State::TooSlow;
             return;
         }
-        self.push(bytes, Kind::Kept);
+        if bytes.len() <= SMALL {
+            self.tail.extend_from_slice(&bytes);
+        } else {
+            self.push(bytes, Kind::Kept);
+        }
     }
 
     /// Ping or pong; there is never more than a few of them.
     pub(crate) fn control(&mut self, bytes: &Bytes) {
         if self.state == State::Open {
-            self.append(bytes);
+            self.tail.extend_from_slice(bytes);
         }
     }
 
@@ -136,7 +129,7 @@ impl Outbox {
     pub(crate) fn close(&mut self, frame: &Bytes) {
         if self.state != State::Closed {
             self.held.clear();
-            self.append(frame);
+            self.tail.extend_from_slice(frame);
             self.state = State::Closed;
         }
     }
@@ -150,7 +143,7 @@ impl Outbox {
     pub(crate) fn hold(&mut self, topic: &Topic, frame: &Frame, policy: &Policy) {
         if self.state == State::Open {
             self.held.push((topic.clone(), frame.clone()));
-            self.held_bytes += frame.bytes().len();
+            self.held_bytes += frame.bytes().len().max(LEAST);
             if self.held_bytes > policy.limit {
                 self.release(policy);
             }
@@ -214,10 +207,10 @@ impl Outbox {
             return;
         }
         if self.blocked && policy.slow == SlowClient::LatestPerTopic {
-            self.drop_events(|event| event == topic, 0, policy);
+            self.queue.drop_topic(topic, |topic| policy.notice(topic));
         }
         let limit = self.limit(policy);
-        if self.bytes + bytes.len() > limit {
+        if self.cost() + bytes.len() > limit {
             match policy.slow {
                 SlowClient::Disconnect => {
                     self.state = State::TooSlow;
@@ -225,17 +218,19 @@ impl Outbox {
                 }
                 SlowClient::DropOldest | SlowClient::LatestPerTopic => {
                     // Further than is needed now, so that not each event costs a look at all that waits.
-                    self.drop_events(|_| true, (limit - limit / 4).saturating_sub(bytes.len()), policy);
+                    let most = (limit - limit / 4).saturating_sub(bytes.len() + self.tail.len());
+                    self.queue.drop_oldest(most, |topic| policy.notice(topic));
                 }
             }
         }
-        if self.bytes + bytes.len() > limit {
+        if self.cost() + bytes.len() > limit {
             metrics::counter!("strait_events_dropped_total").increment(1);
             return self.gap(topic, policy);
         }
-        // While the socket takes all, no event is dropped: a small one need not be told from a reply.
-        if !self.blocked && bytes.len() <= SMALL {
-            self.append(bytes);
+        // Where no event is dropped, a small one need not be told from a reply.
+        let kept = !self.blocked || policy.slow == SlowClient::Disconnect;
+        if kept && bytes.len() <= SMALL {
+            self.tail.extend_from_slice(bytes);
             self.tail_events = true;
         } else {
             self.push(bytes.clone(), Kind::Event(topic.clone()));
@@ -244,83 +239,26 @@ impl Outbox {
 
     /// Tells of lost events behind what waits, once for a run of losses.
     pub(crate) fn gap(&mut self, topic: &Topic, policy: &Policy) {
-        let told = |piece: &Piece| match &piece.kind {
-            Kind::Gap(gap) if gap == topic => Some(true),
-            Kind::Event(event) if event == topic => Some(false),
-            Kind::Mixed => Some(false),
-            _ => None,
-        };
-        let told = !self.tail_events && self.queue.iter().rev().find_map(told) == Some(true);
+        let told = !self.tail_events && self.queue.is_told(topic);
         if self.state == State::Open && !told {
             metrics::counter!("strait_gaps_total").increment(1);
-            self.push(policy.gaps.frame(topic).bytes().clone(), Kind::Gap(topic.clone()));
+            self.push(policy.notice(topic), Kind::Gap(topic.clone()));
         }
-    }
-
-    /// Drops waiting events, the oldest first, until no more than `most` bytes wait; a notice of the gap stands where
-    /// the first of a run was.
-    fn drop_events(&mut self, which: impl Fn(&Topic) -> bool, most: usize, policy: &Policy) {
-        let begun = usize::from(self.written > 0);
-        let mut kept = VecDeque::with_capacity(self.queue.len());
-        let mut told: Vec<Topic> = Vec::new();
-        for (at, piece) in std::mem::take(&mut self.queue).into_iter().enumerate() {
-            match piece.kind {
-                Kind::Event(topic) if at >= begun && self.bytes > most && which(&topic) => {
-                    self.bytes -= piece.bytes.len();
-                    metrics::counter!("strait_events_dropped_total").increment(1);
-                    if !told.contains(&topic) {
-                        metrics::counter!("strait_gaps_total").increment(1);
-                        let bytes = policy.gaps.frame(&topic).bytes().clone();
-                        self.bytes += bytes.len();
-                        kept.push_back(Piece { bytes, kind: Kind::Gap(topic.clone()) });
-                        told.push(topic);
-                    }
-                }
-                // What was between it and an earlier one has just been dropped.
-                Kind::Gap(topic) if told.contains(&topic) => self.bytes -= piece.bytes.len(),
-                Kind::Gap(topic) => {
-                    // Directly before dropped events of its topic it already stands for them.
-                    told.push(topic.clone());
-                    kept.push_back(Piece { bytes: piece.bytes, kind: Kind::Gap(topic) });
-                }
-                Kind::Event(topic) => {
-                    told.retain(|told| *told != topic);
-                    kept.push_back(Piece { bytes: piece.bytes, kind: Kind::Event(topic) });
-                }
-                Kind::Mixed => {
-                    told.clear();
-                    kept.push_back(piece);
-                }
-                Kind::Kept => kept.push_back(piece),
-            }
-        }
-        self.queue = kept;
-    }
-
-    fn append(&mut self, bytes: &Bytes) {
-        self.bytes += bytes.len();
-        self.tail.extend_from_slice(bytes);
     }
 
     fn push(&mut self, bytes: Bytes, kind: Kind) {
         if !self.tail.is_empty() {
             let tail = self.tail.split().freeze();
             let kind = if std::mem::take(&mut self.tail_events) { Kind::Mixed } else { Kind::Kept };
-            self.queue.push_back(Piece { bytes: tail, kind });
+            self.queue.push(tail, kind);
         }
-        self.bytes += bytes.len();
-        self.queue.push_back(Piece { bytes, kind });
+        self.queue.push(bytes, kind);
     }
 
     /// Writes what one vectored write takes; tells how much it was.
     pub(crate) fn write(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        for piece in self.queue.iter().take(SLICES) {
-            let from = if count == 0 { self.written } else { 0 };
-            slices[count] = IoSlice::new(&piece.bytes[from..]);
-            count += 1;
-        }
+        let mut count = self.queue.slices(&mut slices);
         if count < SLICES && !self.tail.is_empty() {
             slices[count] = IoSlice::new(&self.tail);
             count += 1;
@@ -338,19 +276,7 @@ impl Outbox {
     }
 
     fn advance(&mut self, taken: usize) {
-        self.bytes -= taken;
-        let mut left = taken;
-        while let Some(first) = self.queue.front() {
-            let rest = first.bytes.len() - self.written;
-            if left < rest {
-                self.written += left;
-                return;
-            }
-            left -= rest;
-            self.written = 0;
-            self.queue.pop_front();
-        }
-        self.tail.advance(left);
+        self.tail.advance(self.queue.advance(taken));
         self.tail_events &= !self.tail.is_empty();
     }
 
@@ -360,9 +286,7 @@ impl Outbox {
             if self.tail.capacity() > 0 {
                 self.tail = BytesMut::new();
             }
-            if self.queue.capacity() > 0 {
-                self.queue = VecDeque::new();
-            }
+            self.queue.shrink();
             if self.held.is_empty() && self.held.capacity() > 0 {
                 self.held = Vec::new();
             }

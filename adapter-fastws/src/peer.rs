@@ -1,5 +1,8 @@
 //! A connection as the rest of the node sees it: its outbox, and the flags that its task looks at when it is woken.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::io;
 use std::pin::Pin;

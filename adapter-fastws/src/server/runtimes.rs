@@ -1,6 +1,5 @@
 //! Which threads serve: one single-threaded runtime a core, or one that steals work.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -10,6 +9,7 @@ use std::thread;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
+use tokio::sync::watch;
 
 use super::Server;
 
@@ -65,47 +65,71 @@ impl Server {
 
     fn run_threads(self, listeners: Vec<std::net::TcpListener>, listening: impl FnOnce()) -> io::Result<()> {
         let server = Arc::new(self);
-        // The application's own tasks live on the runtime of this thread, which serves as well.
-        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let runtimes = listeners.iter().map(|_| Builder::new_current_thread().enable_all().build());
+        let mut runtimes = runtimes.collect::<io::Result<Vec<_>>>()?;
+        // The application's own tasks live on the runtime of this thread, which serves as well; deliveries on all.
+        let handles: Vec<_> = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
+        let mut parts = listeners.into_iter().zip(runtimes.drain(..));
+        let Some((own_listener, runtime)) = parts.next() else { return Ok(()) };
         runtime.block_on(async {
             server.handle().on_signals()?;
-            server.app.start().await.map_err(io::Error::other)
+            server.app.start_on(&handles).await.map_err(io::Error::other)
         })?;
         listening();
         let (failed, failures) = mpsc::channel();
-        // Every thread holds one end of it until it has ended.
-        let (running, mut ended) = tokio::sync::mpsc::channel::<Infallible>(1);
-        let mut listeners = listeners.into_iter();
-        let own = listeners.next();
+        let together = Together::new(handles.len());
         thread::scope(|scope| {
-            for (at, listener) in listeners.enumerate() {
-                let (failed_there, running) = (failed.clone(), running.clone());
+            for (at, (listener, runtime)) in parts.enumerate() {
+                let (failed_there, part) = (failed.clone(), together.part());
                 let name = format!("strait-{}", at + 1);
                 let thread = thread::Builder::new().name(name).spawn_scoped(scope, {
                     let server = Arc::clone(&server);
-                    move || {
-                        end_all_on_error(&server, &failed_there, serve_thread(&server, listener));
-                        drop(running);
-                    }
+                    move || runtime.block_on(serve_part(&server, listener, part, &failed_there))
                 });
                 end_all_on_error(&server, &failed, thread.map(drop));
             }
-            drop(running);
             runtime.block_on(async {
-                if let Some(listener) = own {
-                    let served = async {
-                        server.serve_part(TcpListener::from_std(listener)?).await;
-                        io::Result::Ok(())
-                    };
-                    end_all_on_error(&server, &failed, served.await);
-                }
-                // The other threads' connections need what runs here: deliveries, the lease, the signals.
-                ended.recv().await;
+                serve_part(&server, own_listener, together.part(), &failed).await;
                 server.app.stop().await;
             });
         });
         failures.try_recv().map_or(Ok(()), Err)
     }
+}
+
+/// Runtimes that end together: each one's connections need what runs on the others, the lease and the signals on the first
+/// one, deliveries on all.
+struct Together(watch::Sender<usize>);
+
+/// One runtime's part; it has ended when this is dropped, however that came.
+struct Part(watch::Sender<usize>);
+
+impl Together {
+    fn new(parts: usize) -> Self {
+        Self(watch::Sender::new(parts))
+    }
+
+    fn part(&self) -> Part {
+        Part(self.0.clone())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.0.send_modify(|running| *running -= 1);
+    }
+}
+
+async fn serve_part(server: &Server, listener: std::net::TcpListener, part: Part, failed: &mpsc::Sender<io::Error>) {
+    let mut running = part.0.subscribe();
+    let served = async {
+        server.serve_part(TcpListener::from_std(listener)?).await;
+        Ok(())
+    };
+    end_all_on_error(server, failed, served.await);
+    drop(part);
+    // `running` keeps no sender, the scope's does: this ends when all have.
+    let _ = running.wait_for(|running| *running == 0).await;
 }
 
 /// What fails on one thread ends the others.
@@ -115,14 +139,6 @@ fn end_all_on_error(server: &Server, failed: &mpsc::Sender<io::Error>, result: i
         // The receiver waits until all threads have ended.
         let _ = failed.send(error);
     }
-}
-
-fn serve_thread(server: &Server, listener: std::net::TcpListener) -> io::Result<()> {
-    let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        server.serve_part(TcpListener::from_std(listener)?).await;
-        Ok(())
-    })
 }
 
 fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
-use strait_core::App;
+use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Payload, Publish, Topic};
 use strait_store_memory::Stats;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -174,6 +174,79 @@ async fn every_kind_of_runtime_serves_and_drains() {
         within(ended).await.expect("no panic").expect("it ends").expect("it ends well");
         assert_eq!(app.hub().channels(), 0);
         assert_eq!(store.stats(), Stats::default(), "{runtimes:?}");
+    }
+}
+
+/// Subscribes to topics of all lanes, and publishes on each when the client says so: what is on other runtimes is needed.
+fn needy(gate: &Gate, asked: &Gate) -> Endpoint {
+    let (gate, asked) = (gate.clone(), asked.clone());
+    let topics = |channel: &Channel| (0..TOPICS).map(|n| format!("{} {n}", channel.id())).collect::<Vec<_>>();
+    echo("/needy")
+        .on_connect(move |channel: Channel| async move {
+            for topic in topics(&channel) {
+                channel.subscribe(&Topic::new(topic)?).await?;
+            }
+            Ok::<_, Error>(())
+        })
+        .on("where", || async { Json(std::thread::current().name().unwrap_or_default().to_owned()) })
+        .on("last words", move |channel: Channel, hub: EventHub| {
+            let gate = gate.clone();
+            asked.let_in(1);
+            async move {
+                gate.pass().await;
+                for topic in topics(&channel) {
+                    // Not in the channel's name: then they would wait for the reply.
+                    hub.publish(Publish::new(Topic::new(topic)?, Payload::text("event"))).await?;
+                }
+                gate.pass().await;
+                Ok::<_, Error>(())
+            }
+        })
+}
+
+const TOPICS: usize = 24;
+
+#[tokio::test]
+async fn runtimes_that_have_drained_still_do_their_part_for_the_others() {
+    let two = NonZeroUsize::new(2).expect("not zero");
+    for runtime_of_the_last in ["", "strait-1"] {
+        let (gate, asked) = (Gate::shut(), Gate::shut());
+        let app = App::new().endpoint(needy(&gate, &asked)).store(store()).build().expect("it can be built");
+        let server = Server::new(app.clone()).limits(server_limits());
+        let handle = server.handle();
+        let (address, end) = run(server, "127.0.0.1:0".parse().expect("an address"), Runtimes::Threads(two));
+        // The kernel chooses their runtimes.
+        let (mut last, mut others) = (None, Vec::new());
+        while last.is_none() || others.is_empty() {
+            let mut client = Client::new(within(TcpStream::connect(address)).await.expect("it listens"));
+            client.open("/needy").await;
+            client.text(r#"{"action":"where"}"#).await;
+            let there = client.json().await["result"] == "strait-1";
+            if there == (runtime_of_the_last == "strait-1") {
+                last.get_or_insert(client);
+            } else {
+                others.push(client);
+            }
+        }
+        let mut last = last.expect("it was found");
+        last.text(r#"{"action":"last words"}"#).await;
+        within(asked.pass()).await;
+        handle.drain();
+        for other in others {
+            other.closes(1012).await;
+        }
+        // The other runtime may have nothing more to do, now.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        gate.let_in(1);
+        for _ in 0..TOPICS {
+            last.expect("event").await;
+        }
+        gate.let_in(1);
+        last.expect(r#"{"action":"last words"}"#).await;
+        last.closes(1012).await;
+        let ended = tokio::task::spawn_blocking(move || end.recv_timeout(Duration::from_secs(10)));
+        within(ended).await.expect("no panic").expect("it ends").expect("it ends well");
+        assert_eq!(app.hub().channels(), 0);
     }
 }
 

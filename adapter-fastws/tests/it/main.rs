@@ -2,6 +2,7 @@
 
 mod kit;
 
+mod backlog;
 mod closing;
 mod drain;
 mod handshake;

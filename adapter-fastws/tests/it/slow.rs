@@ -90,6 +90,27 @@ async fn by_default_who_reads_too_slowly_is_closed() {
 }
 
 #[tokio::test]
+async fn a_burst_of_sends_is_no_slowness() {
+    const SENDS: usize = 100;
+    let endpoint = listening(SlowClient::Disconnect).on("burst", |channel: Channel| async move {
+        let big = "x".repeat(EVENT);
+        for number in 0..SENDS {
+            channel.send(&Payload::text(format!("b {number} {big}"))).await?;
+        }
+        Ok::<_, strait_core::Error>(strait_core::NoReply)
+    });
+    let node = serve(endpoint).await;
+    let mut client = node.client("/listen").await;
+    // Far more than may wait, in one turn of the connection's task: its socket was not tried yet.
+    client.text(r#"{"action":"burst"}"#).await;
+    for number in 0..SENDS {
+        assert_eq!(what(&client.next().await), ("b".to_owned(), Some(number)));
+    }
+    client.leave().await;
+    node.end().await;
+}
+
+#[tokio::test]
 async fn the_oldest_are_dropped_with_one_notice_for_a_run() {
     let node = serve(listening(SlowClient::DropOldest)).await;
     let mut slow = node.narrow_client("/listen").await;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use matchit::Router;
+use tokio::runtime::Handle;
 
 pub use handshake::{Accepted, Admitted, Gaps, Refusal};
 pub use opening::OpeningData;
@@ -228,7 +229,16 @@ impl App {
     /// # Errors
     /// What the store answers.
     pub async fn start(&self) -> Result<(), StoreError> {
-        self.0.hub.start(self).await
+        self.start_on(&[Handle::current()]).await
+    }
+
+    /// As [`start`](Self::start), with the deliveries to topics' members spread over several runtimes, by topic. They must
+    /// all run until [`stop`](Self::stop) has been called. Without any, they stay on the present one.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn start_on(&self, deliveries: &[Handle]) -> Result<(), StoreError> {
+        self.0.hub.start(self, deliveries).await
     }
 
     /// Gives the lease back and leaves the bus. Channels that are still here end elsewhere.

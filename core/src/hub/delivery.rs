@@ -75,21 +75,23 @@ impl Delivery {
         self.drained.notify_waiters();
     }
 
+    fn take(&self) -> VecDeque<Waiting> {
+        let mut waiting = self.waiting.lock();
+        // Under the lock, so that a gap from here on is told behind what waits from here on.
+        for waiting in &*waiting {
+            if let Waiting::Gap(members) = waiting {
+                members.gap_waits.store(false, Ordering::Release);
+            }
+        }
+        std::mem::take(&mut *waiting)
+    }
+
     pub(super) async fn run(self: Arc<Self>, hub: EventHub) {
         loop {
             self.arrived.notified().await;
             // Whoever publishes in this turn of the runtime comes along.
             tokio::task::yield_now().await;
-            let waiting = {
-                let mut waiting = self.waiting.lock();
-                // Under the lock, so that a gap from here on is told behind what waits from here on.
-                for waiting in &*waiting {
-                    if let Waiting::Gap(members) = waiting {
-                        members.gap_waits.store(false, Ordering::Release);
-                    }
-                }
-                std::mem::take(&mut *waiting)
-            };
+            let waiting = self.take();
             self.drained.notify_waiters();
             for topic in by_topic(waiting) {
                 deliver_whatever_happens(topic, &hub).await;
@@ -200,4 +202,53 @@ pub(super) async fn deliver(
 fn concerns(event: &Event, channel: &ChannelId) -> bool {
     event.exclude.as_ref() == Some(channel)
         || event.publisher.as_ref().is_some_and(|publisher| publisher.channel == *channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+    use crate::event::Payload;
+    use crate::name::Topic;
+
+    /// With two threads, so that each order comes about: what is lost while a lane is emptied is told of behind it.
+    #[test]
+    fn a_gap_is_told_behind_what_came_before_it() {
+        let members = Arc::new(Members::new(Topic::new("a").expect("a name"), false));
+        let event = (Position { epoch: 1, offset: 1, check: 1 }, Arc::new(Event::message(Payload::text("event"))));
+        for _ in 0..3_000 {
+            let (lane, meet) = (Delivery::default(), Barrier::new(2));
+            lane.gap(&members);
+            let first = std::thread::scope(|scope| {
+                let taking = scope.spawn(|| {
+                    meet.wait();
+                    by_topic(lane.take()).len()
+                });
+                meet.wait();
+                lane.push(&members, std::slice::from_ref(&event));
+                lane.gap(&members);
+                taking.join().expect("no panic")
+            });
+            let rest = lane.take();
+            let told = rest.iter().rposition(|waiting| matches!(waiting, Waiting::Gap(_)));
+            let came = rest.iter().rposition(|waiting| matches!(waiting, Waiting::Event(..)));
+            assert!(told >= came, "an event and its gap wait after {first} batches, the gap first or not at all");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_for_a_lane_is_one_gap_behind_the_rest() {
+        let members = Arc::new(Members::new(Topic::new("a").expect("a name"), false));
+        let event = (Position { epoch: 1, offset: 1, check: 1 }, Arc::new(Event::message(Payload::text("x"))));
+        let lane = Delivery::default();
+        for _ in 0..MOST_WAITING + 5_000 {
+            lane.push(&members, std::slice::from_ref(&event));
+        }
+        let waiting = lane.take();
+        assert_eq!(waiting.len(), MOST_WAITING + 1);
+        assert!(matches!(waiting.back(), Some(Waiting::Gap(_))));
+        let batches = by_topic(waiting);
+        assert_eq!((batches.len(), batches[0].events.len(), batches[0].gap), (1, MOST_WAITING, true));
+    }
 }

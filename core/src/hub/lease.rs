@@ -298,6 +298,36 @@ mod tests {
         assert!(!clock.hold(Instant::now() + LONG));
     }
 
+    /// With two threads, so that each order comes about: a doubt that comes while the lease is renewed is not missed.
+    #[test]
+    fn whoever_finds_the_lease_unsure_while_it_is_renewed_is_woken() {
+        let rounds = 20_000;
+        let clocks: Vec<_> = (0..rounds).map(|_| LeaseClock::new()).collect();
+        let at = AtomicU64::new(0);
+        let meet = |round: usize| {
+            at.fetch_add(1, Ordering::SeqCst);
+            while at.load(Ordering::SeqCst) < 2 * (round as u64 + 1) {
+                std::hint::spin_loop();
+            }
+        };
+        let (sure, woken) = std::thread::scope(|scope| {
+            let doubts = scope.spawn(|| {
+                let look = |(round, clock): (usize, &LeaseClock)| {
+                    meet(round);
+                    clock.is_sure(Instant::now())
+                };
+                clocks.iter().enumerate().map(look).collect::<Vec<_>>()
+            });
+            let hold = |(round, clock): (usize, &LeaseClock)| {
+                meet(round);
+                clock.hold(Instant::now() + LONG)
+            };
+            let woken: Vec<_> = clocks.iter().enumerate().map(hold).collect();
+            (doubts.join().expect("no panic"), woken)
+        });
+        assert!(sure.iter().zip(&woken).all(|(sure, woken)| *sure || *woken));
+    }
+
     #[test]
     fn a_break_begins_the_time_anew_however_short_it_was() {
         let clock = LeaseClock::new();

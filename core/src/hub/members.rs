@@ -95,7 +95,7 @@ impl fmt::Debug for Joined {
 }
 
 impl Members {
-    fn new(topic: Topic, retained: bool) -> Self {
+    pub(super) fn new(topic: Topic, retained: bool) -> Self {
         Self {
             topic,
             next: AtomicU64::new(0),

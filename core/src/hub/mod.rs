@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use parking_lot::{Mutex, RwLock};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 pub(crate) use members::Joined;
@@ -192,19 +193,19 @@ impl EventHub {
         }
     }
 
-    pub(crate) async fn start(&self, app: &App) -> Result<(), StoreError> {
+    pub(crate) async fn start(&self, app: &App, deliveries: &[Handle]) -> Result<(), StoreError> {
         if self.0.started.swap(true, Ordering::AcqRel) {
             let conflict = StoreError::new(StoreErrorKind::Conflict, "hub", "start");
             return Err(conflict.because("the application was started before"));
         }
-        let started = self.try_start(app).await;
+        let started = self.try_start(app, deliveries).await;
         if started.is_err() {
             self.0.started.store(false, Ordering::Release);
         }
         started
     }
 
-    async fn try_start(&self, app: &App) -> Result<(), StoreError> {
+    async fn try_start(&self, app: &App, deliveries: &[Handle]) -> Result<(), StoreError> {
         let sure_until = self.acquire_lease().await?;
         let bus = match self.0.store.start(&self.0.node, Arc::clone(&self.0) as Arc<dyn Sink>).await {
             Ok(bus) => bus,
@@ -215,8 +216,10 @@ impl EventHub {
         };
         // `started` lets nobody else come here.
         let _ = self.0.bus.set(bus);
-        let mut tasks: Vec<_> =
-            self.0.delivery.iter().map(|lane| tokio::spawn(Arc::clone(lane).run(self.clone()))).collect();
+        let here = [Handle::current()];
+        let runtimes = if deliveries.is_empty() { &here } else { deliveries };
+        let lanes = self.0.delivery.iter().zip(runtimes.iter().cycle());
+        let mut tasks: Vec<_> = lanes.map(|(lane, runtime)| runtime.spawn(Arc::clone(lane).run(self.clone()))).collect();
         tasks.extend(self.begin_lease(app, sure_until));
         *self.0.tasks.lock() = tasks;
         Ok(())

@@ -1,4 +1,4 @@
-use proptest::prelude::*;
+mod invariants;
 
 use super::*;
 
@@ -8,7 +8,7 @@ impl Weigh for u32 {
     }
 }
 
-const BACKLOG: Backlog = Backlog { messages: 4, bytes: 1000 };
+const BACKLOG: Backlog = Backlog { messages: 4, bytes: 18 };
 
 fn bye() -> Close {
     Close::normal("bye")
@@ -149,102 +149,4 @@ fn a_displaced_connection_ends_without_on_disconnect() {
     run(&mut machine, Event::Received(1));
     assert_eq!(run(&mut machine, Event::Displaced(bye())), [Effect::Close(bye())]);
     assert_eq!(run(&mut machine, Event::Ended), [Effect::Done]);
-}
-
-fn events() -> impl Strategy<Value = Event<u32>> {
-    prop_oneof![
-        8 => any::<u32>().prop_map(Event::Received),
-        8 => Just(Event::Ended),
-        1 => Just(Event::Refused(bye())),
-        1 => Just(Event::Close(bye())),
-        1 => any::<bool>().prop_map(|leaves| Event::PeerClosed { leaves }),
-        1 => Just(Event::Lost),
-        1 => Just(Event::Resumed),
-        1 => Just(Event::Drain(bye())),
-        2 => Just(Event::Suspend),
-        3 => Just(Event::Unsuspend),
-        1 => Just(Event::GraceEnded),
-        1 => Just(Event::Displaced(bye())),
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
-    /// The invariants of the channel's life, for any order of events that a driver can bring about.
-    #[test]
-    fn invariants_hold_for_any_sequence(resumable: bool, events in prop::collection::vec(events(), 0..60)) {
-        let mut machine = Machine::new(resumable);
-        let (mut sent, mut started) = (Vec::new(), Vec::new());
-        let (mut running, mut connected, mut closed_by_us, mut suspended) = (None, false, false, false);
-        let (mut ends, mut done, mut displaced, mut detached) = (0, 0, false, false);
-        let mut serial = 0;
-        // A driver that stops early still lets the channel end: the tail closes the link and ends what runs.
-        let tail = [Event::Unsuspend, Event::Lost, Event::GraceEnded].into_iter();
-        let tail = tail.chain(std::iter::repeat_n(Event::Ended, 80)).chain([Event::GraceEnded, Event::Ended]);
-        for event in std::iter::once(Event::Opened).chain(events).chain(tail) {
-            let event = match event {
-                Event::Ended | Event::Refused(_) if running.is_none() => continue,
-                Event::Refused(_) if running != Some(Step::Connect) => Event::Ended,
-                Event::Received(_) if detached => continue,
-                Event::Received(_) => {
-                    serial += 1;
-                    sent.push(serial);
-                    Event::Received(serial)
-                }
-                event => event,
-            };
-            if done > 0 {
-                break;
-            }
-            match &event {
-                Event::Ended | Event::Refused(_) => {
-                    connected |= running == Some(Step::Connect);
-                    running = None;
-                }
-                Event::Suspend => suspended = true,
-                Event::Unsuspend => suspended = false,
-                Event::Resumed => detached = false,
-                Event::Displaced(_) => displaced = true,
-                _ => {}
-            }
-            if matches!(event, Event::Close(_) | Event::Refused(_)) {
-                closed_by_us = true;
-            }
-            for effect in take(&mut machine, event) {
-                match effect {
-                    Effect::Run(step) => {
-                        prop_assert_eq!(&running, &None, "one handler at a time");
-                        match &step {
-                            Step::Message(message) => {
-                                prop_assert!(connected, "no message before on_connect has ended");
-                                prop_assert!(!closed_by_us && !displaced, "no message after a close");
-                                prop_assert!(!suspended, "no message without a lease");
-                                prop_assert_eq!(ends, 0);
-                                started.push(*message);
-                            }
-                            Step::End => ends += 1,
-                            Step::Connect => prop_assert!(!connected),
-                        }
-                        running = Some(step);
-                    }
-                    Effect::Detach => {
-                        prop_assert!(resumable && running.is_none());
-                        detached = true;
-                    }
-                    Effect::Done => done += 1,
-                    Effect::Close(_) | Effect::Pause | Effect::Resume => {}
-                }
-            }
-            prop_assert!(machine.waiting.len() <= BACKLOG.messages || machine.paused);
-        }
-        let mut in_order = started.clone();
-        in_order.sort_unstable();
-        prop_assert_eq!(&in_order, &started, "messages start in arrival order, each once");
-        prop_assert!(started.iter().all(|message| sent.contains(message)));
-        prop_assert_eq!(done, 1, "every channel comes to its end: {:?}", machine);
-        if !displaced {
-            prop_assert_eq!(ends, 1, "on_disconnect runs once for every channel whose on_connect started");
-        }
-    }
 }

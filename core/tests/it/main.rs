@@ -9,6 +9,7 @@ mod delivery;
 mod ending;
 mod handlers;
 mod handshake;
+mod lanes;
 mod layers;
 mod leases;
 mod lifecycle;

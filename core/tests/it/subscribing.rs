@@ -9,7 +9,7 @@ use strait_core::{App, Channel, Endpoint, Error, Json, Limits, Payload, Publish,
 
 use crate::client::Client;
 use crate::log::eventually;
-use crate::node::{Node, faulty, topic};
+use crate::node::{Node, faulty, serve, serve_faulty, topic};
 
 async fn node() -> (Node, Faults, impl EventHubStore) {
     async fn join(text: String, channel: Channel) -> Result<String, Error> {
@@ -224,4 +224,45 @@ async fn many_topics_come_and_go_and_nothing_is_left() {
     client.lose();
     client.ended().await;
     assert_eq!(node.hub().topics(), 0);
+}
+
+#[tokio::test]
+async fn many_small_subscriptions_are_limited() {
+    let endpoint = Endpoint::new("a", "/")
+        .public()
+        .limits(Limits { subscriptions: 100, rate: None, ..Limits::default() })
+        .on("join", async |channel: Channel, Json(input): Json<Wish>| channel.subscribe(&topic(&input.topic)).await)
+        .on("leave", async |channel: Channel, Json(input): Json<Wish>| {
+            channel.unsubscribe(&topic(&input.topic)).await.map(|_| ())
+        });
+    let client = serve(endpoint).await.connect("/").await;
+    for n in 0..100 {
+        assert_eq!(client.ask(&format!(r#"{{"action":"join","topic":"t{n}"}}"#)).await, r#"{"action":"join"}"#);
+    }
+    for n in 100..500 {
+        assert!(client.ask(&format!(r#"{{"action":"join","topic":"t{n}"}}"#)).await.contains("rate_limited"));
+    }
+    assert_eq!(client.ask(r#"{"action":"join","topic":"t7"}"#).await, r#"{"action":"join"}"#, "it is one of them");
+    client.ask(r#"{"action":"leave","topic":"t7"}"#).await;
+    assert_eq!(client.ask(r#"{"action":"join","topic":"t100"}"#).await, r#"{"action":"join"}"#, "there is room again");
+}
+
+#[derive(serde::Deserialize)]
+struct Wish {
+    topic: String,
+}
+
+#[tokio::test]
+async fn a_membership_that_could_not_be_shown_goes_on_hidden() {
+    let endpoint = Endpoint::new("a", "/")
+        .public()
+        .on_connect(async |channel: Channel| channel.subscribe(&topic("t")).await)
+        .on("show", async |channel: Channel| channel.subscribe_present::<()>(&topic("t"), None).await);
+    let (node, faults) = serve_faulty(endpoint).await;
+    let client = node.connect("/").await;
+    eventually("it is a member", || node.hub().topics() == 1).await;
+    faults.next("subscribe", 1, &Fault::Refuse(StoreErrorKind::Unavailable));
+    assert!(client.ask(r#"{"action":"show"}"#).await.contains("unavailable"));
+    node.hub().publish(Publish::new(topic("t"), Payload::text("event"))).await.unwrap();
+    client.expect("event").await;
 }
