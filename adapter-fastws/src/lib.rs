@@ -11,3 +11,10 @@ mod service;
 
 pub use server::{Runtimes, Server, ServerHandle, ServerLimits};
 pub use service::{Answer, Channels, RemoteAddr};
+
+/// What the repository's fuzz targets call; there only when they are built.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::frame::fuzz as frames;
+}
