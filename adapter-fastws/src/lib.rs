@@ -1,5 +1,6 @@
 //! Serves Strait channels from long-lived nodes, on fastwebsockets and hyper.
 
+mod chatter;
 mod connection;
 mod frame;
 mod handshake;

@@ -5,6 +5,7 @@ mod cargo;
 mod conformance;
 mod engine;
 mod fuzz;
+mod hostile;
 mod image;
 mod interrupt;
 mod log;
@@ -42,6 +43,8 @@ enum Command {
     Conformance(conformance::Args),
     /// Fuzz what reads clients' bytes
     Fuzz(fuzz::Args),
+    /// Attack a server with hostile clients and print what it costs
+    Hostile(hostile::Args),
     /// Build the container image of the test services, where a Docker engine answers
     Image(image::Args),
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => conformance::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Hostile(args) => hostile::run(&args),
         Command::Image(args) => image::run(&args),
     });
     match outcome {

@@ -5,7 +5,6 @@ mod kit;
 mod closing;
 mod drain;
 mod handshake;
-mod hostile;
 mod lifecycle;
 mod mount;
 mod panics;

@@ -49,7 +49,7 @@ pub(super) fn drive<'a>(
             let result = decoder.decode(chunk, |incoming| {
                 assert!(!stopped, "an item came after the break");
                 // Parts are told, but are nothing to compare.
-                if incoming != Incoming::Fragment {
+                if !matches!(incoming, Incoming::Fragment(_)) {
                     taken.push(incoming);
                 }
                 stopped = break_off();

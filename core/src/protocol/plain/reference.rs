@@ -110,7 +110,7 @@ fn is_cut_once(whole: &[u8], left: &[u8]) {
     let same = |(a, b): &(&u8, &u8)| a == b;
     let front = whole.iter().zip(left).take_while(same).count();
     let back = whole.iter().rev().zip(left.iter().rev()).take_while(same).count();
-    assert!(front + back >= left.len(), "{:?} is left of {:?}", left, whole);
+    assert!(front + back >= left.len(), "{left:?} is left of {whole:?}");
 }
 
 /// A result that is one JSON value becomes a reply that is one object, with the key first and no member that would be taken for
