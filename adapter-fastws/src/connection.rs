@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
@@ -21,14 +21,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
+use crate::chatter::Chatter;
 use crate::frame::{self, Decoder, Incoming};
 use crate::peer::{Peer, flag, millis};
 use crate::registry::Registered;
 
 /// How much is read at once, into a buffer that all connections of a thread share.
 const CHUNK: usize = 32 * 1024;
-/// After so many messages others get their turn.
+/// After so many messages others get their turn…
 const MESSAGES_A_TURN: usize = 64;
+/// …and so many bytes count as one, whether they bring messages or not…
+const BYTES_A_MESSAGE: usize = 512;
+/// …or once so many bytes of replies wait to be written.
+const REPLIES_A_TURN: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -65,6 +70,7 @@ pub(crate) struct Connection {
     peer: Arc<Peer>,
     decoder: Decoder,
     conversation: Conversation,
+    chatter: Chatter,
     link: Link,
     /// The client broke the protocol: its answer to our close cannot be read any more, only its end.
     failed: bool,
@@ -92,7 +98,18 @@ impl Connection {
             Err(other) => Socket::Other(other),
         };
         let decoder = Decoder::new(max_message);
-        Self { socket, early, peer, decoder, conversation, link: Link::Open, failed: false, ended: false, registered }
+        Self {
+            socket,
+            early,
+            peer,
+            decoder,
+            conversation,
+            chatter: Chatter::default(),
+            link: Link::Open,
+            failed: false,
+            ended: false,
+            registered,
+        }
     }
 
     /// Runs `on_connect`; to be called once, before anything else.
@@ -182,11 +199,11 @@ impl Connection {
         let mut budget = MESSAGES_A_TURN;
         let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; CHUNK].into());
         let result = loop {
-            if !self.wants_to_read() {
+            if !self.wants_to_read() || self.chatter.poll_rest(cx).is_pending() {
                 break Poll::Pending;
             }
             if budget == 0 {
-                cx.waker().wake_by_ref();
+                go_on_later(cx);
                 break Poll::Pending;
             }
             if self.decoder.has_pending() {
@@ -212,7 +229,10 @@ impl Connection {
     fn take(&mut self, chunk: &[u8], budget: &mut usize, cx: &mut Context<'_>) {
         let now = Instant::now();
         self.peer.seen(now);
-        let Self { decoder, conversation, peer, link, .. } = self;
+        let Self { decoder, conversation, chatter, peer, link, .. } = self;
+        if *link != Link::Open || self.failed {
+            chatter.add_waste(chunk.len(), now);
+        }
         let (mut close, mut ended_one) = (None, false);
         let result = decoder.decode(chunk, |incoming| {
             *budget = budget.saturating_sub(1);
@@ -220,28 +240,44 @@ impl Connection {
             match incoming {
                 Incoming::Close(given) => close = Some(given),
                 _ if *link != Link::Open => {}
-                Incoming::Ping(payload) => peer.control(&frame::pong(&payload)),
-                Incoming::Pong | Incoming::Fragment => {}
+                Incoming::Ping(payload) => {
+                    peer.control(&frame::pong(&payload));
+                    chatter.add(now);
+                }
+                Incoming::Pong => chatter.add(now),
+                Incoming::Fragment(length) => chatter.add_part(length, now),
                 message => {
                     ended_one = true;
                     // A handler may keep it for long: it must not keep the whole chunk.
                     let message = match message.detached() {
                         Incoming::Text(payload) => Inbound::text(payload),
                         Incoming::Binary(payload) => Inbound::binary(payload),
-                        Incoming::Ping(_) | Incoming::Pong | Incoming::Fragment | Incoming::Close(_) => {
+                        Incoming::Ping(_) | Incoming::Pong | Incoming::Fragment(_) | Incoming::Close(_) => {
                             return ControlFlow::Continue(());
                         }
                     };
                     conversation.receive(message, now, cx);
+                    if conversation.is_limited(now) {
+                        chatter.add(now);
+                    }
                 }
             }
-            if *budget == 0 || (*link == Link::Open && (!conversation.reads() || peer.is_full_with(peer.waiting()))) {
+            let waiting = peer.waiting();
+            if waiting >= REPLIES_A_TURN {
+                *budget = 0;
+            }
+            let is_open = *link == Link::Open;
+            let no_more = is_open && (!conversation.reads() || peer.is_full_with(waiting));
+            if *budget == 0 || chatter.is_too_much() || no_more {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
             }
         });
-        let since = if decoder.is_idle() || decoder.has_pending() { 0 } else { millis(now) };
+        *budget = budget.saturating_sub(chunk.len() / BYTES_A_MESSAGE);
+        // What is whole and waits for its turn is not under way any more.
+        let under_way = decoder.is_within_message() || !(decoder.is_idle() || decoder.has_pending());
+        let since = if under_way { millis(now) } else { 0 };
         if since == 0 || ended_one || peer.message_since.load(Ordering::Relaxed) == 0 {
             peer.message_since.store(since, Ordering::Relaxed);
         }
@@ -309,6 +345,13 @@ impl Connection {
     }
 }
 
+/// Wakes the task once the others that are ready have had their turn, and those whose sockets have become so meanwhile. A plain wake-up
+/// would not do: the runtime looks at sockets only after some sixty of them.
+fn go_on_later(cx: &mut Context<'_>) {
+    // Its first poll is always pending, and leaves the waker with the runtime.
+    let _ = pin!(tokio::task::yield_now()).poll(cx);
+}
+
 impl Future for Connection {
     type Output = ();
 
@@ -332,7 +375,7 @@ impl Future for Connection {
             }
             if !this.peer.is_full_with(after) {
                 // There is room again: read on.
-                cx.waker().wake_by_ref();
+                go_on_later(cx);
             }
         }
         if this.link == Link::Down {

@@ -21,6 +21,14 @@ pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> R
     if method != Method::GET || version != Version::HTTP_11 {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET request of HTTP/1.1"));
     }
+    // RFC 9112 §3.2. Where a proxy and we could read two hosts, or a body, differently, neither is taken.
+    if single(headers, header::HOST).is_none() {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one Host"));
+    }
+    let length = headers.get_all(header::CONTENT_LENGTH).iter();
+    if headers.contains_key(header::TRANSFER_ENCODING) || length.into_iter().any(|length| length != "0") {
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));
+    }
     if single(headers, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket version 13"));
     }
@@ -53,11 +61,12 @@ mod tests {
         given.iter().map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value"))).collect()
     }
 
-    const GOOD: [(&str, &str); 4] = [
+    const GOOD: [(&str, &str); 5] = [
         ("connection", "keep-alive, Upgrade"),
         ("upgrade", "WebSocket"),
         ("sec-websocket-version", "13"),
         ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("host", "strait.test"),
     ];
 
     #[test]
@@ -83,6 +92,15 @@ mod tests {
         assert_eq!(refused(3, None), 400);
         assert_eq!(refused(3, Some("c2hvcnQ=")), 400);
         assert_eq!(refused(3, Some("not base64")), 400);
+        assert_eq!(refused(4, None), 400);
+        let status = |more: &[(&'static str, &'static str)]| {
+            check(&Method::GET, Version::HTTP_11, &headers(&[&GOOD, more].concat()))
+                .map_err(|refusal| refusal.status.as_u16())
+        };
+        assert!(status(&[("content-length", "0")]).is_ok());
+        for more in [("host", "evil.test"), ("content-length", "1"), ("transfer-encoding", "chunked")] {
+            assert_eq!(status(&[more]), Err(400), "{more:?}");
+        }
         let status = |method, version| check(&method, version, &headers(&GOOD)).expect_err("refused").status.as_u16();
         assert_eq!(status(Method::POST, Version::HTTP_11), 400);
         assert_eq!(status(Method::GET, Version::HTTP_10), 400);

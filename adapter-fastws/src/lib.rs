@@ -1,5 +1,6 @@
 //! Serves Strait channels from long-lived nodes, on fastwebsockets and hyper.
 
+mod chatter;
 mod connection;
 mod frame;
 mod handshake;
@@ -11,3 +12,10 @@ mod service;
 
 pub use server::{Runtimes, Server, ServerHandle, ServerLimits};
 pub use service::{Answer, Channels, RemoteAddr};
+
+/// What the repository's fuzz targets call; there only when they are built.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::frame::fuzz as frames;
+}

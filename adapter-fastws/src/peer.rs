@@ -147,9 +147,13 @@ impl Peer {
 
     /// The client reads, while nothing is read from it: its own message cannot go on meanwhile.
     pub(crate) fn seen_reading(&self, now: Instant) {
-        self.seen(now);
+        self.seen_at(millis(now));
+    }
+
+    fn seen_at(&self, now: u64) {
+        self.seen.store(now, Ordering::Relaxed);
         if self.message_since.load(Ordering::Relaxed) != 0 {
-            self.message_since.store(millis(now), Ordering::Relaxed);
+            self.message_since.store(now, Ordering::Relaxed);
         }
     }
 
@@ -164,8 +168,7 @@ impl Peer {
             return;
         }
         if self.paused.load(Ordering::Relaxed) {
-            self.seen.store(now, Ordering::Relaxed);
-            return;
+            return self.seen_at(now);
         }
         let message = self.message_since.load(Ordering::Relaxed);
         if message != 0 && passed(message, self.times.silent) {

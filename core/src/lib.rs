@@ -37,3 +37,10 @@ pub use hub::{EventHub, Publish};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};
 pub use outlet::{Nowhere, Outlet};
 pub use policy::{Limits, Origins, RateLimit, SlowClient, Transport};
+
+/// What the repository's fuzz targets call; there only when they are built.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    pub use crate::protocol::plain::reference::fuzz as plain;
+}

@@ -4,6 +4,8 @@ mod bench;
 mod cargo;
 mod conformance;
 mod engine;
+mod fuzz;
+mod hostile;
 mod image;
 mod interrupt;
 mod log;
@@ -39,6 +41,10 @@ enum Command {
     Bench(bench::Args),
     /// Test the socket with Autobahn's fuzzing client
     Conformance(conformance::Args),
+    /// Fuzz what reads clients' bytes
+    Fuzz(fuzz::Args),
+    /// Attack a server with hostile clients and print what it costs
+    Hostile(hostile::Args),
     /// Build the container image of the test services, where a Docker engine answers
     Image(image::Args),
 }
@@ -66,6 +72,8 @@ fn main() -> ExitCode {
         Command::Services(args) => services::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Conformance(args) => conformance::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
+        Command::Hostile(args) => hostile::run(&args),
         Command::Image(args) => image::run(&args),
     });
     match outcome {

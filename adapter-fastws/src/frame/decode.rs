@@ -71,6 +71,11 @@ impl Decoder {
         self.carry.is_empty() && self.assembly.is_none()
     }
 
+    /// Whether a fragmented message has begun and not ended.
+    pub(crate) fn is_within_message(&self) -> bool {
+        self.assembly.is_some()
+    }
+
     /// Whether `take` has broken off and there are bytes to go on with.
     pub(crate) fn has_pending(&self) -> bool {
         self.phase == Phase::Stopped && !self.carry.is_empty()
@@ -134,7 +139,7 @@ fn run(
             OpCode::Binary if header.fin => Incoming::Binary(payload),
             OpCode::Text | OpCode::Binary => {
                 assembly.insert(Box::new(Assembly::new(header.opcode == OpCode::Text))).push(&payload)?;
-                Incoming::Fragment
+                Incoming::Fragment(header.len)
             }
             OpCode::Continuation => {
                 let mut message = assembly.take().ok_or(Violation::ContinuationWithoutStart)?;
@@ -143,7 +148,7 @@ fn run(
                     message.finish()?
                 } else {
                     *assembly = Some(message);
-                    Incoming::Fragment
+                    Incoming::Fragment(header.len)
                 }
             }
             OpCode::Ping => Incoming::Ping(payload),

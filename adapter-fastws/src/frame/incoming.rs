@@ -12,9 +12,9 @@ pub(crate) enum Incoming {
     /// At most 125 bytes, to be sent back in a pong.
     Ping(BytesMut),
     Pong,
-    /// A part of a message that goes on. It is kept; the taker hears of it so that parts cost their sender's turn as much
-    /// as messages do.
-    Fragment,
+    /// A part of a message that goes on, of so many bytes. It is kept; the taker hears of it so that parts cost their
+    /// sender's turn as much as messages do.
+    Fragment(usize),
     /// The client's code and reason, if it gave any. Nothing is decoded after it.
     Close(Option<(u16, String)>),
 }
@@ -33,7 +33,7 @@ impl Incoming {
             Self::Text(payload) => Self::Text(own(payload)),
             Self::Binary(payload) => Self::Binary(own(payload)),
             Self::Ping(payload) => Self::Ping(own(payload)),
-            Self::Pong | Self::Fragment | Self::Close(_) => self,
+            Self::Pong | Self::Fragment(_) | Self::Close(_) => self,
         }
     }
 }

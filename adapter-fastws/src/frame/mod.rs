@@ -26,6 +26,8 @@ mod encode;
 mod guard;
 mod incoming;
 mod reader;
+#[cfg(any(test, fuzzing))]
+mod reference;
 mod violation;
 
 #[cfg(test)]
@@ -34,5 +36,5 @@ mod tests;
 pub(crate) use decode::Decoder;
 pub(crate) use encode::{close, ping, pong};
 pub(crate) use incoming::Incoming;
-#[cfg(test)]
-use violation::Violation;
+#[cfg(fuzzing)]
+pub use reference::fuzz;

@@ -6,7 +6,6 @@ mod backlog;
 mod closing;
 mod drain;
 mod handshake;
-mod hostile;
 mod lifecycle;
 mod mount;
 mod panics;

@@ -154,6 +154,12 @@ impl Conversation {
         self.go(step, cx);
     }
 
+    /// Whether a message that arrived at `now` was beyond the rate limit.
+    #[must_use]
+    pub fn is_limited(&self, now: Instant) -> bool {
+        self.bucket.was_beyond(now)
+    }
+
     /// The peer has closed the connection.
     pub fn peer_closed(&mut self, cx: &mut Context<'_>) {
         self.reason.get_or_insert(DisconnectReason::Client);

@@ -45,6 +45,11 @@ impl Bucket {
         self.beyond = Some((since, now));
         if now.saturating_duration_since(since) >= limit.patience { Taken::Flooding } else { Taken::No }
     }
+
+    /// Whether it was beyond the limit at this very time.
+    pub(super) fn was_beyond(&self, now: Instant) -> bool {
+        self.beyond.is_some_and(|(_, last)| last == now)
+    }
 }
 
 #[cfg(test)]
@@ -58,6 +63,7 @@ mod tests {
         let (mut bucket, start) = (Bucket::new(Some(&LIMIT)), Instant::now());
         let passed = (0..100).filter(|_| bucket.take(&LIMIT, start) == Taken::Yes).count();
         assert_eq!(passed, 20);
+        assert!(bucket.was_beyond(start) && !bucket.was_beyond(start + Duration::from_millis(1)));
         let passed = (0..100).filter(|n| bucket.take(&LIMIT, start + Duration::from_millis(10 * n)) == Taken::Yes);
         assert!((95..=100).contains(&passed.count()));
     }

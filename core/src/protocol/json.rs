@@ -179,9 +179,9 @@ fn digits(bytes: &[u8], from: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::value::RawValue;
 
     use super::*;
+    use crate::protocol::plain::reference::Members;
 
     fn found(text: &str) -> Option<Vec<(String, String)>> {
         let mut found = Vec::new();
@@ -191,29 +191,7 @@ mod tests {
 
     /// What serde_json makes of it.
     fn expected(text: &str) -> Option<Vec<(String, String)>> {
-        struct Members(Vec<(String, String)>);
-        impl<'de> serde::Deserialize<'de> for Members {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                struct Visitor;
-                impl<'de> serde::de::Visitor<'de> for Visitor {
-                    type Value = Members;
-
-                    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                        f.write_str("an object")
-                    }
-
-                    fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
-                        let mut members = Vec::new();
-                        while let Some((key, value)) = map.next_entry::<String, Box<RawValue>>()? {
-                            members.push((key, value.get().to_owned()));
-                        }
-                        Ok(Members(members))
-                    }
-                }
-                deserializer.deserialize_map(Visitor)
-            }
-        }
-        serde_json::from_str::<Members>(text).ok().map(|members| members.0)
+        Members::of(text).map(|members| members.0)
     }
 
     #[track_caller]

@@ -1,5 +1,7 @@
 //! The plain format: JSON text with a routing key, for any WebSocket client.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod reference;
 #[cfg(test)]
 mod tests;
 

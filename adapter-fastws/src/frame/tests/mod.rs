@@ -1,34 +1,21 @@
 //! What must hold of the decoder. `rules` goes through the RFC, `upstream` through the known defects of fastwebsockets, `property`
-//! compares with the reference in `model`.
+//! compares with the reference in `reference::model`.
 
 mod client;
 mod encode;
 mod memory;
-mod model;
 mod property;
 mod rules;
 mod upstream;
 
-use std::ops::ControlFlow;
-
 use bytes::BytesMut;
 
-use super::{Decoder, Incoming, Violation};
+use super::reference::{End, drive};
+use super::violation::Violation;
+use super::{Decoder, Incoming};
 
 /// The limit on a message wherever a test does not set its own.
 const LIMIT: usize = 1 << 20;
-
-/// How a stream stands after its last byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Between two messages.
-    Idle,
-    /// Inside a frame or a fragmented message.
-    Unfinished,
-    /// The client has sent its close frame.
-    Closed,
-    Failed(Violation),
-}
 
 fn text(payload: &str) -> Incoming {
     Incoming::Text(BytesMut::from(payload))
@@ -40,48 +27,6 @@ fn binary(payload: &[u8]) -> Incoming {
 
 fn ping(payload: &[u8]) -> Incoming {
     Incoming::Ping(BytesMut::from(payload))
-}
-
-/// Decodes `chunks`; asks `break_off` after each item. A stream that has ended must stay so.
-fn drive<'a>(
-    max_message: usize,
-    chunks: impl IntoIterator<Item = &'a [u8]>,
-    mut break_off: impl FnMut() -> bool,
-) -> (Vec<Incoming>, End) {
-    let mut decoder = Decoder::new(max_message);
-    let mut taken = Vec::new();
-    let mut failed = None;
-    for chunk in chunks {
-        let mut chunk = chunk;
-        loop {
-            let before = taken.len();
-            let mut stopped = false;
-            let result = decoder.decode(chunk, |incoming| {
-                assert!(!stopped, "an item came after the break");
-                // Parts are told, but are nothing to compare.
-                if incoming != Incoming::Fragment {
-                    taken.push(incoming);
-                }
-                stopped = break_off();
-                if stopped { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            });
-            let ended = failed.is_some() || matches!(taken[..before].last(), Some(Incoming::Close(_)));
-            assert!(!ended || (result.is_ok() && taken.len() == before), "decoded past the end");
-            failed = failed.or(result.err());
-            assert!(stopped || !decoder.has_pending(), "bytes are pending that nobody refused");
-            if !decoder.has_pending() {
-                break;
-            }
-            chunk = &[];
-        }
-    }
-    let end = match failed {
-        Some(violation) => End::Failed(violation),
-        None if matches!(taken.last(), Some(Incoming::Close(_))) => End::Closed,
-        None if decoder.is_idle() => End::Idle,
-        None => End::Unfinished,
-    };
-    (taken, end)
 }
 
 /// Decodes `bytes` whole, byte by byte, and with a break after every item.

@@ -12,6 +12,7 @@ use strait_core::Limits;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout};
 
+#[allow(unused_imports, reason = "each of the two suites uses its own part")]
 pub(crate) use client::{Client, Got, TcpClient, binary, close, frame, handshake, header, ping, pong, text};
 pub(crate) use node::{Node, echo, serve, serve_app, serve_with, server_limits, store};
 

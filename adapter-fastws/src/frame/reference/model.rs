@@ -2,11 +2,11 @@
 
 use bytes::BytesMut;
 
-use super::Incoming;
+use super::super::Incoming;
 
 /// How a stream stands after its last byte; a failure with its close code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Verdict {
+pub(in crate::frame) enum Verdict {
     Idle,
     Unfinished,
     Closed,

@@ -1,0 +1,222 @@
+//! An attack that goes on while honest clients are served: what they feel of it, and what it costs.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep};
+
+use crate::kit::{Client, TcpClient, handshake};
+use crate::victim::Victim;
+
+/// How many honest clients there are, each with one message in flight.
+const HONEST: usize = 10;
+/// Well below the rate limit.
+const THINK: Duration = Duration::from_millis(12);
+/// How often an attack is tried: a machine that does other things at the same time has bad moments of its own.
+const TRIES: usize = 5;
+/// No client may wait longer than this many times what it waits in quiet…
+const RATIO: f64 = 2.0;
+/// …where less than this is as good as quiet: a time slice of a busy machine, not the server's doing. An unoptimised server is some
+/// twenty times slower, and its bound a coarse one; it meets fewer attackers, too.
+const UNNOTICED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 25 } else { 4 });
+const FEWER: usize = if cfg!(debug_assertions) { 4 } else { 1 };
+/// How long an attacker that was thrown out takes to come back.
+const BREATH: Duration = Duration::from_millis(20);
+/// Between two writes of some 10 KB: twenty who flood send as much as a gigabit a second carries. On one machine more of it would
+/// show what its kernel does for the attackers.
+const PACE: Duration = Duration::from_millis(2);
+/// A file for the figures: `cargo xtask hostile` reads it.
+const FIGURES: &str = "STRAIT_HOSTILE_FIGURES";
+
+/// What an attack is called, how many attack, and the most memory it may cost.
+pub(crate) struct Siege {
+    pub(crate) name: &'static str,
+    pub(crate) attackers: usize,
+    pub(crate) mib: usize,
+}
+
+impl Siege {
+    /// Lets each attacker attack, which has a number, and begin anew whenever it has been thrown out. Checks that the honest are
+    /// served and that all is as before.
+    pub(crate) async fn by<A, F>(self, attack: A)
+    where
+        A: Fn(SocketAddr, usize) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        // One siege at a time: two would measure each other.
+        let alone =
+            File::create(std::env::temp_dir().join("strait-hostile.lock")).expect("there is a temporary folder");
+        alone.lock().expect("it can be locked");
+        let strict = std::env::var_os(FIGURES);
+        let window = Duration::from_millis(if strict.is_some() { 1_000 } else { 200 });
+        let mut victim = Victim::patient().await;
+        let mut honest = Vec::new();
+        for _ in 0..HONEST {
+            honest.push(victim.client("/echo").await);
+        }
+        p99(&mut honest, window / 2).await;
+        let start = victim.resident();
+        let mut most = 0;
+        let mut tried = Vec::new();
+        loop {
+            let quiet = p99(&mut honest, window).await;
+            victim.peak();
+            let attacker = Attacker::begin(self.attackers.div_ceil(FEWER), victim.address, attack.clone());
+            sleep(window / 4).await;
+            let attacked = p99(&mut honest, window).await;
+            most = most.max(victim.peak().saturating_sub(start));
+            attacker.end();
+            tried.push((attacked.as_secs_f64() / quiet.as_secs_f64(), quiet, attacked));
+            let good = attacked <= UNNOTICED || attacked.as_secs_f64() <= RATIO * quiet.as_secs_f64();
+            if (strict.is_none() && good) || tried.len() == TRIES {
+                break;
+            }
+            p99(&mut honest, window / 2).await;
+        }
+        for client in honest {
+            client.leave().await;
+        }
+        victim.is_left_by_all().await;
+        let left = victim.resident().saturating_sub(start);
+        let (ratio, quiet, attacked) = if strict.is_some() {
+            tried.sort_by(|a, b| a.0.total_cmp(&b.0));
+            tried[tried.len() / 2]
+        } else {
+            tried[tried.len() - 1]
+        };
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let figures = format!(
+            "| {} | {:.2} | {:.2} | {ratio:.2} | {:.1} | {:.1} |",
+            self.name,
+            ms(quiet),
+            ms(attacked),
+            most as f64 / 1024.0,
+            left as f64 / 1024.0
+        );
+        if let Some(path) = strict {
+            let mut file = File::options().append(true).create(true).open(path).expect("the figures can be written");
+            writeln!(file, "{figures}").expect("the figures can be written");
+        }
+        say(&figures);
+        assert!(most <= self.mib * 1024, "{most} KiB at most, {} MiB allowed", self.mib);
+        assert!(
+            ratio <= RATIO || attacked <= UNNOTICED,
+            "the honest wait {attacked:?} instead of {quiet:?}: {tried:?}"
+        );
+        victim.ends_unharmed().await;
+    }
+}
+
+/// For whoever runs the suite with `--no-capture`.
+#[expect(clippy::print_stdout, reason = "a passing test has no other way to tell a figure")]
+fn say(figures: &str) {
+    println!("{figures}");
+}
+
+/// What 99 of 100 answers come within.
+async fn p99(clients: &mut [TcpClient], window: Duration) -> Duration {
+    let until = Instant::now() + window;
+    let message = "x".repeat(32);
+    let all = clients.iter_mut().enumerate().map(|(at, client)| {
+        let message = &message;
+        async move {
+            let mut times = Vec::new();
+            // Not all at the same moment.
+            sleep(THINK * at as u32 / HONEST as u32).await;
+            while Instant::now() < until {
+                let start = Instant::now();
+                client.text(message).await;
+                client.expect(message).await;
+                times.push(start.elapsed());
+                sleep(THINK).await;
+            }
+            times
+        }
+    });
+    let mut times = futures_util::future::join_all(all).await.concat();
+    times.sort_unstable();
+    times[times.len() * 99 / 100]
+}
+
+/// A thread that attacks until it is told to end; then its sockets are gone, too.
+struct Attacker {
+    end: oneshot::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Attacker {
+    fn begin<A, F>(count: usize, address: SocketAddr, attack: A) -> Self
+    where
+        A: Fn(SocketAddr, usize) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (end, ended) = oneshot::channel();
+        let thread = thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("there is a runtime");
+            let tasks = (0..count).map(|number| {
+                let attack = attack.clone();
+                runtime.spawn(async move {
+                    loop {
+                        attack(address, number).await;
+                        sleep(BREATH).await;
+                    }
+                })
+            });
+            let tasks: Vec<_> = tasks.collect();
+            // A sender that is dropped without a word is a test that has failed.
+            let _ = runtime.block_on(ended);
+            for task in tasks {
+                assert!(!task.is_finished(), "an attacker has failed");
+            }
+        });
+        Self { end, thread }
+    }
+
+    fn end(self) {
+        let _ = self.end.send(());
+        self.thread.join().expect("the attacker does not fail");
+    }
+}
+
+/// A socket, if the server takes it.
+pub(crate) async fn socket(address: SocketAddr) -> Option<TcpClient> {
+    Some(Client::new(TcpStream::connect(address).await.ok()?))
+}
+
+/// A client, if it is let in.
+pub(crate) async fn client(address: SocketAddr, path: &str) -> Option<TcpClient> {
+    let mut client = socket(address).await?;
+    client.try_send(handshake(path, &[])).await.then_some(())?;
+    (client.try_answer().await?.status == 101).then_some(client)
+}
+
+/// Sends the same again and again, and reads what comes back, until it is thrown out.
+pub(crate) async fn repeat(client: TcpClient, bytes: &[u8]) {
+    let (mut read, mut write) = client.socket.into_split();
+    let mut scratch = vec![0; 64 * 1024];
+    let reading = async { while matches!(read.read(&mut scratch).await, Ok(1..)) {} };
+    let writing = async {
+        while write.write_all(bytes).await.is_ok() {
+            sleep(PACE).await;
+        }
+    };
+    tokio::select! { () = reading => {}, () = writing => {} }
+}
+
+/// What is told once, and what comes again and again behind it.
+pub(crate) async fn flood(address: SocketAddr, first: Bytes, then: Bytes) {
+    if let Some(mut client) = client(address, "/echo").await
+        && client.try_send(&first).await
+    {
+        repeat(client, &then).await;
+    }
+}
