@@ -246,20 +246,13 @@ impl Connection {
                 }
                 Incoming::Pong => chatter.add(now),
                 Incoming::Fragment(length) => chatter.add_part(length, now),
-                message => {
+                Incoming::Text(payload) => {
                     ended_one = true;
-                    // A handler may keep it for long: it must not keep the whole chunk.
-                    let message = match message.detached() {
-                        Incoming::Text(payload) => Inbound::text(payload),
-                        Incoming::Binary(payload) => Inbound::binary(payload),
-                        Incoming::Ping(_) | Incoming::Pong | Incoming::Fragment(_) | Incoming::Close(_) => {
-                            return ControlFlow::Continue(());
-                        }
-                    };
-                    conversation.receive(message, now, cx);
-                    if conversation.is_limited(now) {
-                        chatter.add(now);
-                    }
+                    conversation.receive(Inbound::text(payload), now, cx);
+                }
+                Incoming::Binary(payload) => {
+                    ended_one = true;
+                    conversation.receive(Inbound::binary(payload), now, cx);
                 }
             }
             let waiting = peer.waiting();

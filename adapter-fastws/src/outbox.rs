@@ -7,6 +7,7 @@ mod tests;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 use strait_core::{Frame, FrameKind, Gaps, SlowClient, Topic, frame_header};
 
 use queue::{Kind, LEAST, Queue};
@@ -17,6 +18,10 @@ pub(crate) const SLICES: usize = 64;
 const BURST: usize = 4;
 /// Small events are copied behind each other rather than written from a slice each.
 const SMALL: usize = 512;
+/// What the tail has room for from the first reply on, in bytes.
+const TAIL: usize = 1024;
+
+type Slices<'a> = SmallVec<[IoSlice<'a>; 8]>;
 
 /// One client's outbox.
 #[derive(Debug)]
@@ -95,7 +100,7 @@ impl Outbox {
         }
         let length = parts.iter().map(|part| part.len()).sum();
         let (header, header_length) = frame_header(kind, length);
-        self.tail.reserve(header_length + length);
+        self.make_room(header_length + length);
         self.tail.extend_from_slice(&header[..header_length]);
         parts.iter().for_each(|part| self.tail.extend_from_slice(part));
     }
@@ -112,7 +117,7 @@ impl Outbox {
             return;
         }
         if bytes.len() <= SMALL {
-            self.tail.extend_from_slice(&bytes);
+            self.append(&bytes);
         } else {
             self.push(bytes, Kind::Kept);
         }
@@ -121,7 +126,7 @@ impl Outbox {
     /// Ping or pong; there is never more than a few of them.
     pub(crate) fn control(&mut self, bytes: &Bytes) {
         if self.state == State::Open {
-            self.tail.extend_from_slice(bytes);
+            self.append(bytes);
         }
     }
 
@@ -129,7 +134,7 @@ impl Outbox {
     pub(crate) fn close(&mut self, frame: &Bytes) {
         if self.state != State::Closed {
             self.held.clear();
-            self.tail.extend_from_slice(frame);
+            self.append(frame);
             self.state = State::Closed;
         }
     }
@@ -181,12 +186,9 @@ impl Outbox {
         if self.state != State::Open {
             return;
         }
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        for (slice, frame) in slices.iter_mut().zip(frames) {
-            *slice = IoSlice::new(frame.bytes());
-        }
+        let slices: Slices<'_> = frames.iter().map(|frame| IoSlice::new(frame.bytes())).collect();
         // What is wrong with the socket its task finds out.
-        let mut taken = write(&slices[..frames.len()]).unwrap_or(0);
+        let mut taken = write(&slices).unwrap_or(0);
         for (at, frame) in frames.iter().enumerate() {
             let length = frame.bytes().len();
             if taken < length {
@@ -230,7 +232,7 @@ impl Outbox {
         // Where no event is dropped, a small one need not be told from a reply.
         let kept = !self.blocked || policy.slow == SlowClient::Disconnect;
         if kept && bytes.len() <= SMALL {
-            self.tail.extend_from_slice(bytes);
+            self.append(bytes);
             self.tail_events = true;
         } else {
             self.push(bytes.clone(), Kind::Event(topic.clone()));
@@ -246,6 +248,17 @@ impl Outbox {
         }
     }
 
+    /// Room in the tail; at first for more than one, as growing costs more than memory that is given back once all is written.
+    fn make_room(&mut self, length: usize) {
+        let room = if self.tail.capacity() == 0 { length.max(TAIL) } else { length };
+        self.tail.reserve(room);
+    }
+
+    fn append(&mut self, bytes: &Bytes) {
+        self.make_room(bytes.len());
+        self.tail.extend_from_slice(bytes);
+    }
+
     fn push(&mut self, bytes: Bytes, kind: Kind) {
         if !self.tail.is_empty() {
             let tail = self.tail.split().freeze();
@@ -257,13 +270,12 @@ impl Outbox {
 
     /// Writes what one vectored write takes; tells how much it was.
     pub(crate) fn write(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = self.queue.slices(&mut slices);
-        if count < SLICES && !self.tail.is_empty() {
-            slices[count] = IoSlice::new(&self.tail);
-            count += 1;
+        let mut slices: Slices<'_> = self.queue.slices().take(SLICES).collect();
+        if slices.len() < SLICES && !self.tail.is_empty() {
+            slices.push(IoSlice::new(&self.tail));
         }
-        let taken = write(&slices[..count])?;
+        let taken = write(&slices)?;
+        drop(slices);
         self.advance(taken);
         Ok(taken)
     }

@@ -235,16 +235,11 @@ impl Queue {
         }
     }
 
-    /// Fills slices with what comes first; tells how many.
-    pub(super) fn slices<'q>(&'q self, slices: &mut [IoSlice<'q>]) -> usize {
+    /// What comes first, as slices.
+    pub(super) fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
         let waiting = self.pieces.iter().filter(|piece| piece.kind != Kind::Hole);
-        let mut count = 0;
-        for (slice, piece) in slices.iter_mut().zip(waiting) {
-            let from = if count == 0 { self.written } else { 0 };
-            *slice = IoSlice::new(&piece.bytes[from..]);
-            count += 1;
-        }
-        count
+        let from = std::iter::once(self.written).chain(std::iter::repeat(0));
+        waiting.zip(from).map(|(piece, from)| IoSlice::new(&piece.bytes[from..]))
     }
 
     /// Takes out what has been written; tells how much of it was none of this.

@@ -219,7 +219,8 @@ impl EventHub {
         let here = [Handle::current()];
         let runtimes = if deliveries.is_empty() { &here } else { deliveries };
         let lanes = self.0.delivery.iter().zip(runtimes.iter().cycle());
-        let mut tasks: Vec<_> = lanes.map(|(lane, runtime)| runtime.spawn(Arc::clone(lane).run(self.clone()))).collect();
+        let mut tasks: Vec<_> =
+            lanes.map(|(lane, runtime)| runtime.spawn(Arc::clone(lane).run(self.clone()))).collect();
         tasks.extend(self.begin_lease(app, sure_until));
         *self.0.tasks.lock() = tasks;
         Ok(())
