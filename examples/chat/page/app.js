@@ -74,6 +74,7 @@ function changed(next) {
     joined = false;
     asked = false;
     for (const name of [...later.keys()]) cancel(name);
+    people.rest();
   }
   if (next.phase === "waiting" || next.phase === "refused") {
     outage = true;

@@ -51,8 +51,13 @@ export class People {
     if (this.#typers.delete(user)) this.#showTyping();
   }
 
-  clear() {
+  /** What they do now is not known any more. */
+  rest() {
     for (const user of [...this.#typers.keys()]) this.rests(user);
+  }
+
+  clear() {
+    this.rest();
     this.replace([]);
   }
 
