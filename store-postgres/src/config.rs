@@ -140,7 +140,7 @@ impl Config {
         self
     }
 
-    /// Whether [`connect`](crate::PostgresStore::connect) brings the schema up to date, as it does unless set. Without,
+    /// Whether the store brings the schema up to date, as it does unless set. Without,
     /// the role needs no right to create anything.
     pub fn migrate(mut self, migrate: bool) -> Self {
         self.migrate = migrate;

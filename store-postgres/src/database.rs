@@ -103,9 +103,9 @@ impl Database {
         self.vital.close().await;
     }
 
-    /// A connection for what is no single statement.
-    pub(crate) async fn connection(&self, op: &'static str) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.vital.acquire().await.map_err(|error| from_sqlx(op, error))
+    /// A connection of the caller's own, for what is no single statement.
+    pub(crate) async fn connection(&self, op: &'static str) -> Result<PgConnection, StoreError> {
+        Ok(self.vital.acquire().await.map_err(|error| from_sqlx(op, error))?.detach())
     }
 
     /// Runs a statement, which is a transaction of its own, and answers its rows.
@@ -182,7 +182,7 @@ fn ended(ran: &Result<(), sqlx::Error>) -> bool {
     code.is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
 }
 
-fn late(op: &'static str) -> StoreError {
+pub(crate) fn late(op: &'static str) -> StoreError {
     error(StoreErrorKind::Timeout, op, "the database did not answer within the operation's time limit")
 }
 

@@ -193,7 +193,7 @@ impl EventHubStore for PostgresStore {
         let mut events = EventColumns::default();
         sends.iter().for_each(|(_, event)| events.push(event));
         let values = Values::new().with(sends.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>());
-        let inbox = self.inner.inbox;
+        let inbox = self.inner.config.inbox;
         let values = events.bind(values).with(i64::from(inbox.count)).with(millis(inbox.age));
         let rows = self.rows("deliver", Lane::Work, &self.inner.sql.deliver, values).await?;
         self.read("deliver", in_order(&rows, sends.len(), delivered))

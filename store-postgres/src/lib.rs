@@ -2,10 +2,10 @@
 //! database that is there anyway; and publishing inside one's own transaction.
 //!
 //! ```no_run
-//! # async fn sample() -> Result<(), Box<dyn std::error::Error>> {
+//! # fn sample() -> Result<(), strait_core::store::StoreError> {
 //! use strait_store_postgres::{Config, PostgresStore};
 //!
-//! let store = PostgresStore::connect(Config::from_url("postgres://strait@db.example/app?sslmode=verify-full")?).await?;
+//! let store = PostgresStore::new(Config::from_url("postgres://strait@db.example/app?sslmode=verify-full")?);
 //! # Ok(()) }
 //! ```
 //!

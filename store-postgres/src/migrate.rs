@@ -65,8 +65,8 @@ pub(crate) async fn migrate(connection: &mut PgConnection, schema: &str) -> Resu
     transaction.commit().await
 }
 
-/// Whether the server and the schema are such that the store can work.
-pub(crate) async fn check(connection: &mut PgConnection, schema: &str) -> Result<(), StoreError> {
+/// Whether the server is one that the store can work with; tells the schema's version.
+pub(crate) async fn check(connection: &mut PgConnection, schema: &str) -> Result<i32, StoreError> {
     let failed = |error| from_sqlx("connect", error);
     // In one transaction, which a pooler keeps on one server.
     let mut transaction = connection.begin().await.map_err(failed)?;
@@ -85,8 +85,5 @@ pub(crate) async fn check(connection: &mut PgConnection, schema: &str) -> Result
     if encoding != "UTF8" {
         return wrong("the database's encoding must be UTF8");
     }
-    if found < LATEST {
-        return wrong("the schema is missing or old, let a role that may create it connect with migrations on");
-    }
-    Ok(())
+    Ok(found)
 }

@@ -55,6 +55,7 @@ impl PostgresStore {
         transaction: &mut Transaction<'_, Postgres>,
         outgoing: &Outgoing,
     ) -> Result<(), StoreError> {
+        self.connect().await?;
         let retention = outgoing.retention;
         sqlx::query(self.inner.sql.enqueue.clone())
             .bind(outgoing.topic.as_str())

@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use sqlx::postgres::PgRow;
-use sqlx::{Row, SqlStr};
-use strait_core::store::StoreError;
-use strait_core::{Retention, Topic};
+use sqlx::{Connection, Row, SqlStr};
+use strait_core::Topic;
+use strait_core::store::{StoreError, StoreErrorKind};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
 
 use crate::bus::{Listening, Nodes, Waker};
 use crate::config::Config;
-use crate::database::{Database, Lane, Values};
-use crate::error::from_sqlx;
-use crate::migrate::{check, migrate};
+use crate::database::{Database, Lane, Values, late};
+use crate::error::{error, from_sqlx};
+use crate::migrate::{LATEST, check, migrate};
 use crate::statements::Statements;
 use crate::values::{Read, corrupt};
 
@@ -20,7 +22,7 @@ const SWEPT_AT_ONCE: i64 = 200;
 
 /// A store in a Postgres database. Clones are handles onto the same connections.
 ///
-/// It belongs to the runtime that it was connected in: that one must live as long as the store.
+/// Its connections and tasks belong to the runtimes that it is used in.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     pub(crate) inner: Arc<Inner>,
@@ -31,37 +33,53 @@ pub(crate) struct Inner {
     pub(crate) database: Database,
     pub(crate) sql: Statements,
     pub(crate) config: Config,
-    pub(crate) inbox: Retention,
+    ready: OnceCell<()>,
     pub(crate) nodes: Nodes,
     pub(crate) waker: Waker,
     pub(crate) listening: Listening,
 }
 
 impl PostgresStore {
-    /// Connects, and brings the schema up to date unless the configuration says not to.
-    ///
-    /// # Errors
-    /// The database cannot be reached; `Misconfigured` if it cannot be used as it is.
-    pub async fn connect(config: Config) -> Result<Self, StoreError> {
-        let database = Database::new(&config);
-        let mut connection = database.connection("connect").await?;
-        if config.migrate {
-            migrate(&mut connection, &config.schema).await.map_err(|error| from_sqlx("connect", error))?;
-        }
-        check(&mut connection, &config.schema).await?;
-        drop(connection);
+    /// A store that connects when it is first used, and then brings the schema up to date unless the configuration says
+    /// not to.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
         let inner = Inner {
             sql: Statements::new(&config.schema),
-            inbox: config.inbox,
+            ready: OnceCell::new(),
             nodes: Nodes::default(),
             waker: Waker::new(&config),
             listening: Listening::default(),
-            database,
+            database: Database::new(&config),
             config,
         };
-        let inner = Arc::new(inner);
-        inner.waker.begin(&inner);
-        Ok(Self { inner })
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Makes sure that the database can be reached and used, as the first call does anyway.
+    ///
+    /// # Errors
+    /// The database cannot be reached; `Misconfigured` if it cannot be used as it is.
+    pub async fn connect(&self) -> Result<(), StoreError> {
+        self.inner.ready.get_or_try_init(|| self.prepare()).await.map(drop)
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let config = &self.inner.config;
+        let failed = |error| from_sqlx("connect", error);
+        // A connection of its own, so that one that is given up halfway is nobody else's.
+        let mut connection = self.inner.database.connection("connect").await?;
+        let found = timeout(config.operation, check(&mut connection, &config.schema)).await;
+        let found = found.map_err(|_| late("connect"))??;
+        if found < LATEST && !config.migrate {
+            let source = "the schema is missing or old, let a role that may create it connect with migrations on";
+            return Err(error(StoreErrorKind::Misconfigured, "connect", source));
+        }
+        if found < LATEST {
+            migrate(&mut connection, &config.schema).await.map_err(failed)?;
+        }
+        self.inner.waker.begin(&self.inner);
+        connection.close().await.map_err(failed)
     }
 
     /// Closes all connections. Calls that come later fail as unavailable.
@@ -84,6 +102,7 @@ impl PostgresStore {
         sql: &SqlStr,
         values: Values,
     ) -> Result<Vec<PgRow>, StoreError> {
+        self.connect().await?;
         self.inner.database.rows(op, lane, sql, values).await
     }
 

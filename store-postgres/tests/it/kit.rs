@@ -1,10 +1,14 @@
 //! A schema for each test, in the server that the tests are given.
 
 use std::env;
+use std::time::{Duration, Instant};
 
 use strait_core::NodeId;
 use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query};
 use strait_store_postgres::{Config, PostgresStore};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server that the tests are given.
 pub(crate) fn url() -> String {
@@ -34,7 +38,9 @@ impl Schema {
 
     /// A handle, as one more process would have.
     pub(crate) async fn store(&self) -> PostgresStore {
-        PostgresStore::connect(self.config()).await.unwrap()
+        let store = PostgresStore::new(self.config());
+        store.connect().await.unwrap();
+        store
     }
 
     pub(crate) async fn connection(&self) -> PgConnection {
@@ -69,4 +75,16 @@ impl Drop for Schema {
 
 async fn drop_schema(url: &str, sql: AssertSqlSafe<String>) {
     query(sql).execute(&mut PgConnection::connect(url).await.unwrap()).await.unwrap();
+}
+
+/// Waits until `look` finds something.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
