@@ -10,7 +10,7 @@ use serde_json::json;
 use strait_core::store::EventHubStore;
 use strait_core::{App, Endpoint, Payload, Retention, Topic};
 use strait_store_postgres::sqlx::{PgPool, query, query_scalar};
-use strait_store_postgres::{Config, Outgoing, PostgresStore};
+use strait_store_postgres::{Outgoing, PostgresConfig, PostgresStore};
 
 const KEPT: Retention = Retention { count: 100, age: Duration::from_secs(3600) };
 
@@ -46,7 +46,7 @@ async fn cancel_order(pool: &PgPool, schema: &str, id: i64) -> anyhow::Result<()
 /// Places orders, and answers what subscribers of the topic were told.
 pub(crate) async fn run(url: &str, schema: &str) -> anyhow::Result<Vec<String>> {
     let pool = PgPool::connect(url).await.context("the database cannot be reached")?;
-    let store = PostgresStore::new(Config::from_url(url)?.schema(schema)?);
+    let store = PostgresStore::new(PostgresConfig::from_url(url)?.schema(schema)?);
     let app = App::new()
         .endpoint(Endpoint::new("orders", "/orders").public())
         .retain("orders", KEPT)

@@ -7,17 +7,38 @@ use std::time::Duration;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use strait_core::Retention;
-use strait_core::store::{StoreError, StoreErrorKind};
-
-use crate::error::{error, from_sqlx};
 
 /// The longest identifier that Postgres keeps whole, in bytes.
 const MAX_IDENTIFIER: usize = 63;
 
+/// Why a configuration cannot be used. No text shows the URL.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The URL is none of Postgres.
+    #[error("the URL must begin with postgres://")]
+    Scheme,
+    /// The URL cannot be read.
+    #[error("the URL must be postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS, with a sslmode of libpq's if any")]
+    Url(#[source] sqlx::Error),
+    /// A parameter that is not known.
+    #[error("a parameter of the URL is not known, see PostgresConfig::from_url")]
+    Parameter,
+    /// A name that cannot be a schema's.
+    #[error("the schema's name must have 1 to 63 letters, digits or _")]
+    Schema,
+    /// `connections` is no number.
+    #[error("connections must be a number")]
+    Connections,
+    /// `pooler` is not `transaction`.
+    #[error("pooler must be transaction, or not be there")]
+    Pooler,
+}
+
 /// Where the database is, and how it is used. [`Debug`] shows no password.
 #[derive(Clone)]
 #[must_use]
-pub struct Config {
+pub struct PostgresConfig {
     pub(crate) main: PgConnectOptions,
     pub(crate) listen: Option<PgConnectOptions>,
     pub(crate) schema: String,
@@ -33,12 +54,12 @@ pub struct Config {
     pub(crate) inbox: Retention,
 }
 
-impl fmt::Debug for Config {
+impl fmt::Debug for PostgresConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = |options: &PgConnectOptions| {
             format!("{}:{}/{}", options.get_host(), options.get_port(), options.get_database().unwrap_or_default())
         };
-        f.debug_struct("Config")
+        f.debug_struct("PostgresConfig")
             .field("main", &place(&self.main))
             .field("listen", &self.listen.as_ref().map(place))
             .field("schema", &self.schema)
@@ -50,7 +71,7 @@ impl fmt::Debug for Config {
     }
 }
 
-impl Config {
+impl PostgresConfig {
     /// From a URL: `postgres://user:password@host:5432/database?sslmode=verify-full&schema=strait`.
     ///
     /// Beside libpq's `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `host`, `port`, `user`, `password`, `dbname`,
@@ -58,9 +79,8 @@ impl Config {
     /// `PGPASSWORD` or a password file is asked.
     ///
     /// # Errors
-    /// `Misconfigured` for a URL that cannot be read or a parameter that is not known. The error does not show the URL.
-    pub fn from_url(url: &str) -> Result<Self, StoreError> {
-        let wrong = |source| error(StoreErrorKind::Misconfigured, "config", source);
+    /// A URL that cannot be read, or a parameter that is not known.
+    pub fn from_url(url: &str) -> Result<Self, ConfigError> {
         let (place, query) = url.split_once('?').unwrap_or((url, ""));
         let (mut own, mut theirs) = (Vec::new(), Vec::new());
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -69,23 +89,21 @@ impl Config {
                 "schema" | "connections" | "pooler" => own.push((key, value)),
                 "sslmode" | "sslrootcert" | "sslcert" | "sslkey" | "host" | "port" | "user" | "password" | "dbname"
                 | "application_name" | "options" => theirs.push(pair),
-                _ => return Err(wrong("a parameter of the URL is not known, see Config::from_url")),
+                _ => return Err(ConfigError::Parameter),
             }
         }
         if !place.starts_with("postgres://") && !place.starts_with("postgresql://") {
-            return Err(wrong("the URL must begin with postgres://"));
+            return Err(ConfigError::Scheme);
         }
         let rest = format!("{place}?{}", theirs.join("&"));
-        let options = PgConnectOptions::from_str(&rest).map_err(|error| from_sqlx("config", error))?;
+        let options = PgConnectOptions::from_str(&rest).map_err(ConfigError::Url)?;
         let mut config = Self::from_options(options);
         for (key, value) in own {
             config = match (key, value) {
                 ("schema", schema) => config.schema(schema)?,
                 ("pooler", "transaction") => config.transaction_pooler(),
-                ("connections", number) => {
-                    config.connections(number.parse().map_err(|_| wrong("connections must be a number"))?)
-                }
-                _ => return Err(wrong("pooler must be transaction, or not be there")),
+                ("connections", number) => config.connections(number.parse().map_err(|_| ConfigError::Connections)?),
+                _ => return Err(ConfigError::Pooler),
             };
         }
         Ok(config)
@@ -115,12 +133,11 @@ impl Config {
     /// different schemas of one database know nothing of each other.
     ///
     /// # Errors
-    /// `Misconfigured` for any other name.
-    pub fn schema(mut self, schema: &str) -> Result<Self, StoreError> {
+    /// [`ConfigError::Schema`] for any other name.
+    pub fn schema(mut self, schema: &str) -> Result<Self, ConfigError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if schema.is_empty() || schema.len() > MAX_IDENTIFIER || !schema.chars().all(fits) {
-            let source = "a schema's name has 1 to 63 letters, digits or _";
-            return Err(error(StoreErrorKind::Misconfigured, "config", source));
+            return Err(ConfigError::Schema);
         }
         schema.clone_into(&mut self.schema);
         Ok(self)
@@ -245,10 +262,10 @@ impl Config {
     }
 }
 
-impl FromStr for Config {
-    type Err = StoreError;
+impl FromStr for PostgresConfig {
+    type Err = ConfigError;
 
-    fn from_str(url: &str) -> Result<Self, StoreError> {
+    fn from_str(url: &str) -> Result<Self, ConfigError> {
         Self::from_url(url)
     }
 }
@@ -260,7 +277,7 @@ mod tests {
     #[test]
     fn a_url_says_everything() {
         let url = "postgres://ada:s%40cret@db.example:5433/app?sslmode=verify-full&schema=chat_1&connections=3&application_name=x&pooler=transaction";
-        let config = Config::from_url(url).unwrap();
+        let config = PostgresConfig::from_url(url).unwrap();
         assert_eq!((config.main.get_host(), config.main.get_port()), ("db.example", 5433));
         assert_eq!((config.main.get_username(), config.main.get_database()), ("ada", Some("app")));
         assert!(matches!(config.main.get_ssl_mode(), PgSslMode::VerifyFull));
@@ -280,20 +297,19 @@ mod tests {
             "postgres://h/d?sslmode=perhaps",
             "postgres://h:port/d",
         ] {
-            let error = Config::from_url(url).unwrap_err();
-            assert_eq!(error.kind, StoreErrorKind::Misconfigured, "{url}");
+            assert!(PostgresConfig::from_url(url).is_err(), "{url}");
         }
         let long = "x".repeat(64);
-        assert!(Config::from_url(&format!("postgres://h/d?schema={long}")).is_err());
+        assert!(PostgresConfig::from_url(&format!("postgres://h/d?schema={long}")).is_err());
     }
 
     #[test]
     fn secrets_are_not_shown() {
-        let config = Config::from_url("postgres://ada:hunter2@h/d").unwrap();
+        let config = PostgresConfig::from_url("postgres://ada:hunter2@h/d").unwrap();
         let listening = config.clone().listen(config.main.clone());
         assert!(!format!("{config:?} {listening:?}").contains("hunter2"));
         for url in ["postgres://ada:hunter2@h:hunter2/d", "postgres://ada:hunter2@h/d?hunter2=hunter2"] {
-            let error = Config::from_url(url).unwrap_err();
+            let error = PostgresConfig::from_url(url).unwrap_err();
             let source = std::error::Error::source(&error).map(ToString::to_string);
             assert!(!format!("{error} {error:?} {source:?}").contains("hunter2"), "{error:?}");
         }
@@ -301,7 +317,7 @@ mod tests {
 
     #[test]
     fn without_a_way_of_its_own_nobody_listens_behind_a_pooler() {
-        let config = Config::from_url("postgres://h/d").unwrap();
+        let config = PostgresConfig::from_url("postgres://h/d").unwrap();
         assert!(config.listen_options().is_some());
         assert!(config.clone().notify(false).listen_options().is_none());
         let pooled = config.clone().transaction_pooler();

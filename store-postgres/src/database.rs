@@ -1,15 +1,16 @@
 //! Statements and the connections that they run on.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgArguments, PgPool, PgPoolOptions, PgRow};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Connection, Encode, PgConnection, Postgres, SqlSafeStr, SqlStr, Type, raw_sql};
 use strait_core::store::{StoreError, StoreErrorKind};
 use tokio::time::timeout;
 
-use crate::config::Config;
+use crate::config::PostgresConfig;
 use crate::error::{error, from_sqlx, lost_against_another};
 
 /// How often a statement is tried that lost against another one.
@@ -30,11 +31,19 @@ pub(crate) enum Lane {
 
 #[derive(Debug)]
 pub(crate) struct Database {
-    work: PgPool,
-    vital: PgPool,
+    /// Made when it is first used: a pool needs a runtime.
+    pools: OnceLock<Pools>,
+    options: PgConnectOptions,
+    connections: u32,
     operation: Duration,
     /// What begins each transaction, behind a pooler.
     begin: Option<SqlStr>,
+}
+
+#[derive(Debug)]
+struct Pools {
+    work: PgPool,
+    vital: PgPool,
 }
 
 /// The values of a statement.
@@ -75,11 +84,25 @@ impl Drop for Borrowed {
 }
 
 impl Database {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &PostgresConfig) -> Self {
+        let begin = config.pooler.then(|| {
+            let settings = config.settings().map(|(name, value)| format!("; SET LOCAL {name} = '{value}'"));
+            AssertSqlSafe(format!("BEGIN{}", settings.concat())).into_sql_str()
+        });
+        Self {
+            pools: OnceLock::new(),
+            options: config.options(),
+            connections: config.connections,
+            operation: config.operation,
+            begin,
+        }
+    }
+
+    fn pools(&self) -> &Pools {
         let pool = |most: u32| {
             PgPoolOptions::new()
                 .max_connections(most)
-                .acquire_timeout(config.operation)
+                .acquire_timeout(self.operation)
                 .test_before_acquire(false)
                 .before_acquire(|connection, metadata| {
                     Box::pin(async move {
@@ -89,23 +112,20 @@ impl Database {
                         Ok(true)
                     })
                 })
-                .connect_lazy_with(config.options())
+                .connect_lazy_with(self.options.clone())
         };
-        let begin = config.pooler.then(|| {
-            let settings = config.settings().map(|(name, value)| format!("; SET LOCAL {name} = '{value}'"));
-            AssertSqlSafe(format!("BEGIN{}", settings.concat())).into_sql_str()
-        });
-        Self { work: pool(config.connections), vital: pool(VITAL), operation: config.operation, begin }
+        self.pools.get_or_init(|| Pools { work: pool(self.connections), vital: pool(VITAL) })
     }
 
     pub(crate) async fn close(&self) {
-        self.work.close().await;
-        self.vital.close().await;
+        let pools = self.pools();
+        pools.work.close().await;
+        pools.vital.close().await;
     }
 
     /// A connection of the caller's own, for what is no single statement.
     pub(crate) async fn connection(&self, op: &'static str) -> Result<PgConnection, StoreError> {
-        Ok(self.vital.acquire().await.map_err(|error| from_sqlx(op, error))?.detach())
+        Ok(self.pools().vital.acquire().await.map_err(|error| from_sqlx(op, error))?.detach())
     }
 
     /// Runs a statement, which is a transaction of its own, and answers its rows.
@@ -159,8 +179,8 @@ impl Database {
             return Err(sqlx::Error::Encode(failure.to_string().into()));
         }
         let pool = match lane {
-            Lane::Work => &self.work,
-            Lane::Vital => &self.vital,
+            Lane::Work => &self.pools().work,
+            Lane::Vital => &self.pools().vital,
         };
         let mut borrowed = Borrowed(Some(pool.acquire().await?));
         let Some(connection) = borrowed.0.as_deref_mut() else { return Err(sqlx::Error::PoolClosed) };

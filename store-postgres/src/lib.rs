@@ -2,10 +2,10 @@
 //! database that is there anyway; and publishing inside one's own transaction.
 //!
 //! ```no_run
-//! # fn sample() -> Result<(), strait_core::store::StoreError> {
-//! use strait_store_postgres::{Config, PostgresStore};
+//! # fn sample() -> Result<(), strait_store_postgres::ConfigError> {
+//! use strait_store_postgres::{PostgresConfig, PostgresStore};
 //!
-//! let store = PostgresStore::new(Config::from_url("postgres://strait@db.example/app?sslmode=verify-full")?);
+//! let store = PostgresStore::new(PostgresConfig::from_url("postgres://strait@db.example/app?sslmode=verify-full")?);
 //! # Ok(()) }
 //! ```
 //!
@@ -23,9 +23,9 @@ mod statements;
 mod store;
 mod values;
 
-pub use config::Config;
+pub use config::{ConfigError, PostgresConfig};
 pub use outgoing::Outgoing;
 pub use store::PostgresStore;
 
-/// The version of sqlx whose types [`Config`] and [`Outgoing`] take.
+/// The version of sqlx whose types [`PostgresConfig`] and [`Outgoing`] take.
 pub use sqlx;

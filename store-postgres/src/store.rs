@@ -10,7 +10,7 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::bus::{Listening, Nodes, Waker};
-use crate::config::Config;
+use crate::config::PostgresConfig;
 use crate::database::{Database, Lane, Values, late};
 use crate::error::{error, from_sqlx};
 use crate::migrate::{LATEST, check, migrate};
@@ -32,7 +32,7 @@ pub struct PostgresStore {
 pub(crate) struct Inner {
     pub(crate) database: Database,
     pub(crate) sql: Statements,
-    pub(crate) config: Config,
+    pub(crate) config: PostgresConfig,
     ready: OnceCell<()>,
     pub(crate) nodes: Nodes,
     pub(crate) waker: Waker,
@@ -43,7 +43,7 @@ impl PostgresStore {
     /// A store that connects when it is first used, and then brings the schema up to date unless the configuration says
     /// not to.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: PostgresConfig) -> Self {
         let inner = Inner {
             sql: Statements::new(&config.schema),
             ready: OnceCell::new(),

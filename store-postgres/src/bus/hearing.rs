@@ -106,6 +106,7 @@ impl Hearing {
             return;
         }
         if !follows || position.offset > heard.last.offset + 1 {
+            metrics::counter!("strait_bus_gaps_total").increment(1);
             self.sink.gap(std::slice::from_ref(&heard.topic));
         }
         heard.last = position;
@@ -123,6 +124,7 @@ impl Hearing {
         let heard = self.numbers.get(topic).and_then(|number| self.topics.get_mut(number));
         if let Some(heard) = heard {
             heard.last = head;
+            metrics::counter!("strait_bus_gaps_total").increment(1);
             self.sink.gap(std::slice::from_ref(topic));
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::hearing::{Hearing, Registration, Start};
 use super::{left, poll};
-use crate::config::Config;
+use crate::config::PostgresConfig;
 use crate::database::{Lane, Values};
 use crate::error::error;
 use crate::store::PostgresStore;
@@ -151,7 +151,7 @@ impl Node {
         Some(self.hearing()?.registration.clone())
     }
 
-    pub(super) fn health(&self, config: &Config) -> Health {
+    pub(super) fn health(&self, config: &PostgresConfig) -> Health {
         let pulse = self.pulse.lock();
         let patience = config.poll * 3 + config.operation;
         let hears = pulse.is_sound && pulse.heard_at.elapsed() < patience && !self.stopped.load(Ordering::Acquire);

@@ -150,7 +150,7 @@ pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark
         commands.into_iter().for_each(|command| hearing.sink.command(command));
     }
     let lag = lag.unwrap_or_else(|| began.elapsed());
-    metrics::gauge!("strait_postgres_lag_seconds").set(lag.as_secs_f64());
+    metrics::gauge!("strait_bus_lag_seconds").set(lag.as_secs_f64());
     node.pulse.lock().lag = Some(lag);
     Ok(found)
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::config::Config;
+use crate::config::PostgresConfig;
 use crate::database::{Lane, Values};
 use crate::store::Inner;
 
@@ -24,7 +24,7 @@ pub(crate) struct Waker {
 }
 
 impl Waker {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &PostgresConfig) -> Self {
         Self {
             // A name is cut at 63 bytes: a long schema shares its wake-ups with one that begins alike.
             channel: format!("strait_{}", &config.schema[..config.schema.len().min(56)]),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use strait_core::NodeId;
 use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query};
-use strait_store_postgres::{Config, PostgresStore};
+use strait_store_postgres::{PostgresConfig, PostgresStore};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,8 +32,8 @@ impl Schema {
         Self { name: format!("test_{}", NodeId::unique().as_str().replace('-', "")), url }
     }
 
-    pub(crate) fn config(&self) -> Config {
-        Config::from_url(&self.url).unwrap().schema(&self.name).unwrap().connections(4)
+    pub(crate) fn config(&self) -> PostgresConfig {
+        PostgresConfig::from_url(&self.url).unwrap().schema(&self.name).unwrap().connections(4)
     }
 
     /// A handle, as one more process would have.
