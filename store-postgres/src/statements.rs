@@ -121,7 +121,7 @@ statements! {
     poll = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
                 {s}.micros(pg_postmaster_start_time()) AS born, \
                 EXISTS (SELECT FROM {s}.hearer WHERE number = $1 AND id = $3) AS is_on, \
-                EXISTS (SELECT FROM {s}.outbox LIMIT 1) AS waiting, \
+                (SELECT id FROM {s}.outbox ORDER BY topic, id LIMIT 1) IS NOT NULL AS waiting, \
                 NULL::bigint AS topic, NULL::bigint AS epoch, NULL::bigint AS number, NULL::bigint AS mark, \
                 NULL::smallint AS kind, NULL::smallint AS format, NULL::bytea AS payload, NULL::text AS publisher, \
                 NULL::bigint AS turn, NULL::text AS exclude, NULL::text AS note \

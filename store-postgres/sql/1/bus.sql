@@ -136,7 +136,7 @@ DECLARE
     is_forgotten boolean;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
-    SELECT * INTO w FROM {s}.sweep FOR UPDATE SKIP LOCKED;
+    SELECT * INTO w FROM {s}.sweep WHERE one FOR UPDATE SKIP LOCKED;
     IF NOT FOUND OR w.pause_until > clock_timestamp() THEN RETURN; END IF;
     DELETE FROM {s}.key WHERE (topic, hash) IN (
         SELECT topic, hash FROM {s}.key WHERE until <= clock_timestamp() ORDER BY until LIMIT 1000
@@ -169,7 +169,7 @@ BEGIN
         w.after_topic := 0;
         w.pause_until := clock_timestamp() + interval '2 seconds';
     END IF;
-    UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until;
+    UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
 END
 $$;
 

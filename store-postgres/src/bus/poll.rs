@@ -15,8 +15,9 @@ use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
 use crate::values::{Read, event, get, millis, position, unsigned};
 
-/// Between two polls less must pass than a slot of the feed surely stays, or something may be missing.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// Between two polls less must pass than the ten seconds that a slot of the feed surely stays, or something may be
+/// missing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(9);
 /// The longest pause between polls that fail.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
