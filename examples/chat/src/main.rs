@@ -10,6 +10,8 @@ use anyhow::Context;
 use clap::Parser;
 use strait_adapter_fastws::{Runtimes, Server};
 use strait_store_memory::MemoryStore;
+#[cfg(feature = "postgres")]
+use strait_store_postgres::{PostgresConfig, PostgresStore};
 #[cfg(feature = "redis")]
 use strait_store_redis::{RedisConfig, RedisStore};
 use tracing::Level;
@@ -26,8 +28,8 @@ struct Arguments {
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT", value_parser = address)]
     listen: SocketAddr,
 
-    /// Where channels and topics are kept: memory, or redis://HOST:PORT for all chats with the same one (postgres://… is
-    /// not there yet)
+    /// Where channels and topics are kept: memory, or redis://HOST:PORT or postgres://USER@HOST/DATABASE for all chats
+    /// with the same one
     #[arg(long, default_value = "memory", value_name = "STORE")]
     store: Store,
 
@@ -46,6 +48,8 @@ enum Store {
     Memory,
     #[cfg(feature = "redis")]
     Redis(Box<RedisConfig>),
+    #[cfg(feature = "postgres")]
+    Postgres(Box<PostgresConfig>),
 }
 
 impl FromStr for Store {
@@ -56,7 +60,8 @@ impl FromStr for Store {
             "memory" => Ok(Self::Memory),
             #[cfg(feature = "redis")]
             "redis" | "rediss" => Ok(Self::Redis(Box::new(RedisConfig::from_url(store)?))),
-            "postgres" | "postgresql" => Err(UnknownStore::NotYet),
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(PostgresConfig::from_url(store)?))),
             _ => Err(UnknownStore::Unknown),
         }
     }
@@ -64,13 +69,14 @@ impl FromStr for Store {
 
 #[derive(Debug, thiserror::Error)]
 enum UnknownStore {
-    #[error("this store is not there yet, use memory or redis://…")]
-    NotYet,
-    #[error("the store must be memory or redis://…, if this chat was built with it (postgres://… is not there yet)")]
+    #[error("the store must be memory, or redis://… or postgres://… if this chat was built with it")]
     Unknown,
     #[cfg(feature = "redis")]
     #[error(transparent)]
     Redis(#[from] strait_store_redis::ConfigError),
+    #[cfg(feature = "postgres")]
+    #[error(transparent)]
+    Postgres(#[from] strait_store_postgres::ConfigError),
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -107,6 +113,8 @@ fn main() -> anyhow::Result<()> {
         Store::Memory => chat::app().store(MemoryStore::new()),
         #[cfg(feature = "redis")]
         Store::Redis(config) => chat::app().store(RedisStore::new(*config)),
+        #[cfg(feature = "postgres")]
+        Store::Postgres(config) => chat::app().store(PostgresStore::new(*config)),
     };
     let app = app.lease(Duration::from_millis(arguments.lease)).build()?;
     Server::new(app)

@@ -10,7 +10,7 @@ fn bad_arguments_exit_2_and_say_what_to_do() {
         (&["--nonsense"][..], "--nonsense"),
         (&["--listen", "nowhere"], "nowhere"),
         (&["--store", "redis://localhost/x"], "number of the database"),
-        (&["--store", "postgres://localhost/x"], "not there yet"),
+        (&["--store", "postgres://localhost/x?sslmode=perhaps"], "sslmode"),
         (&["--store", "mysql://x"], "memory"),
         (&["--runtime", "0"], "per-core"),
     ] {

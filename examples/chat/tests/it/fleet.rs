@@ -1,47 +1,57 @@
-//! Two chats on one Redis are one chat.
+//! Two chats on one Redis, or on one Postgres, are one chat.
 
 use serde_json::json;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::kit::Server;
 use crate::room::{join, login};
 
-/// The URL of a part of the test run's Redis that nobody else uses, emptied when it goes out of scope.
-struct Part {
-    url: String,
-    prefix: String,
+fn url(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: use `cargo xtask test-all`"))
 }
 
-impl Part {
-    fn new() -> Self {
-        let url = std::env::var("STRAIT_TEST_REDIS_URL").expect("STRAIT_TEST_REDIS_URL: use `cargo xtask test-all`");
-        let prefix = format!("chat-{}:", std::process::id());
-        Self { url, prefix }
-    }
+/// A name of this process's own.
+fn part() -> String {
+    format!("chat_{}", std::process::id())
+}
 
-    fn store(&self) -> String {
-        format!("{}?prefix={}", self.url, self.prefix)
+async fn empty_redis(url: &str) {
+    let client = redis::Client::open(url).expect("a URL");
+    let mut connection = client.get_connection().expect("Redis answers");
+    let mut scan = redis::cmd("SCAN");
+    scan.cursor_arg(0).arg("MATCH").arg(format!("{}*", part()));
+    let keys: Vec<String> = scan.iter(&mut connection).expect("Redis answers").flatten().collect();
+    for key in keys {
+        redis::cmd("DEL").arg(key).exec(&mut connection).expect("Redis answers");
     }
 }
 
-impl Drop for Part {
-    fn drop(&mut self) {
-        let Ok(mut connection) = redis::Client::open(self.url.as_str()).and_then(|client| client.get_connection())
-        else {
-            return;
-        };
-        let mut scan = redis::cmd("SCAN");
-        scan.cursor_arg(0).arg("MATCH").arg(format!("{}*", self.prefix));
-        let keys: Vec<String> = scan.iter(&mut connection).map_or_else(|_| Vec::new(), |keys| keys.flatten().collect());
-        for key in keys {
-            let _ = redis::cmd("DEL").arg(key).exec(&mut connection);
-        }
-    }
+async fn drop_schema(url: &str) {
+    let mut connection = PgConnection::connect(url).await.expect("Postgres answers");
+    let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", part());
+    sqlx::query(AssertSqlSafe(drop)).execute(&mut connection).await.expect("it is dropped");
 }
 
 #[tokio::test]
-async fn two_nodes_are_one_chat() {
-    let part = Part::new();
-    let (one, two) = (Server::start(&["--store", &part.store()]), Server::start(&["--store", &part.store()]));
+async fn two_nodes_on_one_redis_are_one_chat() {
+    let url = url("STRAIT_TEST_REDIS_URL");
+    let store = format!("{url}?prefix={}:", part());
+    let chatted = tokio::spawn(async move { chat_on_two_nodes(&store).await }).await;
+    empty_redis(&url).await;
+    chatted.expect("it was one chat");
+}
+
+#[tokio::test]
+async fn two_nodes_on_one_postgres_are_one_chat() {
+    let url = url("STRAIT_TEST_POSTGRES_URL");
+    let store = format!("{url}?schema={}", part());
+    let chatted = tokio::spawn(async move { chat_on_two_nodes(&store).await }).await;
+    drop_schema(&url).await;
+    chatted.expect("it was one chat");
+}
+
+async fn chat_on_two_nodes(store: &str) {
+    let (one, two) = (Server::start(&["--store", store]), Server::start(&["--store", store]));
     let (mut ada, mut bob) = (join(&one, "lobby").await, join(&two, "lobby").await);
     login(&mut ada, "ada").await;
     bob.expect(r#"{"event":"joined","user":"ada"}"#).await;

@@ -2,7 +2,7 @@
 
 mod command_line;
 mod endpoints;
-#[cfg(feature = "redis")]
+#[cfg(all(feature = "postgres", feature = "redis"))]
 mod fleet;
 #[cfg(feature = "redis")]
 mod fleet_faults;

@@ -1,0 +1,185 @@
+-- Puts a node on the bus, for a time; null if a node of that name is on it.
+CREATE FUNCTION {s}.join_bus(a_id text, a_ttl bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    joined bigint;
+BEGIN
+    PERFORM {s}.sweep_bus();
+    INSERT INTO {s}.hearer (id, until) VALUES (a_id, clock_timestamp() + {s}.millis(a_ttl))
+        ON CONFLICT (id) DO NOTHING RETURNING number INTO joined;
+    RETURN joined;
+END
+$$;
+
+CREATE FUNCTION {s}.leave_bus(a_node bigint, a_id text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM {s}.hearer WHERE number = a_node AND id = a_id;
+    IF FOUND THEN DELETE FROM {s}.interest WHERE node = a_node; END IF;
+END
+$$;
+
+-- Takes nodes that have not been heard of off the bus.
+CREATE FUNCTION {s}.sweep_bus() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    gone bigint;
+BEGIN
+    FOR gone IN
+        DELETE FROM {s}.hearer WHERE number IN (
+            SELECT number FROM {s}.hearer WHERE until <= clock_timestamp() FOR UPDATE SKIP LOCKED
+        ) RETURNING number
+    LOOP
+        DELETE FROM {s}.interest WHERE node = gone;
+    END LOOP;
+END
+$$;
+
+-- Stays on the bus for another time; false if the node is no longer on it.
+CREATE FUNCTION {s}.beat_bus(a_node bigint, a_id text, a_ttl bigint) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    is_on boolean;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    UPDATE {s}.hearer SET until = clock_timestamp() + {s}.millis(a_ttl) WHERE number = a_node AND id = a_id;
+    is_on := FOUND;
+    PERFORM {s}.sweep_bus();
+    RETURN is_on;
+END
+$$;
+
+-- Ends and begins hearing. No rows and an error if the node is not on the bus. What is published after the head that
+-- is answered finds the row of interest: both hold the topic's lock.
+CREATE FUNCTION {s}.hear(a_node bigint, a_id text, begin_at text[], end_at text[])
+RETURNS TABLE (o_name text, o_topic bigint, o_epoch bigint, o_number bigint, o_mark bigint) LANGUAGE plpgsql AS $$
+DECLARE
+    t {s}.topic;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM FROM {s}.hearer WHERE number = a_node AND id = a_id FOR KEY SHARE;
+    IF NOT FOUND THEN RAISE EXCEPTION 'the node is not on the bus' USING ERRCODE = 'STR01'; END IF;
+    DELETE FROM {s}.interest i USING {s}.topic p WHERE p.name = ANY (end_at) AND i.topic = p.id AND i.node = a_node;
+    FOR o_name IN SELECT DISTINCT u.name COLLATE "C" FROM unnest(begin_at) u (name) ORDER BY 1 LOOP
+        LOOP
+            SELECT * INTO t FROM {s}.topic p WHERE p.name = o_name FOR SHARE;
+            EXIT WHEN FOUND;
+            INSERT INTO {s}.topic (name, epoch) VALUES (o_name, {s}.new_epoch()) ON CONFLICT (name) DO NOTHING;
+        END LOOP;
+        INSERT INTO {s}.interest (topic, node) VALUES (t.id, a_node) ON CONFLICT DO NOTHING;
+        o_topic := t.id;
+        o_epoch := t.epoch;
+        o_number := t.head;
+        o_mark := t.head_mark;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+-- Puts commands into a node's mailbox; false if there is no such node.
+CREATE FUNCTION {s}.send_commands(
+    a_id text, notes text[], kinds smallint[], formats smallint[], payloads bytea[], publishers text[], turns bigint[],
+    excludes text[]
+) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    to_node bigint;
+BEGIN
+    SELECT number INTO to_node FROM {s}.hearer WHERE id = a_id AND until > clock_timestamp();
+    IF NOT FOUND THEN RETURN false; END IF;
+    INSERT INTO {s}.feed (slot, seq, at, node, note, kind, format, payload, publisher, turn, exclude)
+        SELECT {s}.current_slot(), nextval('{s}.feed_seq'), clock_timestamp(), to_node, u.*
+        FROM unnest(notes, kinds, formats, payloads, publishers, turns, excludes) u;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    RETURN true;
+END
+$$;
+
+-- Empties the slots of the feed that every node has read. A slot is sealed when it is no longer written to; ten
+-- seconds later what its snapshot saw then has been read. A row that became visible after that seals it anew.
+CREATE FUNCTION {s}.rotate_feed() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    k {s}.slot;
+    is_late boolean;
+BEGIN
+    FOR k IN SELECT * FROM {s}.slot ORDER BY slot FOR UPDATE SKIP LOCKED LOOP
+        IF k.slot = {s}.current_slot() THEN
+            UPDATE {s}.slot SET sealed_at = NULL, emptied = false 
+                WHERE slot = k.slot AND (emptied OR sealed_at IS NOT NULL);
+        ELSIF k.emptied THEN
+            CONTINUE;
+        ELSIF k.sealed_at IS NULL THEN
+            UPDATE {s}.slot SET sealed_at = clock_timestamp(), sealed = pg_current_snapshot() WHERE slot = k.slot;
+        ELSIF k.sealed_at < clock_timestamp() - interval '10 seconds' THEN
+            BEGIN
+                PERFORM set_config('lock_timeout', '100ms', true);
+                EXECUTE 'LOCK TABLE {s}.feed_' || k.slot || ' IN ACCESS EXCLUSIVE MODE';
+                EXECUTE 'SELECT EXISTS (SELECT FROM {s}.feed_' || k.slot || ' WHERE xid >= pg_snapshot_xmax($1)) OR'
+                    || ' EXISTS (SELECT FROM {s}.feed_' || k.slot || ' WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))))'
+                    INTO is_late USING k.sealed;
+                IF is_late THEN
+                    UPDATE {s}.slot SET sealed_at = clock_timestamp(), sealed = pg_current_snapshot() WHERE slot = k.slot;
+                ELSE
+                    EXECUTE 'TRUNCATE {s}.feed_' || k.slot;
+                    UPDATE {s}.slot SET emptied = true, sealed_at = NULL WHERE slot = k.slot;
+                END IF;
+            EXCEPTION WHEN lock_not_available THEN
+                NULL; -- Somebody reads it, a dump say: it is emptied later.
+            END;
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time.
+CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    w {s}.sweep;
+    t {s}.topic;
+    first bigint;
+    seen bigint := 0;
+    is_forgotten boolean;
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    SELECT * INTO w FROM {s}.sweep WHERE one FOR UPDATE SKIP LOCKED;
+    IF NOT FOUND OR w.pause_until > clock_timestamp() THEN RETURN; END IF;
+    DELETE FROM {s}.key WHERE (topic, hash) IN (
+        SELECT topic, hash FROM {s}.key WHERE until <= clock_timestamp() ORDER BY until LIMIT 1000
+    );
+    FOR t IN SELECT * FROM {s}.topic WHERE id > w.after_topic ORDER BY id LIMIT most LOOP
+        seen := seen + 1;
+        w.after_topic := t.id;
+        IF t.before IS NOT NULL AND t.before + 1 IS DISTINCT FROM {s}.first_kept(t) THEN
+            SELECT * INTO t FROM {s}.topic WHERE id = t.id FOR NO KEY UPDATE SKIP LOCKED;
+            CONTINUE WHEN NOT FOUND;
+            first := {s}.first_kept(t);
+            IF t.before + 1 IS DISTINCT FROM first THEN
+                t.before_mark := (SELECT l.mark FROM {s}.log l WHERE l.topic = t.id AND l.number = first - 1);
+                DELETE FROM {s}.log l WHERE l.topic = t.id AND l.number > t.before AND (l.number < first) IS NOT FALSE;
+                t.before := first - 1;
+                PERFORM {s}.save_topic(t);
+            END IF;
+        END IF;
+        IF t.before IS NULL AND {s}.is_unknown(t) THEN
+            PERFORM FROM {s}.topic WHERE id = t.id FOR UPDATE SKIP LOCKED;
+            IF FOUND THEN
+                SELECT * INTO t FROM {s}.topic WHERE id = t.id;
+                is_forgotten := t.before IS NULL AND {s}.is_unknown(t);
+                IF is_forgotten THEN DELETE FROM {s}.topic WHERE id = t.id; END IF;
+            END IF;
+        END IF;
+    END LOOP;
+    IF seen < most THEN
+        -- Once around: again in a while.
+        w.after_topic := 0;
+        w.pause_until := clock_timestamp() + interval '2 seconds';
+    END IF;
+    UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
+END
+$$;
+
+-- Whether a topic without a log has nothing else that it must be known for.
+CREATE FUNCTION {s}.is_unknown(t {s}.topic) RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN t.name LIKE chr(1) || '%'
+        THEN NOT EXISTS (SELECT FROM {s}.channel WHERE id = substr(t.name, 2))
+        ELSE NOT EXISTS (SELECT FROM {s}.member WHERE topic = t.id)
+            AND NOT EXISTS (SELECT FROM {s}.interest WHERE topic = t.id)
+            AND NOT EXISTS (SELECT FROM {s}.key WHERE topic = t.id)
+            AND NOT EXISTS (SELECT FROM {s}.outbox WHERE topic = t.name)
+        END
+$$;

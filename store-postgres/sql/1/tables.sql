@@ -1,0 +1,177 @@
+-- Names are compared byte by byte, whatever the database's locale. Times are the database's own. Durations are
+-- milliseconds. An event's place is (epoch, number, mark): a position's epoch, offset and check.
+
+CREATE TABLE {s}.node (
+    id text COLLATE "C" PRIMARY KEY,
+    until timestamptz NOT NULL
+);
+CREATE INDEX node_until ON {s}.node (until);
+
+-- phase: 0 opening, 1 open, 2 detached, 3 dead. due: the end of the grace of the detached, of the claim of the dead.
+CREATE TABLE {s}.channel (
+    id text COLLATE "C" PRIMARY KEY,
+    endpoint text NOT NULL,
+    generation bigint NOT NULL,
+    phase smallint NOT NULL,
+    at_gateway boolean NOT NULL,
+    place text COLLATE "C" NOT NULL,
+    connection text COLLATE "C" NOT NULL,
+    opening bytea NOT NULL,
+    state_version bigint NOT NULL,
+    state bytea,
+    session_version bigint NOT NULL,
+    user_id text,
+    user_value bytea,
+    grace bigint,
+    opened_at timestamptz NOT NULL,
+    due timestamptz,
+    token bytea,
+    previous_token bytea,
+    lock_token bigint,
+    lock_until timestamptz
+) WITH (fillfactor = 70);
+CREATE UNIQUE INDEX channel_location ON {s}.channel (place, connection, at_gateway);
+CREATE INDEX channel_due ON {s}.channel (due) WHERE due IS NOT NULL;
+CREATE INDEX channel_connected ON {s}.channel (place) WHERE NOT at_gateway AND phase < 2;
+
+-- The log of a topic begins after (before, before_mark); there is none while before is null. A channel's inbox is the
+-- topic of the name chr(1) || channel, which no other topic can have.
+CREATE TABLE {s}.topic (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text COLLATE "C" NOT NULL UNIQUE,
+    epoch bigint NOT NULL,
+    head bigint NOT NULL DEFAULT 0,
+    head_mark bigint NOT NULL DEFAULT 0,
+    before bigint,
+    before_mark bigint,
+    keep_count bigint,
+    keep_age bigint,
+    relay_epoch bigint,
+    relay_number bigint,
+    relay_mark bigint,
+    relay_token bigint,
+    relay_until timestamptz
+) WITH (fillfactor = 50);
+
+-- kind: 0 message, 1 join, 2 leave. format: 0 JSON, 1 text, 2 binary.
+CREATE TABLE {s}.log (
+    topic bigint NOT NULL,
+    number bigint NOT NULL,
+    mark bigint NOT NULL,
+    at timestamptz NOT NULL,
+    kind smallint NOT NULL,
+    format smallint NOT NULL,
+    payload bytea NOT NULL,
+    publisher text,
+    turn bigint,
+    exclude text,
+    PRIMARY KEY (topic, number)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000, autovacuum_vacuum_cost_delay = 0);
+
+-- Idempotency keys, as SHA-256.
+CREATE TABLE {s}.key (
+    topic bigint NOT NULL,
+    hash bytea NOT NULL,
+    epoch bigint NOT NULL,
+    number bigint NOT NULL,
+    mark bigint NOT NULL,
+    until timestamptz NOT NULL,
+    PRIMARY KEY (topic, hash)
+);
+CREATE INDEX key_until ON {s}.key (until);
+
+-- seat: the order of joining, a listing's cursor. (epoch, number, mark): the head when the indexed member joined.
+CREATE TABLE {s}.member (
+    channel text COLLATE "C" NOT NULL,
+    topic bigint NOT NULL,
+    seat bigint GENERATED ALWAYS AS IDENTITY,
+    indexed boolean NOT NULL,
+    epoch bigint,
+    number bigint,
+    mark bigint,
+    present boolean NOT NULL,
+    user_id text,
+    data bytea,
+    shown boolean NOT NULL DEFAULT false,
+    since timestamptz,
+    PRIMARY KEY (channel, topic)
+);
+CREATE INDEX member_topic ON {s}.member (topic);
+CREATE INDEX member_indexed ON {s}.member (topic, seat) WHERE indexed;
+CREATE INDEX member_present ON {s}.member (topic, seat) WHERE present;
+
+-- What users' transactions publish, until the sequencer gives it its place. keep: 0 as the topic's log is kept,
+-- 1 not, 2 as keep_count and keep_age say.
+CREATE TABLE {s}.outbox (
+    topic text COLLATE "C" NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    format smallint NOT NULL,
+    payload bytea NOT NULL,
+    keep smallint NOT NULL,
+    keep_count bigint,
+    keep_age bigint,
+    key bytea,
+    PRIMARY KEY (topic, id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+
+-- The bus. A crash of the server empties it: nodes notice, register anew and catch up from the logs.
+CREATE UNLOGGED TABLE {s}.hearer (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id text COLLATE "C" NOT NULL UNIQUE,
+    until timestamptz NOT NULL
+);
+CREATE INDEX hearer_until ON {s}.hearer (until);
+
+CREATE UNLOGGED TABLE {s}.interest (
+    topic bigint NOT NULL,
+    node bigint NOT NULL,
+    PRIMARY KEY (topic, node)
+);
+CREATE INDEX interest_node ON {s}.interest (node);
+
+-- What nodes have yet to hear: events of topics that some node hears, and commands to nodes, with a note. A ring of partitions, emptied by TRUNCATE: nothing is deleted row by row, nothing is vacuumed.
+-- xid: nodes read what has become visible since their last snapshot, so that a late commit is not skipped.
+CREATE TABLE {s}.feed (
+    slot smallint NOT NULL,
+    seq bigint NOT NULL,
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    at timestamptz NOT NULL,
+    topic bigint,
+    node bigint,
+    epoch bigint,
+    number bigint,
+    mark bigint,
+    kind smallint NOT NULL,
+    format smallint,
+    payload bytea,
+    publisher text,
+    turn bigint,
+    exclude text,
+    note text
+) PARTITION BY LIST (slot);
+CREATE UNLOGGED TABLE {s}.feed_0 PARTITION OF {s}.feed FOR VALUES IN (0) WITH (autovacuum_enabled = off);
+CREATE UNLOGGED TABLE {s}.feed_1 PARTITION OF {s}.feed FOR VALUES IN (1) WITH (autovacuum_enabled = off);
+CREATE UNLOGGED TABLE {s}.feed_2 PARTITION OF {s}.feed FOR VALUES IN (2) WITH (autovacuum_enabled = off);
+CREATE UNLOGGED TABLE {s}.feed_3 PARTITION OF {s}.feed FOR VALUES IN (3) WITH (autovacuum_enabled = off);
+CREATE INDEX feed_xid ON {s}.feed (xid);
+CREATE SEQUENCE {s}.feed_seq;
+
+-- sealed: a slot is no longer written to; what its snapshot saw then, every node has heard ten seconds later.
+CREATE TABLE {s}.slot (
+    slot smallint PRIMARY KEY,
+    sealed_at timestamptz,
+    sealed pg_snapshot,
+    emptied boolean NOT NULL DEFAULT true
+);
+INSERT INTO {s}.slot (slot) VALUES (0), (1), (2), (3);
+
+-- How far the sweep through the topics has come. Who holds its lock is the one that sweeps.
+CREATE TABLE {s}.sweep (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    after_topic bigint NOT NULL,
+    pause_until timestamptz NOT NULL
+);
+INSERT INTO {s}.sweep (after_topic, pause_until) VALUES (0, now());
+
+-- Holders of locks and relays are told apart by it.
+CREATE SEQUENCE {s}.holder;

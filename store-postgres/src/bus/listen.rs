@@ -1,0 +1,94 @@
+//! `LISTEN`, one for all nodes of a process. It is probed when it is silent, as a connection that has died in silence
+//! looks like one on which nothing happens.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::wake::notify;
+use crate::store::{Inner, PostgresStore};
+
+/// The pause between attempts to listen.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// See the [module's documentation](self).
+#[derive(Debug, Default)]
+pub(crate) struct Listening(Mutex<Option<AbortHandle>>);
+
+impl Listening {
+    /// Begins listening, unless that has been done or there is no way to.
+    pub(crate) fn begin(&self, store: &PostgresStore) {
+        let mut task = self.0.lock();
+        if store.inner.config.listen_options().is_some() && task.as_ref().is_none_or(AbortHandle::is_finished) {
+            *task = Some(tokio::spawn(run(Arc::downgrade(&store.inner))).abort_handle());
+        }
+    }
+
+    pub(crate) fn end(&self) {
+        if let Some(task) = self.0.lock().take() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+async fn run(inner: Weak<Inner>) {
+    let mut was_heard = true;
+    loop {
+        let listened = listen(&inner).await;
+        metrics::gauge!("strait_postgres_listening").set(0);
+        let Some(error) = listened else { return };
+        if was_heard {
+            tracing::warn!(error, "LISTEN has ended, nodes poll until it is back");
+        }
+        was_heard = false;
+        sleep(PAUSE).await;
+        if inner.strong_count() == 0 {
+            return;
+        }
+        was_heard |= error == DEAF;
+    }
+}
+
+const DEAF: &str = "a probe was not heard in time";
+
+/// Listens until it fails; `None` once the store is gone.
+async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
+    let (options, limit, probe) = {
+        let inner = inner.upgrade()?;
+        (inner.config.listen_options()?, inner.config.operation, inner.config.probe)
+    };
+    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(limit).connect_lazy_with(options);
+    let channel = inner.upgrade()?.waker.channel.clone();
+    let connected = timeout(limit, async {
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(&channel).await?;
+        Ok::<_, sqlx::Error>(listener)
+    });
+    let Ok(Ok(mut listener)) = connected.await else { return Some("it cannot connect") };
+    metrics::gauge!("strait_postgres_listening").set(1);
+    let mut is_probing = false;
+    loop {
+        // Whatever was missed before.
+        inner.upgrade()?.nodes.wake_all();
+        match timeout(probe, listener.try_recv()).await {
+            Ok(Ok(Some(_))) => is_probing = false,
+            Ok(Ok(None) | Err(_)) => return Some("the connection was lost"),
+            Err(_) if is_probing => return Some(DEAF),
+            Err(_) => {
+                is_probing = true;
+                notify(&*inner.upgrade()?, "probe").await;
+            }
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The bus: what nodes have yet to hear lies in the feed, which each node polls; `NOTIFY` wakes them.
+
+mod hearing;
+mod listen;
+mod mail;
+mod node;
+mod poll;
+mod resync;
+mod wake;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use strait_core::store::{BusNode, Command, EventBus, Health, Sink, StoreError, StoreErrorKind};
+use strait_core::{NodeId, Position, Topic};
+
+pub(crate) use listen::Listening;
+pub(crate) use node::Nodes;
+pub(crate) use wake::Waker;
+
+use crate::database::{Lane, Values};
+use crate::error::{BACKEND, error};
+use crate::store::PostgresStore;
+use mail::Mail;
+use node::Node;
+
+#[async_trait]
+impl EventBus for PostgresStore {
+    async fn start(&self, node: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<dyn BusNode>, StoreError> {
+        let node = Node::join(self, node, sink).await?;
+        // From here on it leaves if it cannot begin.
+        let node = PostgresNode { store: self.clone(), node };
+        self.inner.listening.begin(self);
+        node.node.begin(self).await?;
+        Ok(Arc::new(node))
+    }
+}
+
+/// One node's end of the bus. A node that is dropped leaves, as its process's end would make it.
+#[derive(Debug)]
+struct PostgresNode {
+    store: PostgresStore,
+    node: Arc<Node>,
+}
+
+#[async_trait]
+impl BusNode for PostgresNode {
+    async fn interest(&self, on: &[Topic], off: &[Topic]) -> Result<Vec<Position>, StoreError> {
+        self.node.interest(&self.store, on, off).await
+    }
+
+    async fn send(&self, node: &NodeId, commands: &[Command]) -> Result<bool, StoreError> {
+        if commands.is_empty() {
+            return Ok(true);
+        }
+        let mail = Mail::new(commands)
+            .map_err(|source| StoreError::new(StoreErrorKind::Corrupt, BACKEND, "send").because(source))?;
+        let values = mail.bind(Values::new().with(node.as_str()));
+        let sent = self.store.value("send", Lane::Work, &self.store.inner.sql.send, values).await?;
+        if sent && !self.store.inner.nodes.wake(node) {
+            self.store.inner.waker.wake();
+        }
+        Ok(sent)
+    }
+
+    fn health(&self) -> Health {
+        self.node.health(&self.store.inner.config)
+    }
+
+    async fn stop(&self) {
+        let Some(registration) = self.node.leave(&self.store) else { return };
+        if let Err(error) = registration.give_back(&self.store).await {
+            tracing::warn!(error = %error, "a node could not be taken off the bus, its place ends by itself");
+        }
+    }
+}
+
+impl Drop for PostgresNode {
+    fn drop(&mut self) {
+        let Some(registration) = self.node.leave(&self.store) else { return };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let store = self.store.clone();
+            runtime.spawn(async move {
+                if let Err(error) = registration.give_back(&store).await {
+                    tracing::warn!(error = %error, "a node could not be taken off the bus, its place ends by itself");
+                }
+            });
+        }
+    }
+}
+
+fn left(op: &'static str) -> StoreError {
+    error(StoreErrorKind::Unavailable, op, "the node has left the bus, start it anew")
+}

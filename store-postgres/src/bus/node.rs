@@ -1,0 +1,215 @@
+//! A node's place on the bus.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use strait_core::store::{Health, Sink, StoreError, StoreErrorKind};
+use strait_core::{NodeId, Position, Topic};
+use tokio::sync::Notify;
+
+use super::hearing::{Hearing, Registration, Start};
+use super::{left, poll};
+use crate::config::PostgresConfig;
+use crate::database::{Lane, Values};
+use crate::error::error;
+use crate::store::PostgresStore;
+use crate::values::{Read, get, millis, name, position};
+
+/// How long a node that is not heard of stays on the bus.
+pub(super) const PLACE: Duration = Duration::from_secs(30);
+
+/// This process's nodes.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes(RwLock<Vec<Arc<Node>>>);
+
+impl Nodes {
+    /// Their numbers on the bus: nobody needs to be woken for them.
+    pub(crate) fn numbers(&self) -> Vec<i64> {
+        self.0.read().iter().filter_map(|node| Some(node.hearing()?.registration.number)).collect()
+    }
+
+    pub(crate) fn wake_all(&self) {
+        self.0.read().iter().for_each(|node| node.wake.notify_one());
+    }
+
+    pub(crate) fn wake_hearers<'a>(&self, topics: impl Iterator<Item = &'a Topic>) {
+        let nodes = self.0.read();
+        let mut asleep: Vec<_> = nodes.iter().collect();
+        for topic in topics {
+            asleep.retain(|node| {
+                let hears = node.hearing().is_some_and(|hearing| hearing.hears(topic));
+                if hears {
+                    node.wake.notify_one();
+                }
+                !hears
+            });
+            if asleep.is_empty() {
+                return;
+            }
+        }
+    }
+
+    /// Wakes a node; `false` if it is not of this process.
+    pub(super) fn wake(&self, id: &NodeId) -> bool {
+        let nodes = self.0.read();
+        let node = nodes.iter().find(|node| node.id == *id);
+        node.inspect(|node| node.wake.notify_one()).is_some()
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// `None` once the node has left: the sink is let go then, as it may own the node in turn.
+    hearing: Mutex<Option<Hearing>>,
+    pub(super) wake: Notify,
+    pub(super) stopped: AtomicBool,
+    pub(super) pulse: Mutex<Pulse>,
+}
+
+/// When the node last heard, by this process's clock, and how long events took, by the database's.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    pub(super) heard_at: Instant,
+    pub(super) lag: Option<Duration>,
+    /// The last poll found everything in order.
+    pub(super) is_sound: bool,
+}
+
+impl Registration {
+    pub(super) async fn give_back(&self, store: &PostgresStore) -> Result<(), StoreError> {
+        let values = Values::new().with(self.number).with(&self.id);
+        store.rows("stop", Lane::Vital, &store.inner.sql.leave_bus, values).await.map(drop)
+    }
+
+    /// Puts a node on the bus.
+    pub(super) async fn new(store: &PostgresStore, id: &NodeId) -> Result<Self, StoreError> {
+        let values = Values::new().with(id.as_str()).with(millis(PLACE));
+        let number: Option<i64> = store.value("start", Lane::Vital, &store.inner.sql.join_bus, values).await?;
+        let taken = "a node of this name is on the bus, every node needs a name of its own";
+        let number = number.ok_or_else(|| error(StoreErrorKind::Conflict, "start", taken))?;
+        Ok(Self { number, id: id.to_string() })
+    }
+}
+
+/// Ends what [`Hearing::about_to_begin`] began, also if the caller is dropped.
+struct Beginning<'a>(&'a Node);
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        if let Some(hearing) = self.0.hearing.lock().as_mut() {
+            hearing.begun();
+        }
+    }
+}
+
+impl Node {
+    pub(super) async fn join(store: &PostgresStore, id: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<Self>, StoreError> {
+        let registration = Registration::new(store, id).await?;
+        let node = Arc::new(Self {
+            id: id.clone(),
+            hearing: Mutex::new(Some(Hearing::new(sink, registration))),
+            wake: Notify::new(),
+            stopped: AtomicBool::new(false),
+            pulse: Mutex::new(Pulse { heard_at: Instant::now(), lag: None, is_sound: true }),
+        });
+        store.inner.nodes.0.write().push(Arc::clone(&node));
+        Ok(node)
+    }
+
+    /// Begins polling: what comes after this has returned is heard.
+    pub(super) async fn begin(self: &Arc<Self>, store: &PostgresStore) -> Result<(), StoreError> {
+        let mark = poll::poll(store, self, None).await?.mark;
+        tokio::spawn(poll::run(store.clone(), Arc::clone(self), mark));
+        tokio::spawn(poll::keep(store.clone(), Arc::clone(self)));
+        Ok(())
+    }
+
+    /// Takes the node out of this process; answers its place on the bus the first time.
+    pub(super) fn leave(&self, store: &PostgresStore) -> Option<Registration> {
+        let hearing = self.hearing.lock().take()?;
+        self.stopped.store(true, Ordering::Release);
+        self.wake.notify_one();
+        store.inner.nodes.0.write().retain(|node| !std::ptr::eq(&**node, self));
+        Some(hearing.registration)
+    }
+
+    /// What the node hears of, unless it has left.
+    pub(super) fn hearing(&self) -> Option<parking_lot::MappedMutexGuard<'_, Hearing>> {
+        MutexGuard::try_map(self.hearing.lock(), Option::as_mut).ok()
+    }
+
+    pub(super) fn has_heard(&self) {
+        let mut pulse = self.pulse.lock();
+        pulse.heard_at = Instant::now();
+        pulse.is_sound = true;
+    }
+
+    pub(super) fn registration(&self) -> Option<Registration> {
+        Some(self.hearing()?.registration.clone())
+    }
+
+    pub(super) fn health(&self, config: &PostgresConfig) -> Health {
+        let pulse = self.pulse.lock();
+        let patience = config.poll * 3 + config.operation;
+        let hears = pulse.is_sound && pulse.heard_at.elapsed() < patience && !self.stopped.load(Ordering::Acquire);
+        Health { hears, lag: if hears { pulse.lag } else { None } }
+    }
+
+    pub(super) async fn interest(
+        &self,
+        store: &PostgresStore,
+        on: &[Topic],
+        off: &[Topic],
+    ) -> Result<Vec<Position>, StoreError> {
+        loop {
+            let registration = {
+                let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
+                hearing.about_to_begin();
+                hearing.registration.clone()
+            };
+            let _beginning = Beginning(self);
+            // What ends and begins goes on.
+            let ends: Vec<&Topic> = off.iter().filter(|topic| !on.contains(topic)).collect();
+            if on.is_empty() && ends.is_empty() {
+                return Ok(Vec::new());
+            }
+            let starts = hear(store, "interest", &registration, on.iter(), ends.iter().copied()).await?;
+            let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
+            if hearing.registration != registration {
+                continue;
+            }
+            let head =
+                |topic: &Topic| starts.iter().find(|start: &&Start| start.topic == *topic).map(|start| start.head);
+            let heads = on.iter().map(head).collect::<Option<Vec<_>>>();
+            ends.into_iter().for_each(|topic| hearing.end(topic));
+            starts.into_iter().for_each(|start| hearing.begin(start));
+            return heads.ok_or_else(|| error(StoreErrorKind::Corrupt, "interest", "a topic without an answer"));
+        }
+    }
+}
+
+/// Begins and ends interest in the database.
+pub(super) async fn hear(
+    store: &PostgresStore,
+    op: &'static str,
+    registration: &Registration,
+    on: impl Iterator<Item = &Topic>,
+    off: impl Iterator<Item = &Topic>,
+) -> Result<Vec<Start>, StoreError> {
+    let names = |topics: &mut dyn Iterator<Item = &Topic>| topics.map(ToString::to_string).collect::<Vec<_>>();
+    let (mut on, mut off) = (on, off);
+    let values =
+        Values::new().with(registration.number).with(&registration.id).with(names(&mut on)).with(names(&mut off));
+    let rows = store.rows(op, Lane::Work, &store.inner.sql.hear, values).await?;
+    let starts: Read<Vec<Start>> = rows
+        .iter()
+        .map(|row| {
+            let head = position(row, "o_epoch", "o_number", "o_mark")?;
+            Ok(Start { topic: name(get(row, "o_name")?)?, number: get(row, "o_topic")?, head })
+        })
+        .collect();
+    store.read(op, starts)
+}

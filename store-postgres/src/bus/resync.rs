@@ -1,0 +1,66 @@
+//! After a break in what was heard: retained topics are replayed from where they were heard, the others have a gap.
+
+use std::sync::Arc;
+
+use strait_core::store::{Replay, StoreError};
+use strait_core::{Position, Topic};
+
+use super::hearing::Registration;
+use super::node::{Node, hear};
+use super::poll::{Mark, poll};
+use crate::database::Lane;
+use crate::store::PostgresStore;
+
+/// How many events are replayed at once.
+const AT_ONCE: usize = 500;
+
+/// Begins anew where things stand now, and catches up. Answers where polling goes on, if not where it stands.
+pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool) -> Result<Option<Mark>, StoreError> {
+    let registration = if is_on { None } else { Some(Registration::new(store, &node.id).await?) };
+    let (registration, topics) = {
+        let Some(mut hearing) = node.hearing() else { return Ok(None) };
+        if let Some(registration) = registration {
+            hearing.registration = registration;
+        }
+        (hearing.registration.clone(), hearing.all())
+    };
+    // From before the heads are read, so that nothing falls in between.
+    let mark = poll(store, node, None).await?.mark;
+    if topics.is_empty() {
+        return Ok(Some(mark));
+    }
+    metrics::counter!("strait_postgres_resyncs_total").increment(1);
+    let starts =
+        hear(store, "resync", &registration, topics.iter().map(|(topic, _)| topic), std::iter::empty()).await?;
+    for start in starts {
+        if let Some(mut hearing) = node.hearing() {
+            hearing.renumber(&start.topic, start.number);
+        }
+        catch_up(store, node, &start.topic, start.head).await?;
+    }
+    Ok(Some(mark))
+}
+
+async fn catch_up(store: &PostgresStore, node: &Node, topic: &Topic, head: Position) -> Result<(), StoreError> {
+    loop {
+        let last = match node.hearing().and_then(|hearing| hearing.last(topic)) {
+            Some((_, last)) if last != head => last,
+            _ => return Ok(()),
+        };
+        let replay = store.replay_from("resync", Lane::Vital, topic.as_str(), &last, AT_ONCE).await?;
+        let Some(mut hearing) = node.hearing() else { return Ok(()) };
+        match replay {
+            Replay::Events { events, more, .. } => {
+                let Some((number, _)) = hearing.last(topic) else { return Ok(()) };
+                events.into_iter().for_each(|(position, event)| hearing.event(number, position, event));
+                if !more {
+                    return Ok(());
+                }
+            }
+            Replay::Gap { head } => {
+                hearing.skip_to(topic, head);
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `NOTIFY`, as a mere wake-up: it takes a lock of the whole database while its transaction commits, so it is sent
+//! apart, at most once in a while, and by a commit that waits for no disk.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use crate::config::PostgresConfig;
+use crate::database::{Lane, Values};
+use crate::store::Inner;
+
+/// See the [module's documentation](self).
+#[derive(Debug)]
+pub(crate) struct Waker {
+    /// The channel that all stores of the schema listen to.
+    pub(super) channel: String,
+    is_on: bool,
+    debounce: Duration,
+    due: Arc<Notify>,
+    task: Mutex<Option<AbortHandle>>,
+}
+
+impl Waker {
+    pub(crate) fn new(config: &PostgresConfig) -> Self {
+        Self {
+            // A name is cut at 63 bytes: a long schema shares its wake-ups with one that begins alike.
+            channel: format!("strait_{}", &config.schema[..config.schema.len().min(56)]),
+            is_on: config.notify,
+            debounce: config.debounce,
+            due: Arc::default(),
+            task: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn begin(&self, inner: &Arc<Inner>) {
+        if self.is_on {
+            let task = tokio::spawn(run(Arc::clone(&self.due), self.debounce, Arc::downgrade(inner)));
+            *self.task.lock() = Some(task.abort_handle());
+        }
+    }
+
+    /// Wakes the nodes of other processes, soon.
+    pub(crate) fn wake(&self) {
+        self.due.notify_one();
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get_mut().take() {
+            task.abort();
+        }
+    }
+}
+
+async fn run(due: Arc<Notify>, debounce: Duration, inner: Weak<Inner>) {
+    loop {
+        due.notified().await;
+        let Some(inner) = inner.upgrade() else { return };
+        notify(&inner, "").await;
+        drop(inner);
+        tokio::time::sleep(debounce).await;
+    }
+}
+
+/// Sends a wake-up. Without it nodes hear with their next poll.
+pub(super) async fn notify(inner: &Inner, payload: &str) {
+    metrics::counter!("strait_postgres_notifications_total").increment(1);
+    let values = Values::new().with(inner.waker.channel.as_str()).with(payload);
+    if let Err(error) = inner.database.rows("notify", Lane::Vital, &inner.sql.notify, values).await {
+        tracing::debug!(error = %error, "nodes could not be woken, they poll");
+    }
+}

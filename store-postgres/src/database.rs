@@ -1,0 +1,240 @@
+//! Statements and the connections that they run on.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{Arguments, AssertSqlSafe, Connection, Encode, PgConnection, Postgres, SqlSafeStr, SqlStr, Type, raw_sql};
+use strait_core::store::{StoreError, StoreErrorKind};
+use tokio::time::timeout;
+
+use crate::config::PostgresConfig;
+use crate::error::{error, from_sqlx, lost_against_another};
+
+/// How often a statement is tried that lost against another one.
+const TRIES: u32 = 5;
+/// After so long a connection is asked whether it is still there before it is used.
+const DOUBTFUL: Duration = Duration::from_secs(1);
+/// Connections for what must not wait behind work.
+const VITAL: u32 = 3;
+
+/// Which connections a statement runs on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Lane {
+    /// What applications do.
+    Work,
+    /// Leases, polls and wake-ups, which go on when all connections for work are busy.
+    Vital,
+}
+
+#[derive(Debug)]
+pub(crate) struct Database {
+    /// Made when it is first used: a pool needs a runtime.
+    pools: OnceLock<Pools>,
+    options: PgConnectOptions,
+    connections: u32,
+    operation: Duration,
+    /// What begins each transaction, behind a pooler.
+    begin: Option<SqlStr>,
+}
+
+#[derive(Debug)]
+struct Pools {
+    work: PgPool,
+    vital: PgPool,
+}
+
+/// The values of a statement.
+#[derive(Default)]
+pub(crate) struct Values {
+    arguments: PgArguments,
+    failure: Option<sqlx::error::BoxDynError>,
+}
+
+impl Values {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    pub(crate) fn with<'t, T: Encode<'t, Postgres> + Type<Postgres>>(mut self, value: T) -> Self {
+        if let Err(failure) = self.arguments.add(value) {
+            self.failure.get_or_insert(failure);
+        }
+        self
+    }
+}
+
+/// A pooled connection that is closed unless its work came to an end: what was under way would be the next one's.
+struct Borrowed(Option<PoolConnection<Postgres>>);
+
+impl Borrowed {
+    fn give_back(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Borrowed {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
+    }
+}
+
+impl Database {
+    pub(crate) fn new(config: &PostgresConfig) -> Self {
+        let begin = config.pooler.then(|| {
+            let settings = config.settings().map(|(name, value)| format!("; SET LOCAL {name} = '{value}'"));
+            AssertSqlSafe(format!("BEGIN{}", settings.concat())).into_sql_str()
+        });
+        Self {
+            pools: OnceLock::new(),
+            options: config.options(),
+            connections: config.connections,
+            operation: config.operation,
+            begin,
+        }
+    }
+
+    fn pools(&self) -> &Pools {
+        let pool = |most: u32| {
+            PgPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(self.operation)
+                .test_before_acquire(false)
+                .before_acquire(|connection, metadata| {
+                    Box::pin(async move {
+                        if metadata.idle_for > DOUBTFUL {
+                            connection.ping().await?;
+                        }
+                        Ok(true)
+                    })
+                })
+                .connect_lazy_with(self.options.clone())
+        };
+        self.pools.get_or_init(|| Pools { work: pool(self.connections), vital: pool(VITAL) })
+    }
+
+    pub(crate) async fn close(&self) {
+        let pools = self.pools();
+        pools.work.close().await;
+        pools.vital.close().await;
+    }
+
+    /// A connection of the caller's own, for what is no single statement.
+    pub(crate) async fn connection(&self, op: &'static str) -> Result<PgConnection, StoreError> {
+        Ok(self.pools().vital.acquire().await.map_err(|error| from_sqlx(op, error))?.detach())
+    }
+
+    /// Runs a statement, which is a transaction of its own, and answers its rows.
+    pub(crate) async fn rows(
+        &self,
+        op: &'static str,
+        lane: Lane,
+        sql: &SqlStr,
+        values: Values,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        let mut tries = 1;
+        loop {
+            let mut rows = Vec::new();
+            let mut take = |row| rows.push(row);
+            match timeout(self.operation, self.each(lane, sql, &values, &mut take)).await {
+                Ok(Ok(())) => return Ok(rows),
+                Ok(Err(error)) if lost_against_another(&error) && tries < TRIES => {
+                    tries += 1;
+                    metrics::counter!("strait_postgres_retries_total").increment(1);
+                    tokio::task::yield_now().await;
+                }
+                Ok(Err(error)) => return Err(from_sqlx(op, error)),
+                Err(_) => return Err(late(op)),
+            }
+        }
+    }
+
+    /// As [`rows`](Self::rows), row by row as they come.
+    pub(crate) async fn stream(
+        &self,
+        op: &'static str,
+        lane: Lane,
+        sql: &SqlStr,
+        values: Values,
+        take: &mut (dyn FnMut(PgRow) + Send),
+    ) -> Result<(), StoreError> {
+        match timeout(self.operation, self.each(lane, sql, &values, take)).await {
+            Ok(ran) => ran.map_err(|error| from_sqlx(op, error)),
+            Err(_) => Err(late(op)),
+        }
+    }
+
+    async fn each(
+        &self,
+        lane: Lane,
+        sql: &SqlStr,
+        values: &Values,
+        take: &mut (dyn FnMut(PgRow) + Send),
+    ) -> Result<(), sqlx::Error> {
+        if let Some(failure) = &values.failure {
+            return Err(sqlx::Error::Encode(failure.to_string().into()));
+        }
+        let pool = match lane {
+            Lane::Work => &self.pools().work,
+            Lane::Vital => &self.pools().vital,
+        };
+        let mut borrowed = Borrowed(Some(pool.acquire().await?));
+        let Some(connection) = borrowed.0.as_deref_mut() else { return Err(sqlx::Error::PoolClosed) };
+        let ran = match &self.begin {
+            None => execute(connection, sql, values, true, take).await,
+            Some(begin) => in_transaction(connection, begin, sql, values, take).await,
+        };
+        // The connection is in order after the server's own word only.
+        if matches!(ran, Ok(()) | Err(sqlx::Error::Database(_))) && !ended(&ran) {
+            borrowed.give_back();
+        }
+        ran
+    }
+}
+
+/// Whether the server has said that it ends the connection.
+fn ended(ran: &Result<(), sqlx::Error>) -> bool {
+    let code = ran.as_ref().err().and_then(crate::error::code);
+    code.is_some_and(|code| code.starts_with("57P") || code.starts_with("08"))
+}
+
+pub(crate) fn late(op: &'static str) -> StoreError {
+    error(StoreErrorKind::Timeout, op, "the database did not answer within the operation's time limit")
+}
+
+async fn execute(
+    connection: &mut PgConnection,
+    sql: &SqlStr,
+    values: &Values,
+    persistent: bool,
+    take: &mut (dyn FnMut(PgRow) + Send),
+) -> Result<(), sqlx::Error> {
+    let query = sqlx::query_with(sql.clone(), values.arguments.clone()).persistent(persistent);
+    let mut rows = query.fetch(connection);
+    while let Some(row) = rows.try_next().await? {
+        take(row);
+    }
+    Ok(())
+}
+
+/// A statement is prepared in one exchange and run in another: the transaction keeps both on one server.
+async fn in_transaction(
+    connection: &mut PgConnection,
+    begin: &SqlStr,
+    sql: &SqlStr,
+    values: &Values,
+    take: &mut (dyn FnMut(PgRow) + Send),
+) -> Result<(), sqlx::Error> {
+    raw_sql(begin.clone()).execute(&mut *connection).await?;
+    match execute(connection, sql, values, false, take).await {
+        Ok(()) => raw_sql("COMMIT").execute(connection).await.map(drop),
+        Err(error) => {
+            raw_sql("ROLLBACK").execute(connection).await?;
+            Err(error)
+        }
+    }
+}

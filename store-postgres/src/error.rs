@@ -1,0 +1,89 @@
+//! What an error of the database means for whoever called the store.
+
+use strait_core::store::{StoreError, StoreErrorKind};
+
+/// The name under which errors of this store go.
+pub(crate) const BACKEND: &str = "postgres";
+
+/// Raised by the schema's own functions where a node is not on the bus.
+pub(crate) const NOT_ON_THE_BUS: &str = "STR01";
+
+/// An error without a source.
+pub(crate) fn error(kind: StoreErrorKind, op: &'static str, source: &'static str) -> StoreError {
+    StoreError::new(kind, BACKEND, op).because(source)
+}
+
+pub(crate) fn from_sqlx(op: &'static str, source: sqlx::Error) -> StoreError {
+    StoreError::new(kind(&source), BACKEND, op).because(source)
+}
+
+/// The SQLSTATE, if the server answered with one.
+pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Whether a transaction lost against another one, and had no effect.
+pub(crate) fn lost_against_another(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40001" | "40P01"))
+}
+
+/// Classes of SQLSTATE: <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
+fn kind(error: &sqlx::Error) -> StoreErrorKind {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed
+        | sqlx::Error::Protocol(_) => StoreErrorKind::Unavailable,
+        sqlx::Error::Configuration(_) | sqlx::Error::Tls(_) | sqlx::Error::InvalidArgument(_) => {
+            StoreErrorKind::Misconfigured
+        }
+        sqlx::Error::Database(_) => code(error).map_or(StoreErrorKind::Corrupt, |code| of_code(&code)),
+        _ => StoreErrorKind::Corrupt,
+    }
+}
+
+fn of_code(code: &str) -> StoreErrorKind {
+    match code {
+        // Cancelled by a time limit.
+        "57014" => StoreErrorKind::Timeout,
+        // A read-only server, a lock that is held, a node that must join anew.
+        "25006" | "55P03" | "55006" | NOT_ON_THE_BUS => StoreErrorKind::Unavailable,
+        "23505" => StoreErrorKind::Conflict,
+        // Connections, transactions that lost, resources (a full disk too), shutdown, I/O errors.
+        _ if ["08", "25", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
+            StoreErrorKind::Unavailable
+        }
+        // Credentials, a database, schema or function that is not there, privileges, limits, features.
+        _ if ["28", "3D", "3F", "42", "0A", "54"].iter().any(|class| code.starts_with(class)) => {
+            StoreErrorKind::Misconfigured
+        }
+        _ => StoreErrorKind::Corrupt,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_say_whether_trying_again_helps() {
+        for (code, expected) in [
+            ("57P01", StoreErrorKind::Unavailable),
+            ("53100", StoreErrorKind::Unavailable),
+            ("53300", StoreErrorKind::Unavailable),
+            ("25006", StoreErrorKind::Unavailable),
+            ("40P01", StoreErrorKind::Unavailable),
+            ("55P03", StoreErrorKind::Unavailable),
+            ("57014", StoreErrorKind::Timeout),
+            ("28P01", StoreErrorKind::Misconfigured),
+            ("42501", StoreErrorKind::Misconfigured),
+            ("42883", StoreErrorKind::Misconfigured),
+            ("23505", StoreErrorKind::Conflict),
+            ("22021", StoreErrorKind::Corrupt),
+        ] {
+            assert_eq!(of_code(code), expected, "{code}");
+        }
+    }
+}

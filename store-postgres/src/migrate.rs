@@ -1,0 +1,89 @@
+//! Brings the schema up to date.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
+use strait_core::store::{StoreError, StoreErrorKind};
+
+use crate::error::{error, from_sqlx};
+
+/// Each version's SQL; `{s}` stands for the schema. What was released does not change any more.
+const VERSIONS: &[&[&str]] = &[&[
+    include_str!("../sql/1/tables.sql"),
+    include_str!("../sql/1/topics.sql"),
+    include_str!("../sql/1/channels.sql"),
+    include_str!("../sql/1/members.sql"),
+    include_str!("../sql/1/bus.sql"),
+    include_str!("../sql/1/publish.sql"),
+]];
+
+/// The version that this crate works with.
+pub(crate) const LATEST: i32 = VERSIONS.len() as i32;
+
+/// Fills in the schema, whose name needs no escaping within quotes.
+pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
+    sql.replace("{s}", &format!("\"{schema}\""))
+}
+
+/// The version of a schema, 0 if there is nothing.
+pub(crate) async fn version(connection: &mut PgConnection, schema: &str) -> Result<i32, sqlx::Error> {
+    let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(format!("\"{schema}\".migration"))
+        .persistent(false)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !there {
+        return Ok(0);
+    }
+    let newest = in_schema("SELECT coalesce(max(version), 0) FROM {s}.migration", schema);
+    sqlx::query_scalar(AssertSqlSafe(newest)).persistent(false).fetch_one(connection).await
+}
+
+/// Does what is missing, all of it or nothing. Of many that come at once one does it, and the others wait.
+///
+/// A newer schema is left alone: versions keep what older nodes call.
+pub(crate) async fn migrate(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    // A first connection to a busy server waits longer for its turn than work does.
+    raw_sql("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'").execute(&mut *transaction).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('strait:' || $1, 0))")
+        .bind(schema)
+        .persistent(false)
+        .execute(&mut *transaction)
+        .await?;
+    let found = version(&mut transaction, schema).await?;
+    if found < LATEST {
+        let begin = "CREATE SCHEMA IF NOT EXISTS {s}; CREATE TABLE IF NOT EXISTS {s}.migration \
+                     (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
+        raw_sql(AssertSqlSafe(in_schema(begin, schema))).execute(&mut *transaction).await?;
+        for (version, parts) in (1..).zip(VERSIONS).filter(|(version, _)| *version > found) {
+            for part in *parts {
+                raw_sql(AssertSqlSafe(in_schema(part, schema))).execute(&mut *transaction).await?;
+            }
+            let note = in_schema("INSERT INTO {s}.migration (version) VALUES ($1)", schema);
+            sqlx::query(AssertSqlSafe(note)).bind(version).persistent(false).execute(&mut *transaction).await?;
+        }
+    }
+    transaction.commit().await
+}
+
+/// Whether the server is one that the store can work with; tells the schema's version.
+pub(crate) async fn check(connection: &mut PgConnection, schema: &str) -> Result<i32, StoreError> {
+    let failed = |error| from_sqlx("connect", error);
+    // In one transaction, which a pooler keeps on one server.
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let wrong = |source| Err(error(StoreErrorKind::Misconfigured, "connect", source));
+    let (server, encoding): (i32, String) =
+        sqlx::query_as("SELECT current_setting('server_version_num')::integer, current_setting('server_encoding')")
+            .persistent(false)
+            .fetch_one(&mut *transaction)
+            .await
+            .map_err(failed)?;
+    let found = version(&mut transaction, schema).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    if server < 150_000 {
+        return wrong("the server must be Postgres 15 or newer");
+    }
+    if encoding != "UTF8" {
+        return wrong("the database's encoding must be UTF8");
+    }
+    Ok(found)
+}

@@ -1,0 +1,143 @@
+//! The text of every statement, for one schema. Nearly all of them call one of the schema's functions: a call is one
+//! exchange and one transaction, and no lock is ever held while a client thinks.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use crate::migrate::in_schema;
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident = $sql:expr;)*) => {
+        #[derive(Debug)]
+        pub(crate) struct Statements {
+            $($(#[$doc])* pub(crate) $name: SqlStr,)*
+        }
+
+        impl Statements {
+            pub(crate) fn new(schema: &str) -> Self {
+                Self { $($name: AssertSqlSafe(in_schema($sql, schema)).into_sql_str(),)* }
+            }
+        }
+    };
+}
+
+/// The columns of a record, of a composite `c`.
+macro_rules! record {
+    ($c:literal) => {
+        concat!(
+            "(",
+            $c,
+            ").id, (",
+            $c,
+            ").endpoint, (",
+            $c,
+            ").generation, (",
+            $c,
+            ").phase, (",
+            $c,
+            ").at_gateway, (",
+            $c,
+            ").place, (",
+            $c,
+            ").connection, (",
+            $c,
+            ").opening, (",
+            $c,
+            ").state_version, (",
+            $c,
+            ").state, (",
+            $c,
+            ").session_version, (",
+            $c,
+            ").user_id, (",
+            $c,
+            ").user_value, (",
+            $c,
+            ").grace, {s}.micros((",
+            $c,
+            ").opened_at) AS opened_at, {s}.micros((",
+            $c,
+            ").due) AS due"
+        )
+    };
+}
+
+statements! {
+    open = concat!("SELECT o_status, ", record!("o_channel"), " FROM {s}.open_channel($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+    get = concat!("SELECT ", record!("c"), " FROM {s}.channel c WHERE id = $1");
+    find = concat!("SELECT ", record!("c"), " FROM {s}.channel c WHERE place = $1 AND connection = $2 AND at_gateway = $3");
+    attach = concat!(
+        "SELECT o_status, o_displaced_gateway, o_displaced_place, o_displaced_connection, ", record!("o_channel"),
+        " FROM {s}.attach_channel($1, $2, $3, $4, $5, $6, $7)"
+    );
+    detach = "UPDATE {s}.channel SET phase = 2, due = CASE WHEN phase = 2 THEN due ELSE clock_timestamp() + {s}.millis($3) END \
+              WHERE id = $1 AND generation = $2 AND phase < 3 RETURNING 1";
+    write = concat!("SELECT o_status, ", record!("o_channel"), " FROM {s}.write_channel($1, $2, $3, $4, $5, $6, $7, $8, $9)");
+    lock = "UPDATE {s}.channel SET lock_token = nextval('{s}.holder'), lock_until = clock_timestamp() + {s}.millis($2) \
+            WHERE id = $1 AND phase < 3 AND (lock_until IS NULL OR lock_until <= clock_timestamp()) RETURNING lock_token";
+    unlock = "UPDATE {s}.channel SET lock_token = NULL, lock_until = NULL \
+              WHERE id = $1 AND lock_token = $2 AND lock_until > clock_timestamp() RETURNING 1";
+    claim = concat!(
+        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_channel($1, $2, $3) c"
+    );
+    renew = "UPDATE {s}.channel SET due = clock_timestamp() + {s}.millis($3) \
+             WHERE id = $1 AND generation = $2 AND phase = 3 RETURNING 1";
+    remove = "SELECT {s}.remove_channels($1, $2, $3)";
+    acquire_lease = "INSERT INTO {s}.node (id, until) VALUES ($1, clock_timestamp() + {s}.millis($2)) \
+                     ON CONFLICT (id) DO UPDATE SET until = excluded.until RETURNING 1";
+    renew_lease = "UPDATE {s}.node SET until = clock_timestamp() + {s}.millis($2) \
+                   WHERE id = $1 AND until > clock_timestamp() RETURNING 1";
+    release = "DELETE FROM {s}.node WHERE id = $1";
+    claim_due = concat!(
+        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_due($1, $2) c"
+    );
+
+    subscribe = "SELECT * FROM {s}.subscribe_slice($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    unsubscribe = "SELECT * FROM {s}.unsubscribe_slice($1, $2, $3, $4)";
+    topics = "SELECT t.name FROM {s}.channel c JOIN {s}.member m ON m.channel = c.id JOIN {s}.topic t ON t.id = m.topic \
+              WHERE c.id = $1 AND c.phase < 3";
+    members = "SELECT m.seat, c.id, c.generation, c.at_gateway, c.place, c.connection, m.epoch, m.number, m.mark \
+               FROM {s}.topic t JOIN {s}.member m ON m.topic = t.id JOIN {s}.channel c ON c.id = m.channel \
+               WHERE t.name = $1 AND m.indexed AND m.seat > $2 AND c.phase < 3 ORDER BY m.seat LIMIT $3";
+    presence = "SELECT m.seat, m.channel, m.user_id, m.data, {s}.micros(m.since) AS since \
+                FROM {s}.topic t JOIN {s}.member m ON m.topic = t.id JOIN {s}.channel c ON c.id = m.channel \
+                WHERE t.name = $1 AND m.present AND m.seat > $2 AND c.phase < 3 ORDER BY m.seat LIMIT $3";
+    publish = "SELECT * FROM {s}.publish_slice($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    replay = "SELECT * FROM {s}.replay($1, $2, $3, $4, $5)";
+    history = "SELECT * FROM {s}.history($1, $2)";
+    deliver = "SELECT * FROM {s}.deliver_slice($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    inbox = "SELECT * FROM {s}.replay_inbox($1, $2, $3, $4, $5)";
+    relay = "UPDATE {s}.topic SET relay_token = nextval('{s}.holder'), relay_until = clock_timestamp() + {s}.millis($2) \
+             WHERE name = $1 AND relay_epoch IS NOT NULL AND (relay_token IS NULL OR relay_until <= clock_timestamp()) \
+             RETURNING relay_token, relay_epoch, relay_number, relay_mark";
+    relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, relay_token = NULL \
+                  WHERE name = $1 AND relay_token = $2 RETURNING 1";
+
+    join_bus = "SELECT {s}.join_bus($1, $2)";
+    leave_bus = "SELECT {s}.leave_bus($1, $2)";
+    beat_bus = "SELECT {s}.beat_bus($1, $2, $3)";
+    hear = "SELECT * FROM {s}.hear($1, $2, $3, $4)";
+    send = "SELECT {s}.send_commands($1, $2, $3, $4, $5, $6, $7, $8)";
+    /// What has become visible since a snapshot, for one node. The first row is the present snapshot.
+    poll = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
+                {s}.micros(pg_postmaster_start_time()) AS born, \
+                EXISTS (SELECT FROM {s}.hearer WHERE number = $1 AND id = $3) AS is_on, \
+                (SELECT id FROM {s}.outbox ORDER BY topic, id LIMIT 1) IS NOT NULL AS waiting, \
+                NULL::bigint AS topic, NULL::bigint AS epoch, NULL::bigint AS number, NULL::bigint AS mark, \
+                NULL::smallint AS kind, NULL::smallint AS format, NULL::bytea AS payload, NULL::text AS publisher, \
+                NULL::bigint AS turn, NULL::text AS exclude, NULL::text AS note \
+            UNION ALL \
+            SELECT f.seq, NULL, {s}.micros(f.at), NULL, NULL, NULL, f.topic, f.epoch, f.number, f.mark, f.kind, f.format, \
+                f.payload, f.publisher, f.turn, f.exclude, f.note \
+            FROM ( \
+                SELECT * FROM {s}.feed WHERE xid >= pg_snapshot_xmax($2::text::pg_snapshot) \
+                UNION ALL \
+                SELECT * FROM {s}.feed WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))) \
+            ) f \
+            WHERE f.node = $1 OR EXISTS (SELECT FROM {s}.interest i WHERE i.topic = f.topic AND i.node = $1) \
+            ORDER BY seq NULLS FIRST";
+    sequence = "SELECT * FROM {s}.sequence_outbox($1)";
+    rotate = "SELECT {s}.rotate_feed()";
+    sweep = "SELECT {s}.sweep_topics($1)";
+    notify = "SELECT set_config('synchronous_commit', 'off', true), pg_notify($1, $2)";
+    enqueue = "SELECT {s}.enqueue($1, $2, $3, $4, $5, $6)";
+}

@@ -1,0 +1,157 @@
+//! The store itself: what its handles share.
+
+use std::sync::Arc;
+
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, Row, SqlStr};
+use strait_core::Topic;
+use strait_core::store::{StoreError, StoreErrorKind};
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+
+use crate::bus::{Listening, Nodes, Waker};
+use crate::config::PostgresConfig;
+use crate::database::{Database, Lane, Values, late};
+use crate::error::{error, from_sqlx};
+use crate::migrate::{LATEST, check, migrate};
+use crate::statements::Statements;
+use crate::values::{Read, corrupt};
+
+/// How many topics one sweep looks at.
+const SWEPT_AT_ONCE: i64 = 200;
+
+/// A store in a Postgres database. Clones are handles onto the same connections.
+///
+/// Its connections and tasks belong to the runtimes that it is used in.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) database: Database,
+    pub(crate) sql: Statements,
+    pub(crate) config: PostgresConfig,
+    ready: OnceCell<()>,
+    pub(crate) nodes: Nodes,
+    pub(crate) waker: Waker,
+    pub(crate) listening: Listening,
+}
+
+impl PostgresStore {
+    /// A store that connects when it is first used, and then brings the schema up to date unless the configuration says
+    /// not to.
+    #[must_use]
+    pub fn new(config: PostgresConfig) -> Self {
+        let inner = Inner {
+            sql: Statements::new(&config.schema),
+            ready: OnceCell::new(),
+            nodes: Nodes::default(),
+            waker: Waker::new(&config),
+            listening: Listening::default(),
+            database: Database::new(&config),
+            config,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Makes sure that the database can be reached and used, as the first call does anyway.
+    ///
+    /// # Errors
+    /// The database cannot be reached; `Misconfigured` if it cannot be used as it is.
+    pub async fn connect(&self) -> Result<(), StoreError> {
+        self.inner.ready.get_or_try_init(|| self.prepare()).await.map(drop)
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let config = &self.inner.config;
+        let failed = |error| from_sqlx("connect", error);
+        // A connection of its own, so that one that is given up halfway is nobody else's.
+        let mut connection = self.inner.database.connection("connect").await?;
+        let found = timeout(config.operation, check(&mut connection, &config.schema)).await;
+        let found = found.map_err(|_| late("connect"))??;
+        if found < LATEST && !config.migrate {
+            let source = "the schema is missing or old, let a role that may create it connect with migrations on";
+            return Err(error(StoreErrorKind::Misconfigured, "connect", source));
+        }
+        if found < LATEST {
+            migrate(&mut connection, &config.schema).await.map_err(failed)?;
+        }
+        self.inner.waker.begin(&self.inner);
+        connection.close().await.map_err(failed)
+    }
+
+    /// Closes all connections. Calls that come later fail as unavailable.
+    pub async fn close(&self) {
+        self.inner.listening.end();
+        self.inner.database.close().await;
+    }
+
+    /// Has this process's nodes look for events at once, and the others soon: after a transaction that
+    /// [published](crate::Outgoing) has committed, say. Without it they do with their next poll.
+    pub fn wake(&self) {
+        self.inner.nodes.wake_all();
+        self.inner.waker.wake();
+    }
+
+    pub(crate) async fn rows(
+        &self,
+        op: &'static str,
+        lane: Lane,
+        sql: &SqlStr,
+        values: Values,
+    ) -> Result<Vec<PgRow>, StoreError> {
+        self.connect().await?;
+        self.inner.database.rows(op, lane, sql, values).await
+    }
+
+    /// Runs a statement that answers one row.
+    pub(crate) async fn one(
+        &self,
+        op: &'static str,
+        lane: Lane,
+        sql: &SqlStr,
+        values: Values,
+    ) -> Result<PgRow, StoreError> {
+        let row = self.rows(op, lane, sql, values).await?.into_iter().next();
+        self.read(op, row.ok_or_else(|| corrupt("a statement without an answer")))
+    }
+
+    /// Runs a statement that answers one value.
+    pub(crate) async fn value<T>(
+        &self,
+        op: &'static str,
+        lane: Lane,
+        sql: &SqlStr,
+        values: Values,
+    ) -> Result<T, StoreError>
+    where
+        T: for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let row = self.one(op, lane, sql, values).await?;
+        self.read(op, row.try_get(0))
+    }
+
+    #[allow(clippy::unused_self, reason = "a call reads as one of the store's")]
+    pub(crate) fn read<T>(&self, op: &'static str, read: Read<T>) -> Result<T, StoreError> {
+        read.map_err(|error| from_sqlx(op, error))
+    }
+
+    /// Empties what the bus has carried, drops what is too old and forgets topics of which nobody knows: a part.
+    pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
+        self.rows("sweep", Lane::Vital, &self.inner.sql.rotate, Values::new()).await?;
+        self.rows("sweep", Lane::Vital, &self.inner.sql.sweep, Values::new().with(SWEPT_AT_ONCE)).await.map(drop)
+    }
+}
+
+impl Inner {
+    /// After something was published: wakes this process's nodes that hear one of the topics, and the others if they
+    /// do.
+    pub(crate) fn wake<'a>(&self, others: bool, topics: impl Iterator<Item = &'a Topic>) {
+        self.nodes.wake_hearers(topics);
+        if others {
+            self.waker.wake();
+        }
+    }
+}

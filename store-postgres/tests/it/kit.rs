@@ -1,0 +1,90 @@
+//! A schema for each test, in the server that the tests are given.
+
+use std::env;
+use std::time::{Duration, Instant};
+
+use strait_core::NodeId;
+use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query};
+use strait_store_postgres::{PostgresConfig, PostgresStore};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The server that the tests are given.
+pub(crate) fn url() -> String {
+    env::var("STRAIT_TEST_POSTGRES_URL")
+        .expect("STRAIT_TEST_POSTGRES_URL says where a Postgres for tests is; `cargo xtask test-all` sets it")
+}
+
+/// A schema of its own, dropped with everything in it.
+#[derive(Debug)]
+pub(crate) struct Schema {
+    pub(crate) name: String,
+    pub(crate) url: String,
+}
+
+impl Schema {
+    pub(crate) fn new() -> Self {
+        Self::at(url())
+    }
+
+    pub(crate) fn at(url: String) -> Self {
+        Self { name: format!("test_{}", NodeId::unique().as_str().replace('-', "")), url }
+    }
+
+    pub(crate) fn config(&self) -> PostgresConfig {
+        PostgresConfig::from_url(&self.url).unwrap().schema(&self.name).unwrap().connections(4)
+    }
+
+    /// A handle, as one more process would have.
+    pub(crate) async fn store(&self) -> PostgresStore {
+        let store = PostgresStore::new(self.config());
+        store.connect().await.unwrap();
+        store
+    }
+
+    pub(crate) async fn connection(&self) -> PgConnection {
+        PgConnection::connect(&self.url).await.unwrap()
+    }
+
+    pub(crate) fn sql(&self, sql: &str) -> AssertSqlSafe<String> {
+        AssertSqlSafe(sql.replace("{s}", &format!("\"{}\"", self.name)))
+    }
+
+    /// Runs a statement of one value.
+    pub(crate) async fn run(&self, sql: &str, value: &str) {
+        query(self.sql(sql)).bind(value).execute(&mut self.connection().await).await.unwrap();
+    }
+
+    pub(crate) async fn drop(&self) {
+        drop_schema(&self.url, self.sql("DROP SCHEMA IF EXISTS {s} CASCADE")).await;
+    }
+}
+
+impl Drop for Schema {
+    /// Also when the test has failed.
+    fn drop(&mut self) {
+        let (url, sql) = (self.url.clone(), self.sql("DROP SCHEMA IF EXISTS {s} CASCADE"));
+        let dropped = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(drop_schema(&url, sql));
+        });
+        dropped.join().unwrap();
+    }
+}
+
+async fn drop_schema(url: &str, sql: AssertSqlSafe<String>) {
+    query(sql).execute(&mut PgConnection::connect(url).await.unwrap()).await.unwrap();
+}
+
+/// Waits until `look` finds something.
+pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,7 @@
+//! The Postgres store: the conformance suite, and what is its own. `cargo xtask test-all` gives the server.
+
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod conformance;
+mod kit;
+mod outbox;
