@@ -17,7 +17,7 @@ use crate::handler::{
     OpenContext, Reply, Requirement, erase,
 };
 use crate::name::Topic;
-use crate::policy::{Limits, Origins};
+use crate::policy::{Limits, Ordering, Origins};
 use crate::protocol::plain;
 
 type ReadOpening = fn(&OpeningData) -> Result<Arc<dyn Any + Send + Sync>, Error>;
@@ -44,6 +44,7 @@ pub(crate) struct EndpointInner {
     pub(crate) public: bool,
     pub(crate) grace: Option<Duration>,
     pub(crate) limits: Limits,
+    pub(crate) ordering: Ordering,
     pub(crate) origins: Origins,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) authenticate: Option<Call<OpenContext, Admit>>,
@@ -151,6 +152,7 @@ impl Endpoint {
                 public: false,
                 grace: None,
                 limits: Limits::default(),
+                ordering: Ordering::default(),
                 origins: Origins::default(),
                 subprotocols: Vec::new(),
                 authenticate: None,
@@ -297,6 +299,12 @@ impl Endpoint {
     /// What one connection may use.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.inner.limits = limits;
+        self
+    }
+
+    /// In which order a channel's messages are handled in serverless deployments.
+    pub fn ordering(mut self, ordering: Ordering) -> Self {
+        self.inner.ordering = ordering;
         self
     }
 

@@ -8,8 +8,10 @@ mod endpoint;
 mod error;
 mod event;
 mod frame;
+mod gateway;
 mod handler;
 mod hub;
+mod invocation;
 pub mod machine;
 mod name;
 mod outlet;
@@ -28,15 +30,17 @@ pub use endpoint::{Endpoint, Route};
 pub use error::Error;
 pub use event::{Event, EventKind, Format, Payload, Position, Publisher, Retention};
 pub use frame::{Frame, FrameKind, MAX_HEADER, frame_header};
+pub use gateway::{Binary, Capabilities, Gateway, GatewayConnection, Post, Posted, Probed};
 pub use handler::{
     Admit, BoxFuture, ConnectContext, Connected, Context, DisconnectContext, DisconnectReason, Extract, Handler,
     HandlerLayer, HasChannel, Headers, IntoReply, Json, MessageContext, MessageService, NoReply, OpenContext, Opening,
     Peer, Reply, Requirement, Respond, State, Valid, Validate,
 };
-pub use hub::{EventHub, Publish};
+pub use hub::{Continuation, EventHub, Publish, Work};
+pub use invocation::{Handshake, Handshaken, Invocation};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};
 pub use outlet::{Nowhere, Outlet};
-pub use policy::{Limits, Origins, RateLimit, SlowClient, Transport};
+pub use policy::{Limits, Ordering, Origins, RateLimit, SlowClient, Transport};
 
 /// What the repository's fuzz targets call; there only when they are built.
 #[cfg(fuzzing)]

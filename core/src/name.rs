@@ -171,6 +171,11 @@ impl Topic {
         Self::new(format!("{USER_PREFIX}{user}"))
     }
 
+    /// The user whose channels the topic indexes, if it is such a topic.
+    pub(crate) fn user(&self) -> Option<UserId> {
+        self.0.strip_prefix(USER_PREFIX).and_then(|user| UserId::new(user).ok())
+    }
+
     /// Whether the name is one of Strait's own, which clients may not subscribe to.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
@@ -197,6 +202,7 @@ mod tests {
         let user = UserId::new("ada").expect("valid");
         let topic = Topic::of_user(&user).expect("valid");
         assert_eq!(topic.as_str(), "$user:ada");
+        assert_eq!(topic.user(), Some(user));
         assert!(topic.is_reserved());
         assert!(!Topic::new("room:$").expect("valid").is_reserved());
         let long = UserId::new("u".repeat(250)).expect("valid");

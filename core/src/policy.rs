@@ -59,6 +59,20 @@ pub enum Origins {
     Any,
 }
 
+/// In which order the messages of one channel are handled where they can arrive in parallel: in serverless invocations.
+/// A node always handles them one at a time, in the order they arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Ordering {
+    /// As the gateway delivers them: two of one channel may be handled at the same time, by two processes.
+    #[default]
+    Concurrent,
+    /// One at a time. In which order is not promised.
+    Serialized,
+    /// One at a time, in the order of a number that the client counts up from 1 in this member of every message. What
+    /// comes too early waits for what is missing; what comes again is dropped.
+    Sequenced(String),
+}
+
 /// What one connection of an endpoint may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {

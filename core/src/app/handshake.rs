@@ -21,7 +21,7 @@ use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
 use crate::policy::{Limits, Origins, Transport};
 use crate::protocol::plain;
-use crate::store::{Location, NewChannel, StoreError};
+use crate::store::{Location, NewChannel, Opened, Record, StoreError, StoreErrorKind};
 
 /// Why a handshake is refused.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Refusal {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into(), retry_after }
     }
 
-    fn of_error(error: &Error) -> Self {
+    pub(crate) fn of_error(error: &Error) -> Self {
         if let Some(source) = error.source() {
             tracing::warn!(code = error.code(), error = %source, "a handshake was refused");
         }
@@ -184,10 +184,15 @@ impl Accepted {
     /// 503 while the node is not sure of its lease, the status of what `authenticate` answered, 422 for opening data
     /// that cannot be read.
     pub async fn admit(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Result<Admitted, Refusal> {
-        let Self { app, endpoint, mut opening, .. } = self;
-        if !app.hub().is_sure() {
+        if !self.app.hub().is_sure() {
             return Err(Refusal::unavailable("the server cannot take connections at the moment"));
         }
+        self.authenticate(headers, peer).await
+    }
+
+    /// As [`admit`](Self::admit), where no node's lease is needed.
+    pub(crate) async fn authenticate(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Result<Admitted, Refusal> {
+        let Self { app, endpoint, mut opening, .. } = self;
         // Read first, so that `authenticate` can use it, but told only after authentication has passed.
         let typed = endpoint.read_opening.map(|read| read(&opening)).transpose();
         let (typed, unreadable) = match typed {
@@ -230,19 +235,11 @@ impl Admitted {
     /// # Errors
     /// 503 if the store does not take it.
     pub async fn open(self, outlet: Arc<dyn Outlet>) -> Result<Conversation, Refusal> {
-        let Self { app, endpoint, opening, session } = self;
         let id = ChannelId::unique();
+        let node = self.app.hub().node().clone();
+        let new = self.new_channel(Location::Node { node, connection: ConnectionId::from(id.clone()) }, id);
+        let Self { app, endpoint, opening, session } = self;
         let hub = app.hub();
-        let location = Location::Node { node: hub.node().clone(), connection: ConnectionId::from(id.clone()) };
-        let new = NewChannel {
-            id,
-            endpoint: Arc::clone(&endpoint.name),
-            location,
-            opening: opening.to_stored(),
-            session: session.as_ref().map(|session| session.to_stored().clone()),
-            grace: endpoint.grace,
-            token: None,
-        };
         let mut unanswered = Unanswered { hub: hub.clone(), id: Some(new.id.clone()) };
         let lease = hub.lease_number();
         let opened = hub.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
@@ -252,6 +249,41 @@ impl Admitted {
         }
         unanswered.id = None;
         Ok(Conversation::new(channel))
+    }
+
+    fn new_channel(&self, location: Location, id: ChannelId) -> NewChannel {
+        NewChannel {
+            id,
+            endpoint: Arc::clone(&self.endpoint.name),
+            location,
+            opening: self.opening.to_stored(),
+            session: self.session.as_ref().map(|session| session.to_stored().clone()),
+            grace: self.endpoint.grace,
+            token: None,
+        }
+    }
+
+    /// Stores the channel whose connection is at a gateway, or finds the one that an earlier try has stored. Tells
+    /// whether it is new.
+    pub(crate) async fn open_at(
+        self,
+        location: &Location,
+        outlet: impl FnOnce(&Record) -> Arc<dyn Outlet>,
+    ) -> Result<(Channel, Record, bool), Refusal> {
+        let new = self.new_channel(location.clone(), ChannelId::unique());
+        let Self { app, endpoint, opening, session } = self;
+        let store = app.store();
+        let (record, created) = match store.open(new).await {
+            Ok(Opened { record, created }) => (record, created),
+            Err(error) if error.kind == StoreErrorKind::Conflict => {
+                let found = store.find(location).await.map_err(|error| Refusal::of_store(&error))?;
+                (found.ok_or_else(|| Refusal::of_store(&error))?, false)
+            }
+            Err(error) => return Err(Refusal::of_store(&error)),
+        };
+        let outlet = outlet(&record);
+        let channel = Channel::new(app.clone(), endpoint, record.clone(), opening, session.filter(|_| created), outlet);
+        Ok((channel, record, created))
     }
 }
 

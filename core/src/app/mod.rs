@@ -6,7 +6,7 @@ mod opening;
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use matchit::Router;
@@ -18,15 +18,26 @@ pub use opening::OpeningData;
 use crate::channel::Channel;
 use crate::endpoint::{Endpoint, EndpointInner};
 use crate::event::Retention;
+use crate::frame::Frame;
+use crate::gateway::Gateway;
 use crate::handler::Requirement;
-use crate::hub::{EventHub, HubSettings};
-use crate::name::NodeId;
-use crate::outlet::Nowhere;
+use crate::hub::{Continuation, EventHub, Gateways, HubSettings};
+use crate::name::{NodeId, Topic};
+use crate::outlet::{Nowhere, Outlet};
 use crate::store::{Record, Store, StoreError};
 
 /// An application. Clones are the same one.
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
+
+/// An application that its hub knows without keeping it.
+pub(crate) struct WeakApp(Weak<Inner>);
+
+impl WeakApp {
+    pub(crate) fn upgrade(&self) -> Option<App> {
+        self.0.upgrade().map(App)
+    }
+}
 
 struct Inner {
     endpoints: Vec<Arc<EndpointInner>>,
@@ -106,6 +117,7 @@ pub struct AppBuilder {
     endpoints: Vec<Endpoint>,
     states: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
     store: Option<Arc<dyn Store>>,
+    gateways: Gateways,
     settings: HubSettings,
 }
 
@@ -138,6 +150,31 @@ impl AppBuilder {
     pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
         self.store = Some(store);
         self
+    }
+
+    /// Chooses what posts to channels that are at a gateway. Invocations need it, and nodes of a fleet that has channels
+    /// there too.
+    pub fn gateway(mut self, gateway: impl Gateway) -> Self {
+        self.gateways.gateway = Some(Arc::new(gateway));
+        self
+    }
+
+    /// Whether [`gateway`](Self::gateway) was called.
+    #[must_use]
+    pub fn has_gateway(&self) -> bool {
+        self.gateways.gateway.is_some()
+    }
+
+    /// Chooses who takes over what an invocation has no time for.
+    pub fn continuation(mut self, continuation: impl Continuation) -> Self {
+        self.gateways.continuation = Some(Arc::new(continuation));
+        self
+    }
+
+    /// Whether [`continuation`](Self::continuation) was called.
+    #[must_use]
+    pub fn has_continuation(&self) -> bool {
+        self.gateways.continuation.is_some()
     }
 
     /// How much is kept of topics whose names begin with `prefix`. The longest prefix that fits decides; of topics
@@ -182,8 +219,10 @@ impl AppBuilder {
             endpoints.push(Arc::new(inner));
         }
         self.settings.retentions.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        let hub = EventHub::new(NodeId::unique(), store, self.settings);
-        Ok(App(Arc::new(Inner { endpoints, router, states: self.states, hub })))
+        let hub = EventHub::new(NodeId::unique(), store, self.settings, self.gateways);
+        let app = App(Arc::new(Inner { endpoints, router, states: self.states, hub }));
+        app.hub().gateways().set_app(WeakApp(Arc::downgrade(&app.0)));
+        Ok(app)
     }
 }
 
@@ -254,9 +293,22 @@ impl App {
         self.0.hub.store()
     }
 
+    pub(crate) fn endpoint(&self, name: &str) -> Option<&Arc<EndpointInner>> {
+        self.0.endpoints.iter().find(|endpoint| &*endpoint.name == name)
+    }
+
+    /// The notice of lost events of a channel's endpoint.
+    pub(crate) fn gap_frame(&self, endpoint: &str, topic: &Topic) -> Option<Frame> {
+        self.endpoint(endpoint).map(|endpoint| endpoint.gap_frame(Some(topic)))
+    }
+
     /// A channel as its record tells, without a connection; `None` if this application has no such endpoint.
     pub(crate) fn rehydrate(&self, record: Record) -> Option<Channel> {
-        let endpoint = self.0.endpoints.iter().find(|endpoint| endpoint.name == record.endpoint)?;
+        self.rehydrate_with(record, Arc::new(Nowhere))
+    }
+
+    pub(crate) fn rehydrate_with(&self, record: Record, outlet: Arc<dyn Outlet>) -> Option<Channel> {
+        let endpoint = self.endpoint(&record.endpoint)?;
         let opening = match OpeningData::from_stored(&record.opening) {
             Ok(opening) => opening,
             Err(error) => {
@@ -265,6 +317,6 @@ impl App {
             }
         };
         let endpoint = Arc::clone(endpoint);
-        Some(Channel::new(self.clone(), endpoint, record, Arc::new(opening), None, Arc::new(Nowhere)))
+        Some(Channel::new(self.clone(), endpoint, record, Arc::new(opening), None, outlet))
     }
 }

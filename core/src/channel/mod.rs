@@ -22,6 +22,7 @@ use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::event::{Event, EventKind, Payload, Position, Publisher};
 use crate::frame::Frame;
+use crate::gateway::GatewayConnection;
 use crate::hub::{Joined, Publish};
 use crate::name::{ChannelId, Topic, UserId};
 use crate::outlet::Outlet;
@@ -43,6 +44,8 @@ pub(crate) struct Inner {
     pub(crate) generation: AtomicU64,
     pub(crate) opening: Arc<OpeningData>,
     pub(crate) outlet: Arc<dyn Outlet>,
+    /// The connection, if it is at a gateway: then memory holds what one invocation knows, and the store the rest.
+    pub(crate) at: Option<GatewayConnection>,
     pub(crate) live: Mutex<Live>,
     /// Held while a subscription changes, so that memory and store come to the same end.
     pub(crate) joining: tokio::sync::Mutex<()>,
@@ -50,6 +53,9 @@ pub(crate) struct Inner {
     /// Counts the handlers of this connection.
     turn: AtomicU32,
 }
+
+/// Handlers of different invocations have different numbers.
+static TURNS: AtomicU32 = AtomicU32::new(0);
 
 /// What changes while a channel lives.
 #[derive(Default)]
@@ -112,6 +118,9 @@ impl Channel {
         session: Option<Arc<SessionValue>>,
         outlet: Arc<dyn Outlet>,
     ) -> Self {
+        let at = GatewayConnection::of(&record.location);
+        // Any number that no other invocation of this process begins with.
+        let turn = if at.is_some() { TURNS.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let live = Live {
             session_version: record.session.version,
             session: session.or_else(|| record.session.value.map(SessionValue::stored)),
@@ -126,10 +135,11 @@ impl Channel {
                 generation: AtomicU64::new(record.generation),
                 opening,
                 outlet,
+                at,
                 live: Mutex::new(live),
                 joining: tokio::sync::Mutex::const_new(()),
                 close_asked: AtomicBool::new(false),
-                turn: AtomicU32::new(0),
+                turn: AtomicU32::new(turn),
             }),
         }
     }
@@ -150,6 +160,11 @@ impl Channel {
     #[must_use]
     pub fn param(&self, name: &str) -> Option<String> {
         self.inner.opening.param(name)
+    }
+
+    /// Whether its connection is at a gateway.
+    pub(crate) fn is_at_gateway(&self) -> bool {
+        self.inner.at.is_some()
     }
 
     /// The next handler begins.
@@ -304,6 +319,11 @@ impl Channel {
     }
 
     async fn set_session(&self, session: Option<Arc<SessionValue>>) -> Result<(), Error> {
+        if self.is_at_gateway() {
+            // Other invocations may have changed it.
+            let indexed = self.app().hub().indexed_users(self).await?;
+            self.inner.live.lock().indexed = indexed.into_iter().map(|user| (user, true)).collect();
+        }
         loop {
             let expected = {
                 let mut live = self.inner.live.lock();

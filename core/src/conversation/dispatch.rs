@@ -15,7 +15,7 @@ use crate::store::Patch;
 impl Conversation {
     pub(super) fn connect(&self) -> Option<Work> {
         let handler = self.channel.inner.endpoint.connect.clone();
-        let resumable = self.channel.inner.endpoint.grace.is_some();
+        let resumable = self.channel.inner.endpoint.grace.is_some() && !self.channel.is_at_gateway();
         if handler.is_none() && self.channel.session_value().is_none() && !resumable {
             return None;
         }

@@ -10,13 +10,14 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tracing::Span;
 
 use crate::channel::Channel;
 use crate::close::Close;
+use crate::error::Error;
 use crate::handler::DisconnectReason;
 use crate::hub::ending;
 use crate::machine::{Effect, Effects, Event, Machine, Step, Weigh};
@@ -72,6 +73,10 @@ pub struct Conversation {
     close: Option<Box<Close>>,
     /// Why the connection ended, once it has.
     reason: Option<DisconnectReason>,
+    /// Why `on_connect` has refused the client.
+    refused: Option<Error>,
+    /// How long a handler may take.
+    limit: Duration,
     opened: bool,
     suspended: bool,
     displaced: bool,
@@ -88,8 +93,11 @@ impl Conversation {
     pub(crate) fn new(channel: Channel) -> Self {
         let bucket = Bucket::new(channel.inner.endpoint.limits.rate.as_ref());
         let span = tracing::debug_span!(parent: None, "channel", id = %channel.id(), endpoint = channel.endpoint());
+        let limit = channel.inner.endpoint.limits.handler;
         Self {
             channel,
+            limit,
+            refused: None,
             // The plain protocol cannot resume.
             machine: Machine::new(false),
             run: None,
@@ -102,6 +110,21 @@ impl Conversation {
             displaced: false,
             done: false,
         }
+    }
+
+    /// Goes on with a channel that is open, in an invocation.
+    pub(crate) fn rehydrated(channel: Channel) -> Self {
+        Self { machine: Machine::rehydrated(false), opened: true, ..Self::new(channel) }
+    }
+
+    /// Lets no handler run for longer.
+    pub(crate) fn limit(&mut self, limit: Duration) {
+        self.limit = self.limit.min(limit);
+    }
+
+    /// Why `on_connect` has refused the client.
+    pub(crate) fn take_refusal(&mut self) -> Option<Error> {
+        self.refused.take()
     }
 
     /// The channel.
@@ -245,7 +268,8 @@ impl Conversation {
 
     /// Without a sure lease no handler starts.
     fn look_at_the_lease(&mut self, now: Instant, cx: &mut Context<'_>) {
-        let suspended = !self.channel.app().hub().is_sure_at(now);
+        // A channel at a gateway is on no node whose lease could end.
+        let suspended = !self.channel.is_at_gateway() && !self.channel.app().hub().is_sure_at(now);
         if suspended != self.suspended {
             self.suspended = suspended;
             self.handle(if suspended { Event::Suspend } else { Event::Unsuspend }, cx);
@@ -305,7 +329,9 @@ impl Conversation {
             Ended::Connect(Err(error)) => {
                 self.log(&error);
                 let close = if error.code() == "internal" { Close::internal } else { Close::policy };
-                Event::Refused(close(error.message().to_owned()))
+                let close = close(error.message().to_owned());
+                self.refused = Some(error);
+                Event::Refused(close)
             }
             Ended::Message(result, route) => {
                 self.reply(result, &route);
@@ -349,7 +375,7 @@ impl Conversation {
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
             Poll::Pending => {
-                self.run = Some(Box::new(Run::new(task, self.channel.inner.endpoint.limits.handler)));
+                self.run = Some(Box::new(Run::new(task, self.limit)));
                 None
             }
         }

@@ -143,6 +143,9 @@ impl EventHub {
         topic: &Topic,
         presence: Option<PresenceEntry>,
     ) -> Result<(), Error> {
+        if channel.is_at_gateway() {
+            return self.join_at_gateway(channel, topic, presence).await;
+        }
         let is_stored = || channel.inner.live.lock().topics.iter().any(|joined| joined.is_stored_of(topic));
         if presence.is_none() && is_stored() {
             return Ok(());
@@ -228,6 +231,9 @@ impl EventHub {
     }
 
     pub(crate) async fn leave(&self, channel: &Channel, topic: &Topic) -> Result<bool, Error> {
+        if channel.is_at_gateway() {
+            return self.leave_at_gateway(channel, topic).await;
+        }
         let _one_at_a_time = channel.inner.joining.lock().await;
         let found = self.forget(channel, topic).await;
         if !channel.inner.live.lock().unswept.contains(topic) {
@@ -298,6 +304,9 @@ impl EventHub {
     pub(crate) async fn show_user(&self, channel: &Channel) -> Result<(), Error> {
         let _one_at_a_time = channel.inner.joining.lock().await;
         let user = channel.session_value().map(|session| session.user().clone());
+        if channel.is_at_gateway() {
+            return self.show_user_at_gateway(channel, user.as_ref()).await;
+        }
         let subscriptions: Vec<Subscription> = {
             let live = channel.inner.live.lock();
             let present = live.topics.iter().filter_map(|joined| Some((joined, joined.shown.as_deref()?)));
@@ -343,6 +352,6 @@ fn note(channel: &Channel, joined: Joined) -> Option<Joined> {
     None
 }
 
-fn ended() -> Error {
+pub(super) fn ended() -> Error {
     Error::conflict("the channel has ended or is connected elsewhere")
 }

@@ -2,7 +2,8 @@
 
 mod delivery;
 pub(crate) mod ending;
-mod lease;
+pub(crate) mod gateways;
+pub(crate) mod lease;
 mod members;
 mod publish;
 mod recovery;
@@ -18,6 +19,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+pub(crate) use gateways::Gateways;
+pub use gateways::{Continuation, Work};
 pub(crate) use members::Joined;
 pub use publish::Publish;
 
@@ -40,7 +43,7 @@ use crate::store::{
 /// How many lanes publications and deliveries run in; a topic is always in the same one.
 const LANES: usize = 16;
 /// How many members of an index are asked for at once.
-const PAGE: usize = 256;
+pub(crate) const PAGE: usize = 256;
 
 type Sharded<K, V> = Box<[RwLock<std::collections::HashMap<K, V, RandomState>>]>;
 
@@ -73,6 +76,7 @@ pub(crate) struct Inner {
     lanes: Box<[Lane]>,
     delivery: Box<[Arc<Delivery>]>,
     lease: LeaseClock,
+    gateways: Gateways,
     started: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -109,7 +113,7 @@ impl Inner {
 }
 
 impl EventHub {
-    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, settings: HubSettings) -> Self {
+    pub(crate) fn new(node: NodeId, store: Arc<dyn Store>, settings: HubSettings, gateways: Gateways) -> Self {
         fn shards<K, V>() -> Sharded<K, V> {
             (0..LANES).map(|_| RwLock::default()).collect()
         }
@@ -117,6 +121,7 @@ impl EventHub {
             node,
             store,
             lease: LeaseClock::new(),
+            gateways,
             started: AtomicBool::new(false),
             settings,
             bus: OnceLock::new(),
@@ -191,6 +196,11 @@ impl EventHub {
         if shard.get(channel.id()).is_some_and(|found| Arc::ptr_eq(&found.inner, &channel.inner)) {
             shard.remove(channel.id());
         }
+    }
+
+    /// Whether this is a node on the bus.
+    pub(crate) fn is_started(&self) -> bool {
+        self.0.started.load(Ordering::Acquire)
     }
 
     pub(crate) async fn start(&self, app: &App, deliveries: &[Handle]) -> Result<(), StoreError> {
@@ -275,15 +285,23 @@ impl EventHub {
         let event = Arc::new(Event::message(payload));
         let sends: Vec<_> = ids.iter().map(|id| (id.clone(), Arc::clone(&event))).collect();
         let mut sent = 0;
+        let mut at_gateways = Vec::new();
         let delivered = self.0.store.deliver(&sends).await?;
         for ((channel, event), delivered) in sends.into_iter().zip(delivered) {
             sent += usize::from(match delivered {
                 Delivered::Absent => false,
                 Delivered::Stored(_) => true,
+                Delivered::At { location: location @ Location::Gateway { .. }, .. } => {
+                    at_gateways.push((channel, location));
+                    false
+                }
                 Delivered::At { location, position } => {
                     self.command(&location, Command::Deliver { channel, position, event }).await?
                 }
             });
+        }
+        if !at_gateways.is_empty() {
+            sent += self.send_at_gateway(&at_gateways, &event).await?;
         }
         Ok(sent)
     }
@@ -350,9 +368,15 @@ impl EventHub {
                 self.0.command(command);
                 Ok(here)
             }
-            Location::Node { node, .. } => Ok(self.0.bus()?.send(node, &[command]).await?),
+            Location::Node { node, .. } => Ok(self.bus_to_send().await?.send(node, &[command]).await?),
             Location::Gateway { .. } => {
-                Err(Error::unavailable("the channel is at a gateway that this node cannot reach"))
+                let Command::Close { channel, close } = command else { return Ok(false) };
+                match self.0.store.get(&channel).await? {
+                    Some(record) if record.phase != RecordPhase::Dead => {
+                        Ok(self.close_at_gateway(record, &close).await)
+                    }
+                    Some(_) | None => Ok(false),
+                }
             }
         }
     }

@@ -97,12 +97,17 @@ impl EventHub {
         let Publish { topic, event, key } = publish;
         let at = self.0.shard(&topic);
         let retention = self.retention(&topic);
-        let answer = self.store_publication(at, Publication { topic, event: Arc::new(event), retention, key }).await?;
+        let event = Arc::new(event);
+        let publication = Publication { topic: topic.clone(), event: Arc::clone(&event), retention, key };
+        let published = self.store_publication(at, publication).await??;
+        if published.indexed && (retention.is_some() || !published.duplicate) {
+            self.fan_out(&topic, published.position, &event, retention.is_some());
+        }
         self.0.delivery[at].room().await;
-        Ok(answer?)
+        Ok(published)
     }
 
-    pub(super) fn retention(&self, topic: &Topic) -> Option<Retention> {
+    pub(crate) fn retention(&self, topic: &Topic) -> Option<Retention> {
         let found = self.0.settings.retentions.iter().find(|(prefix, _)| topic.as_str().starts_with(prefix));
         found.map(|(_, retention)| *retention)
     }

@@ -7,6 +7,7 @@ mod building;
 mod client;
 mod delivery;
 mod ending;
+mod gateways;
 mod handlers;
 mod handshake;
 mod lanes;

@@ -1,0 +1,230 @@
+//! Gateways: what holds connections elsewhere and can post to them, close and probe them from afar.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::{Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+
+use crate::close::Close;
+use crate::event::{Format, Payload};
+use crate::frame::{Frame, FrameKind};
+use crate::name::ConnectionId;
+use crate::store::Location;
+
+/// One connection at a gateway.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct GatewayConnection {
+    /// Where connections of this gateway are posted to: its base URL.
+    pub endpoint: Arc<str>,
+    /// What the gateway calls the connection.
+    pub id: ConnectionId,
+}
+
+impl GatewayConnection {
+    /// The connection of a location, if it is at a gateway.
+    #[must_use]
+    pub fn of(location: &Location) -> Option<Self> {
+        match location {
+            Location::Gateway { endpoint, connection } => {
+                Some(Self { endpoint: Arc::clone(endpoint), id: connection.clone() })
+            }
+            Location::Node { .. } => None,
+        }
+    }
+
+    /// The location that stores keep.
+    #[must_use]
+    pub fn location(&self) -> Location {
+        Location::Gateway { endpoint: Arc::clone(&self.endpoint), connection: self.id.clone() }
+    }
+}
+
+/// A message for one connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Post {
+    /// Where it goes.
+    pub to: GatewayConnection,
+    /// What is sent: the payload alone.
+    pub frame: Frame,
+}
+
+/// What became of one [`Post`], or of a close.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Posted {
+    /// The gateway accepted it; that does not say that the client has it.
+    Sent,
+    /// The gateway knows no such connection: it has ended, or is not established yet.
+    Gone,
+    /// The gateway takes no message of this size. Nothing was sent.
+    TooLarge,
+    /// The gateway refused it for now, until the deadline.
+    Throttled,
+    /// The gateway refuses us: permissions, credentials, endpoint. Trying again does not help.
+    Misconfigured,
+    /// No answer, or a failure of the gateway, until the deadline. It may have been sent.
+    Unsent,
+}
+
+impl Posted {
+    /// For metrics.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Gone => "gone",
+            Self::TooLarge => "too_large",
+            Self::Throttled => "throttled",
+            Self::Misconfigured => "misconfigured",
+            Self::Unsent => "unsent",
+        }
+    }
+}
+
+/// Whether a connection is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probed {
+    /// The gateway knows it.
+    Alive,
+    /// The gateway does not know it.
+    Gone,
+    /// The gateway did not say.
+    Unknown,
+}
+
+/// How a gateway carries bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Binary {
+    /// As binary messages.
+    Frames,
+    /// As text, `{"$binary":"<base64>"}`, in both directions.
+    Envelope,
+    /// Not at all: the client is told of a gap.
+    #[default]
+    Refused,
+}
+
+/// What a gateway can do; what it cannot is told, never faked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// The longest message that it takes, in bytes.
+    pub max_message: usize,
+    /// How it carries bytes.
+    pub binary: Binary,
+    /// Whether a close can carry a code and a reason.
+    pub close_codes: bool,
+    /// How long a connection can last at most.
+    pub lifetime: Option<Duration>,
+    /// For how long after a channel was opened "no such connection" may mean that it is not established yet.
+    pub handshake: Duration,
+    /// How long to go on trying to post one message, where no deadline is nearer.
+    pub patience: Duration,
+    /// The janitor probes connections of channels that were opened longer ago.
+    pub quiet: Duration,
+}
+
+/// Posts to connections that it holds, for nodes and serverless invocations alike.
+///
+/// No method fails as a whole: each answers what became of each item by the deadline.
+#[async_trait]
+pub trait Gateway: Debug + Send + Sync + 'static {
+    /// What it can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Posts messages and answers item by item, trying again until the deadline where that can help. Those for one
+    /// connection arrive in the order of the slice, and after those of earlier calls of this process; after one that
+    /// was not sent the connection's later ones of the slice are not tried, and answered alike. How many are under way
+    /// at once is bounded.
+    async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted>;
+
+    /// Closes a connection.
+    async fn close(&self, to: &GatewayConnection, close: &Close, deadline: Instant) -> Posted;
+
+    /// Asks whether a connection is there.
+    async fn probe(&self, to: &GatewayConnection, deadline: Instant) -> Probed;
+}
+
+/// How bytes travel where only text can.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Envelope {
+    #[serde(rename = "$binary")]
+    binary: String,
+}
+
+impl Capabilities {
+    /// A payload as this gateway carries it; `None` if it cannot.
+    pub(crate) fn encode(&self, payload: &Payload) -> Option<Frame> {
+        if payload.format() == Format::Binary { self.bytes(payload.bytes()) } else { self.fits(Frame::of(payload)) }
+    }
+
+    /// A frame as this gateway carries it; `None` if it cannot.
+    pub(crate) fn carry(&self, frame: Frame) -> Option<Frame> {
+        match frame.kind() {
+            FrameKind::Text => self.fits(frame),
+            FrameKind::Binary => self.bytes(&frame.payload()),
+        }
+    }
+
+    fn bytes(&self, bytes: &Bytes) -> Option<Frame> {
+        match self.binary {
+            Binary::Frames => self.fits(Frame::new(FrameKind::Binary, &[bytes])),
+            Binary::Envelope => {
+                let envelope = serde_json::to_vec(&Envelope { binary: BASE64_STANDARD.encode(bytes) }).ok()?;
+                self.fits(Frame::new(FrameKind::Text, &[&envelope]))
+            }
+            Binary::Refused => None,
+        }
+    }
+
+    fn fits(&self, frame: Frame) -> Option<Frame> {
+        (frame.payload().len() <= self.max_message).then_some(frame)
+    }
+
+    /// The bytes of an envelope that a client has sent.
+    pub(crate) fn open_envelope(&self, text: &[u8]) -> Option<BytesMut> {
+        if self.binary != Binary::Envelope || !text.trim_ascii_start().starts_with(b"{") {
+            return None;
+        }
+        let envelope: Envelope = serde_json::from_slice(text).ok()?;
+        BASE64_STANDARD.decode(envelope.binary).ok().map(|bytes| BytesMut::from(&*bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(binary: Binary) -> Capabilities {
+        let (handshake, patience, quiet) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
+        Capabilities { max_message: 32, binary, close_codes: false, lifetime: None, handshake, patience, quiet }
+    }
+
+    #[test]
+    fn bytes_travel_in_an_envelope_only_where_that_was_chosen() {
+        let payload = Payload::binary(&b"\x00\xff"[..]);
+        assert_eq!(of(Binary::Refused).encode(&payload), None);
+        let envelope = of(Binary::Envelope).encode(&payload).expect("it fits");
+        assert_eq!(&envelope.payload()[..], br#"{"$binary":"AP8="}"#);
+        assert_eq!(envelope.kind(), FrameKind::Text);
+        let opened = of(Binary::Envelope).open_envelope(&envelope.payload());
+        assert_eq!(opened.as_deref(), Some(&b"\x00\xff"[..]));
+        assert_eq!(of(Binary::Refused).open_envelope(&envelope.payload()), None);
+        for other in [&br#"{"$binary":"AP8=","more":1}"#[..], br#"{"$binary":"?"}"#, b"[]", b""] {
+            assert_eq!(of(Binary::Envelope).open_envelope(other), None);
+        }
+        let frames = of(Binary::Frames).encode(&payload).expect("it fits");
+        assert_eq!((frames.kind(), &frames.payload()[..]), (FrameKind::Binary, &b"\x00\xff"[..]));
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_carried() {
+        let any = of(Binary::Envelope);
+        assert!(any.encode(&Payload::text("x".repeat(32))).is_some());
+        assert_eq!(any.encode(&Payload::text("x".repeat(33))), None);
+        assert_eq!(any.encode(&Payload::binary(vec![0; 24])), None, "the envelope counts");
+    }
+}

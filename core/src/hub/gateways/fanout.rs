@@ -1,0 +1,297 @@
+//! From a publication to a topic's members at gateways: page by page, each event encoded once.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::work::{Next, Passing, Rest, Spread, Todo};
+use super::{Absent, EventHub, PAUSE, Work};
+use crate::event::{Event, EventKind, Position};
+use crate::frame::Frame;
+use crate::gateway::{GatewayConnection, Post, Posted};
+use crate::hub::PAGE;
+use crate::hub::lease::jittered;
+use crate::name::{ChannelId, Topic};
+use crate::store::{Member, StoreError};
+
+/// How many members are posted to before time is looked at again.
+const MEMBERS_AT_ONCE: usize = 64;
+/// How often what is left may be handed over before it counts as lost.
+const MOST_HANDED: u32 = 16;
+/// How often a listing is tried.
+const TRIES: u32 = 4;
+
+/// What waits for a topic's turn.
+pub(super) enum Waiting {
+    Passing(Passing),
+    /// The topic is retained: its relay finds what is new.
+    Relay,
+}
+
+/// What one member is to get.
+struct Parcel {
+    channel: ChannelId,
+    to: GatewayConnection,
+    joined: Position,
+    frames: Vec<Frame>,
+}
+
+impl Parcel {
+    fn rest(self) -> Rest {
+        Rest { channel: self.channel, joined: self.joined }
+    }
+}
+
+type Replied = watch::Receiver<bool>;
+
+impl EventHub {
+    /// Takes a publication to the topic's members at gateways, in the background, behind those before it.
+    pub(in crate::hub) fn fan_out(&self, topic: &Topic, position: Position, event: &Arc<Event>, retained: bool) {
+        if self.gateway().is_none() || event.kind != EventKind::Message {
+            return;
+        }
+        let waiting =
+            if retained { Waiting::Relay } else { Waiting::Passing(Passing { position, event: Arc::clone(event) }) };
+        self.queue(topic, waiting);
+    }
+
+    /// Resumes a topic's relay, in the background.
+    pub(crate) fn resume_relay(&self, topic: &Topic) {
+        self.queue(topic, Waiting::Relay);
+    }
+
+    fn queue(&self, topic: &Topic, waiting: Waiting) {
+        let begins = match self.0.gateways.topics.lock().entry(topic.clone()) {
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().push_back(waiting);
+                false
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(VecDeque::from([waiting]));
+                true
+            }
+        };
+        if begins {
+            let (hub, topic) = (self.clone(), topic.clone());
+            self.in_background(async move { hub.post_topic(&topic).await });
+        }
+    }
+
+    async fn post_topic(&self, topic: &Topic) {
+        loop {
+            let waiting = {
+                let mut topics = self.0.gateways.topics.lock();
+                match topics.get_mut(topic).map(std::mem::take) {
+                    Some(waiting) if !waiting.is_empty() => waiting,
+                    _ => {
+                        topics.remove(topic);
+                        return;
+                    }
+                }
+            };
+            let (mut events, mut relays) = (Vec::new(), false);
+            for waiting in waiting {
+                match waiting {
+                    Waiting::Passing(passing) => events.push(passing),
+                    Waiting::Relay => relays = true,
+                }
+            }
+            if !events.is_empty() {
+                self.spread(Spread::new(topic.clone(), events, false)).await;
+            }
+            if relays {
+                self.relay_topic(topic).await;
+            }
+        }
+    }
+
+    /// Posts events to a topic's members. `false` if there are members that nobody will post to, or tell of a gap.
+    pub(crate) async fn spread(&self, mut spread: Spread) -> bool {
+        let Some(gateway) = self.gateway() else { return false };
+        let capabilities = gateway.capabilities();
+        let frames: Vec<Option<Frame>> =
+            spread.events.iter().map(|passing| capabilities.encode(&passing.event.payload)).collect();
+        let (mut own, mut failed) = (Vec::new(), Vec::new());
+        while !self.is_late() {
+            let members = match self.next_members(&mut spread).await {
+                Ok(Some(members)) => members,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(error = %error, "the members at gateways could not be listed");
+                    metrics::counter!("strait_gateway_lost_total").increment(1);
+                    return false;
+                }
+            };
+            let mut members = members.into_iter();
+            while members.len() > 0 && !self.is_late() {
+                let mut now = Vec::new();
+                for member in members.by_ref().take(MEMBERS_AT_ONCE) {
+                    let Some(parcel) = self.parcel(&spread, &frames, member) else { continue };
+                    match self.replying_to(&spread, &parcel.channel) {
+                        Some(replied) => own.push((replied, parcel)),
+                        None => now.push(parcel),
+                    }
+                }
+                failed.extend(self.post_parcels(&spread, now).await);
+            }
+            let left = members.map(|member| Rest { channel: member.fence.id, joined: member.joined });
+            spread.rest.extend(left);
+        }
+        for (mut replied, parcel) in own {
+            // The publisher gets its own event after the reply; if that never comes, it gets it all the same.
+            let _ = tokio::time::timeout_at(self.post_deadline().into(), replied.wait_for(|replied| *replied)).await;
+            failed.extend(self.post_parcels(&spread, vec![parcel]).await);
+        }
+        self.hand_over(spread, failed).await
+    }
+
+    /// The members that come next: those that were left over, then page by page.
+    async fn next_members(&self, spread: &mut Spread) -> Result<Option<Vec<Member>>, StoreError> {
+        if !spread.rest.is_empty() {
+            let mut members = Vec::new();
+            for Rest { channel, joined } in std::mem::take(&mut spread.rest) {
+                if let Some(record) = self.store().get(&channel).await? {
+                    members.push(Member { fence: record.fence(), location: record.location, joined });
+                }
+            }
+            return Ok(Some(members));
+        }
+        let cursor = match &spread.cursor {
+            Next::First => None,
+            Next::After(cursor) => Some(cursor.clone()),
+            Next::None => return Ok(None),
+        };
+        let (mut pause, mut tried) = (PAUSE, 1);
+        loop {
+            match self.store().members(&spread.topic, cursor.as_deref(), PAGE).await {
+                Ok(page) => {
+                    spread.cursor = page.next.map_or(Next::None, Next::After);
+                    return Ok(Some(page.items));
+                }
+                Err(error) if error.is_retryable() && tried < TRIES => {
+                    tokio::time::sleep(jittered(pause)).await;
+                    (pause, tried) = (pause * 4, tried + 1);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What a member gets of some events; `None` if it is nothing, or it is not at a gateway.
+    fn parcel(&self, spread: &Spread, frames: &[Option<Frame>], member: Member) -> Option<Parcel> {
+        let to = GatewayConnection::of(&member.location)?;
+        let channel = member.fence.id;
+        let concerned = |passing: &&Passing| {
+            let after = passing.position.epoch != member.joined.epoch || passing.position.offset > member.joined.offset;
+            after && passing.event.exclude.as_ref() != Some(&channel)
+        };
+        let mut given = Vec::new();
+        for (passing, frame) in spread.events.iter().zip(frames) {
+            if concerned(&passing) {
+                match frame {
+                    Some(frame) => given.push(frame.clone()),
+                    None => self.owe_gap(&channel, &spread.topic),
+                }
+            }
+        }
+        (!given.is_empty()).then_some(Parcel { channel, to, joined: member.joined, frames: given })
+    }
+
+    /// Whether a channel's handler that published one of the events has yet to be answered.
+    fn replying_to(&self, spread: &Spread, channel: &ChannelId) -> Option<Replied> {
+        let publishers = spread.events.iter().filter_map(|passing| passing.event.publisher.as_ref());
+        let replying = self.0.gateways.replying.lock();
+        let mut own = publishers.filter(|publisher| publisher.channel == *channel);
+        own.find_map(|publisher| replying.get(&(channel.clone(), publisher.turn)).cloned())
+    }
+
+    /// Posts, and tells who could not be posted to.
+    async fn post_parcels(&self, spread: &Spread, parcels: Vec<Parcel>) -> Vec<Rest> {
+        let posts: Vec<Post> = parcels
+            .iter()
+            .flat_map(|parcel| parcel.frames.iter().map(|frame| Post { to: parcel.to.clone(), frame: frame.clone() }))
+            .collect();
+        let mut outcomes = self.post(&posts, self.post_deadline()).await.into_iter();
+        let mut failed = Vec::new();
+        for parcel in parcels {
+            let outcomes = outcomes.by_ref().take(parcel.frames.len());
+            // One that was not sent is answered for all that come after it.
+            match outcomes.filter(|outcome| *outcome != Posted::Sent).last() {
+                None => {}
+                Some(Posted::Gone) => match self.absent(&parcel.channel, &parcel.to).await {
+                    Ok(Absent::Ended) => {}
+                    Ok(Absent::NotReady) => self.post_when_ready(spread, parcel),
+                    Err(error) => {
+                        tracing::warn!(error = %error, "a connection that is gone was not looked up");
+                        failed.push(parcel.rest());
+                    }
+                },
+                Some(_) => failed.push(parcel.rest()),
+            }
+        }
+        failed
+    }
+
+    /// Tries again until the connection's handshake has been answered.
+    fn post_when_ready(&self, spread: &Spread, parcel: Parcel) {
+        let (hub, topic, retained) = (self.clone(), spread.topic.clone(), spread.retained);
+        self.in_background(async move {
+            let (deadline, mut pause) = (hub.post_deadline().into(), PAUSE);
+            let posts: Vec<Post> =
+                parcel.frames.iter().map(|frame| Post { to: parcel.to.clone(), frame: frame.clone() }).collect();
+            while tokio::time::timeout_at(deadline, tokio::time::sleep(pause)).await.is_ok() {
+                pause = (pause * 2).min(PAUSE * 25);
+                let outcomes = hub.post(&posts, hub.post_deadline()).await;
+                match outcomes.into_iter().rfind(|outcome| *outcome != Posted::Sent) {
+                    None => return,
+                    Some(Posted::Gone) => match hub.absent(&parcel.channel, &parcel.to).await {
+                        Ok(Absent::Ended) => return,
+                        Ok(Absent::NotReady) => {}
+                        Err(_) => break,
+                    },
+                    Some(_) => break,
+                }
+            }
+            hub.lose(&topic, vec![parcel.rest()], retained);
+        });
+    }
+
+    /// Hands over what is left. `false` if nobody takes it on.
+    async fn hand_over(&self, mut spread: Spread, failed: Vec<Rest>) -> bool {
+        if failed.is_empty() && spread.rest.is_empty() && spread.cursor == Next::None {
+            return true;
+        }
+        let retained = spread.retained;
+        let topic = spread.topic.clone();
+        let listed: Vec<Rest> = failed.into_iter().chain(std::mem::take(&mut spread.rest)).collect();
+        let all_listed = spread.cursor == Next::None;
+        if let Some(continuation) = &self.0.gateways.continuation
+            && spread.handed < MOST_HANDED
+        {
+            let rest = listed.clone();
+            let work = Work(Todo::Spread(Spread { rest, handed: spread.handed + 1, ..spread }));
+            match continuation.hand_over(work).await {
+                Ok(()) => return true,
+                Err(error) => tracing::error!(error = ?error, "events could not be handed over"),
+            }
+        }
+        self.lose(&topic, listed, retained);
+        if !all_listed {
+            tracing::error!("a publication could not be posted to all members in time");
+            metrics::counter!("strait_gateway_lost_total").increment(1);
+        }
+        all_listed
+    }
+
+    /// Members that could not be posted to: who must know of it is told.
+    fn lose(&self, topic: &Topic, rest: Vec<Rest>, retained: bool) {
+        metrics::counter!("strait_gateway_lost_total").increment(rest.len() as u64);
+        if retained {
+            for Rest { channel, .. } in rest {
+                self.owe_gap(&channel, topic);
+            }
+        }
+    }
+}

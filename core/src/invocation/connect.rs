@@ -1,0 +1,151 @@
+//! A handshake that a gateway asks about.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::drive::{Ended, drive};
+use super::line::Line;
+use super::order::Lock;
+use super::{Invocation, held};
+use crate::app::Refusal;
+use crate::channel::Channel;
+use crate::conversation::Conversation;
+use crate::error::Error;
+use crate::gateway::GatewayConnection;
+use crate::name::ChannelId;
+use crate::outlet::Outlet;
+use crate::policy::Transport;
+use crate::store::{Patch, Record, RecordPhase};
+
+/// A client that asks to be let in.
+#[derive(Debug)]
+pub struct Handshake<'a> {
+    /// What the gateway calls the connection that it would make.
+    pub connection: GatewayConnection,
+    /// The path; where the gateway has none, `/`, and the query gives it.
+    pub path: &'a str,
+    /// The query, encoded.
+    pub query: Option<&'a str>,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// Where the client is.
+    pub peer: Option<SocketAddr>,
+    /// Whether it came over TLS.
+    pub transport: Transport,
+}
+
+/// A client that was let in.
+#[derive(Debug)]
+pub struct Handshaken {
+    /// The subprotocol that was agreed to.
+    pub subprotocol: Option<HeaderValue>,
+    /// The channel, if `on_connect` has sent something: call [`Invocation::connected`] once the answer was handed over.
+    pub held: Option<ChannelId>,
+}
+
+impl Invocation {
+    /// Authenticates, opens the channel and runs `on_connect`. Asking again about the same connection runs nothing again
+    /// that has ended well.
+    ///
+    /// # Errors
+    /// The HTTP status that the handshake is to be answered with: as on a node, and that of `on_connect`'s error.
+    pub async fn connect(&self, handshake: Handshake<'_>) -> Result<Handshaken, Refusal> {
+        let Handshake { connection, path, query, headers, peer, transport } = handshake;
+        let accepted = self.app.accept(path, query, &headers, transport)?;
+        let subprotocol = accepted.subprotocol().cloned();
+        let admitted = accepted.authenticate(headers, peer).await?;
+        let mut line = None;
+        let make = |record: &Record| {
+            let made = Arc::new(Line::new(self.app.clone(), &record.endpoint, record.id.clone()));
+            line = Some(Arc::clone(&made));
+            made as Arc<dyn Outlet>
+        };
+        let (channel, record, created) = admitted.open_at(&connection.location(), make).await?;
+        let Some(line) = line else { return Err(Refusal::unavailable("the channel could not be opened")) };
+        let result = match (record.phase, created) {
+            (RecordPhase::Opening, true) => self.run_on_connect(channel, &line).await,
+            (RecordPhase::Opening, false) => self.run_on_connect_once(channel, &line).await,
+            (RecordPhase::Open | RecordPhase::Detached { .. }, _) => Ok(None),
+            (RecordPhase::Dead, _) => Err(Refusal::new(StatusCode::FORBIDDEN, "the channel has ended")),
+        };
+        line.replied();
+        self.settle().await;
+        result.map(|held| Handshaken { subprotocol, held })
+    }
+
+    /// An earlier try may be under way, or may have ended.
+    async fn run_on_connect_once(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
+        let id = channel.id().clone();
+        let refused = |error: Error| Refusal::of_error(&error);
+        let busy = || Refusal::unavailable("the connection is being made by another try");
+        let ttl = Lock::ttl(&channel);
+        let lock = Lock::take(self.hub(), &id, ttl, self.posts).await.map_err(refused)?.ok_or_else(busy)?;
+        let record = self.hub().store().get(&id).await.map_err(|error| refused(error.into()));
+        let result = match record {
+            Err(refusal) => Err(refusal),
+            Ok(Some(record)) if record.phase == RecordPhase::Open => Ok(None),
+            Ok(Some(record)) if record.phase == RecordPhase::Opening => {
+                match held::is_held(self.hub(), &id).await.map_err(refused) {
+                    Ok(true) => Ok(Some(id)),
+                    Ok(false) => self.run_locked(channel, line).await,
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Ok(_) => Err(Refusal::new(StatusCode::FORBIDDEN, "the channel has ended")),
+        };
+        lock.release().await;
+        result
+    }
+
+    async fn run_on_connect(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
+        let ttl = Lock::ttl(&channel);
+        let taken = Lock::take(self.hub(), channel.id(), ttl, self.posts).await;
+        let lock = taken.map_err(|error| Refusal::of_error(&error))?;
+        let lock = lock.ok_or_else(|| Refusal::unavailable("the connection is being made by another try"))?;
+        let result = self.run_locked(channel, line).await;
+        lock.release().await;
+        result
+    }
+
+    async fn run_locked(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
+        let hub = self.hub();
+        if let Err(error) = hub.list_at_gateway(&channel).await {
+            return Err(Refusal::of_error(&error));
+        }
+        let id = channel.id().clone();
+        let mut conversation = Conversation::new(channel.clone());
+        conversation.limit(self.posts.saturating_duration_since(Instant::now()));
+        match drive(&mut conversation, line, |conversation, cx| conversation.opened(cx)).await {
+            Ended::Idle => {}
+            Ended::Done => return Err(Refusal::new(StatusCode::FORBIDDEN, "the channel has ended")),
+            Ended::Close(close) => {
+                let refusal = match conversation.take_refusal() {
+                    Some(error) => Refusal::of_error(&error),
+                    // There is no connection yet that could be closed.
+                    None => Refusal::new(StatusCode::FORBIDDEN, close.reason().to_owned()),
+                };
+                drive(&mut conversation, line, |conversation, cx| conversation.peer_closed(cx)).await;
+                return Err(refusal);
+            }
+        }
+        let sent = line.take();
+        let kept = async {
+            if sent.is_empty() {
+                channel.write(Patch { opened: true, ..Patch::default() }).await?;
+                return Ok(None);
+            }
+            held::hold(hub, &id, &sent).await?;
+            Ok(Some(id))
+        };
+        match kept.await {
+            Ok(held) => Ok(held),
+            Err(error) => {
+                drive(&mut conversation, line, |conversation, cx| conversation.lost(cx)).await;
+                Err(Refusal::of_error(&error))
+            }
+        }
+    }
+}

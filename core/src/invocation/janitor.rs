@@ -1,0 +1,143 @@
+//! What is left behind at gateways: connections whose end nobody told of, relays and sequences that stopped half-way.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::stream::{self, StreamExt};
+use parking_lot::Mutex;
+
+use super::Invocation;
+use crate::error::Error;
+use crate::gateway::{Capabilities, GatewayConnection, Probed};
+use crate::handler::DisconnectReason;
+use crate::hub::gateways::shards;
+use crate::hub::{PAGE, ending};
+use crate::name::{ChannelId, Topic};
+use crate::policy::Ordering;
+use crate::store::{LeaseTerm, Record, RecordPhase};
+
+/// How many channels are looked at at once.
+const AT_ONCE: usize = 16;
+/// How many abandoned channels are ended at once.
+const CLAIMS: usize = 32;
+/// Clocks may differ by so much before a connection counts as one that cannot be there any more.
+const SLACK: Duration = Duration::from_mins(5);
+
+impl Invocation {
+    /// Ends channels whose connection is gone without a word, posts what was left half-way, and ends what others began
+    /// to end. To be called every few minutes; what it has no time for waits for the next call.
+    ///
+    /// It waits for one lease term before it claims from others, so its deadline must be later than that.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn sweep(&self) -> Result<(), Error> {
+        let began = Instant::now();
+        let hub = self.hub();
+        if hub.is_started() {
+            // A node claims what is abandoned by itself, under its own lease.
+            let swept = self.sweep_connections().await;
+            self.settle().await;
+            return swept;
+        }
+        hub.store().lease(hub.node(), LeaseTerm::Acquire, hub.lease_term()).await?;
+        let swept = self.sweep_connections().await;
+        let claimed = self.end_abandoned(began).await;
+        self.settle().await;
+        swept.and(claimed)
+    }
+
+    async fn sweep_connections(&self) -> Result<(), Error> {
+        let topics = Mutex::new(BTreeSet::new());
+        let now = || Instant::now() < self.posts;
+        for shard in shards().take_while(|_| now()) {
+            let mut cursor = None;
+            loop {
+                let page = self.hub().store().members(&shard, cursor.as_deref(), PAGE).await?;
+                let members = stream::iter(page.items).take_while(|_| std::future::ready(now()));
+                members.for_each_concurrent(AT_ONCE, |member| self.look_at(member.fence.id, &topics)).await;
+                match page.next.filter(|_| now()) {
+                    Some(next) => cursor = Some(next),
+                    None => break,
+                }
+            }
+        }
+        topics.into_inner().iter().for_each(|topic| self.hub().resume_relay(topic));
+        Ok(())
+    }
+
+    async fn look_at(&self, id: ChannelId, topics: &Mutex<BTreeSet<Topic>>) {
+        if let Err(error) = self.mend(&id, topics).await {
+            tracing::warn!(channel = %id, error = ?error, "a channel at a gateway could not be looked after");
+        }
+    }
+
+    async fn mend(&self, id: &ChannelId, topics: &Mutex<BTreeSet<Topic>>) -> Result<(), Error> {
+        let Some(record) = self.hub().store().get(id).await?.filter(|record| record.phase != RecordPhase::Dead) else {
+            return Ok(());
+        };
+        let Some(at) = GatewayConnection::of(&record.location) else { return Ok(()) };
+        if let Some(reason) = self.has_gone(&record, &at).await {
+            self.hub().evict(record, reason);
+            return Ok(());
+        }
+        if record.phase == RecordPhase::Opening && !self.hub().may_be_opening(&record) {
+            self.post_held(id, self.posts).await?;
+        }
+        let endpoint = self.app.endpoint(&record.endpoint);
+        if endpoint.is_some_and(|endpoint| matches!(endpoint.ordering, Ordering::Sequenced(_))) {
+            self.resume_sequence(&at, &record).await?;
+        }
+        let subscribed = self.hub().store().topics(id).await?;
+        let retained = subscribed.into_iter().filter(|topic| self.hub().retention(topic).is_some());
+        topics.lock().extend(retained);
+        Ok(())
+    }
+
+    /// Why a channel's connection cannot be there any more, if so.
+    async fn has_gone(&self, record: &Record, at: &GatewayConnection) -> Option<DisconnectReason> {
+        let gateway = self.hub().gateways().gateway.as_ref()?;
+        let Capabilities { lifetime, quiet, .. } = gateway.capabilities();
+        let age = SystemTime::now().duration_since(record.opened_at).unwrap_or_default();
+        if lifetime.is_some_and(|lifetime| age > lifetime + SLACK.min(lifetime)) {
+            return Some(DisconnectReason::Expired);
+        }
+        if age < quiet || self.hub().may_be_opening(record) {
+            return None;
+        }
+        (gateway.probe(at, self.posts).await == Probed::Gone).then_some(DisconnectReason::Lost)
+    }
+
+    /// Ends what dead nodes left, and what somebody began to end. As on a node this begins only after a whole term, so
+    /// that a store that was away for everybody does not make everybody claim everybody.
+    async fn end_abandoned(&self, began: Instant) -> Result<(), Error> {
+        let hub = self.hub();
+        let (term, node) = (hub.lease_term(), hub.node());
+        let mut renewed = began;
+        while began.elapsed() < term {
+            let pause = (term / 3).min(term.saturating_sub(began.elapsed()));
+            if Instant::now() + pause >= self.posts {
+                return Ok(());
+            }
+            tokio::time::sleep(pause).await;
+            let before = Instant::now();
+            if renewed.elapsed() >= term
+                || hub.store().lease(node, LeaseTerm::Renew, term).await? == crate::store::Lease::Lost
+            {
+                return Ok(());
+            }
+            renewed = before;
+        }
+        while Instant::now() < self.posts && renewed.elapsed() < term {
+            let claims = hub.store().claim_due(node, CLAIMS, term).await?;
+            let last = claims.len() < CLAIMS;
+            let ends = claims.into_iter().map(|claim| ending::end_claimed(self.app.clone(), claim));
+            stream::iter(ends).for_each_concurrent(CLAIMS, |end| end).await;
+            if last {
+                break;
+            }
+        }
+        hub.store().release(node).await?;
+        Ok(())
+    }
+}

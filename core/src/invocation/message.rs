@@ -1,0 +1,104 @@
+//! A message that a gateway hands over.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+
+use super::Invocation;
+use super::line::Line;
+use super::order::Lock;
+use crate::channel::Channel;
+use crate::conversation::{Conversation, Inbound};
+use crate::error::Error;
+use crate::frame::FrameKind;
+use crate::gateway::GatewayConnection;
+use crate::outlet::Outlet;
+use crate::policy::Ordering;
+use crate::protocol::plain;
+use crate::store::{Record, RecordPhase};
+
+impl Invocation {
+    /// Handles a text message of a connection and posts the answer. A connection without a channel is closed.
+    ///
+    /// # Errors
+    /// What the store answers: the message was not handled.
+    pub async fn message(&self, at: &GatewayConnection, text: &str) -> Result<(), Error> {
+        let handled = self.handle(at, text).await;
+        self.settle().await;
+        handled
+    }
+
+    async fn handle(&self, at: &GatewayConnection, text: &str) -> Result<(), Error> {
+        let Some(record) = self.find(at).await? else {
+            tracing::debug!("a message of a connection without a channel");
+            self.hang_up(at).await;
+            return Ok(());
+        };
+        if record.phase == RecordPhase::Opening && !self.post_held(&record.id, self.posts).await? {
+            return Err(Error::unavailable("what on_connect has sent could not be posted yet"));
+        }
+        let Some(endpoint) = self.app.endpoint(&record.endpoint).cloned() else {
+            return Err(Error::internal("the channel's endpoint is not one of this application"));
+        };
+        match &endpoint.ordering {
+            Ordering::Concurrent => self.handle_now(at, record, text).await,
+            Ordering::Serialized => {
+                let ttl = endpoint.limits.handler + Lock::MARGIN;
+                let Some(lock) = Lock::take(self.hub(), &record.id, ttl, self.posts).await? else {
+                    return self.refuse(at, &record, &Error::timeout("earlier messages took too long")).await;
+                };
+                let handled = match self.find(at).await {
+                    // As it is after the message before.
+                    Ok(Some(record)) => self.handle_now(at, record, text).await,
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error.into()),
+                };
+                lock.release().await;
+                handled
+            }
+            Ordering::Sequenced(member) => self.handle_in_sequence(at, &record, member, text).await,
+        }
+    }
+
+    fn rehydrate(&self, record: Record) -> Result<(Channel, Arc<Line>), Error> {
+        let line = Arc::new(Line::new(self.app.clone(), &record.endpoint, record.id.clone()));
+        let channel = self.app.rehydrate_with(record, Arc::clone(&line) as Arc<dyn Outlet>);
+        let unknown = || Error::internal("the channel's endpoint is not one of this application");
+        Ok((channel.ok_or_else(unknown)?, line))
+    }
+
+    /// Runs the message's handler.
+    pub(super) async fn handle_now(&self, at: &GatewayConnection, record: Record, text: &str) -> Result<(), Error> {
+        let (channel, line) = self.rehydrate(record)?;
+        let limit = channel.inner.endpoint.limits.message;
+        let envelope =
+            self.hub().gateways().gateway.as_ref().and_then(|g| g.capabilities().open_envelope(text.as_bytes()));
+        let inbound = match envelope {
+            Some(bytes) => Inbound::binary(bytes),
+            None => Inbound::text(BytesMut::from(text)),
+        };
+        let mut conversation = Conversation::rehydrated(channel);
+        conversation.limit(self.posts.saturating_duration_since(Instant::now()));
+        if text.len() > limit {
+            // A node would have cut it off while reading.
+            let close = crate::close::Close::too_big("the message is longer than this endpoint takes");
+            self.converse(&mut conversation, &line, at, |conversation, cx| conversation.close(close, cx)).await;
+            return Ok(());
+        }
+        let begin = |conversation: &mut Conversation, cx: &mut std::task::Context<'_>| {
+            conversation.receive(inbound, Instant::now(), cx);
+        };
+        self.converse(&mut conversation, &line, at, begin).await;
+        Ok(())
+    }
+
+    /// Answers a message with an error, without having looked at it.
+    pub(super) async fn refuse(&self, at: &GatewayConnection, record: &Record, error: &Error) -> Result<(), Error> {
+        let (_channel, line) = self.rehydrate(record.clone())?;
+        plain::error(None, error, |parts| line.reply(FrameKind::Text, parts));
+        line.end();
+        line.pump(at).await;
+        Ok(())
+    }
+}

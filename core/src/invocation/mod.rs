@@ -1,0 +1,117 @@
+//! Runs what happened on a connection at a gateway: one invocation re-hydrates the channel from its record, runs the
+//! handler as a node does, and posts what it has sent.
+
+mod connect;
+mod drive;
+mod held;
+mod janitor;
+mod line;
+mod message;
+mod order;
+mod sequence;
+
+use std::time::{Duration, Instant};
+
+pub use connect::{Handshake, Handshaken};
+
+use crate::app::App;
+use crate::channel::Channel;
+use crate::error::Error;
+use crate::gateway::GatewayConnection;
+use crate::handler::DisconnectReason;
+use crate::hub::gateways::Todo;
+use crate::hub::{EventHub, Work, ending};
+use crate::store::{Record, RecordPhase, StoreError};
+use order::Lock;
+
+/// One invocation's work on channels. Every method ends with everything that it began being done, handed over, or
+/// given up at the deadline; the process may be frozen then.
+#[derive(Debug)]
+pub struct Invocation {
+    app: App,
+    /// Until when handlers run and messages are posted.
+    posts: Instant,
+    end: Instant,
+}
+
+impl App {
+    /// Begins an invocation that must have ended by `deadline`.
+    #[must_use]
+    pub fn invocation(&self, deadline: Instant) -> Invocation {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // What is left is handed over in the rest of the time.
+        let posts = Instant::now() + left.saturating_sub((left / 5).min(Duration::from_secs(2)));
+        self.hub().gateways().begin_invocation(posts);
+        Invocation { app: self.clone(), posts, end: deadline }
+    }
+}
+
+impl Drop for Invocation {
+    fn drop(&mut self) {
+        self.app.hub().gateways().end_invocation(self.posts);
+    }
+}
+
+impl Invocation {
+    fn hub(&self) -> &EventHub {
+        self.app.hub()
+    }
+
+    /// Waits until nothing is under way any more.
+    async fn settle(&self) {
+        if tokio::time::timeout_at(self.end.into(), self.hub().settled()).await.is_err() {
+            tracing::error!("the invocation's time is over before everything was posted or handed over");
+        }
+    }
+
+    async fn find(&self, at: &GatewayConnection) -> Result<Option<Record>, StoreError> {
+        let found = self.hub().store().find(&at.location()).await?;
+        Ok(found.filter(|record| record.phase != RecordPhase::Dead))
+    }
+
+    /// A connection has ended: runs `on_disconnect`, unless it was run. A connection that is not known is none.
+    ///
+    /// # Errors
+    /// What the store answers; the janitor ends the channel then.
+    pub async fn disconnect(&self, at: &GatewayConnection, reason: DisconnectReason) -> Result<(), Error> {
+        let Some(record) = self.find(at).await? else { return Ok(()) };
+        let Some(channel) = self.app.rehydrate(record) else {
+            return Err(Error::internal("the channel's endpoint is not one of this application"));
+        };
+        let ended = tokio::time::timeout_at(self.posts.into(), self.end_channel(channel, reason)).await;
+        self.settle().await;
+        ended.map_err(|_| Error::unavailable("the channel did not end in time, the janitor ends it"))
+    }
+
+    /// Ends a channel once no handler of it runs any more, as far as the endpoint's ordering tells.
+    async fn end_channel(&self, channel: Channel, reason: DisconnectReason) {
+        let lock = Lock::for_end(self.hub(), &channel).await;
+        ending::end(channel, reason, true).await;
+        // It has gone with the channel.
+        drop(lock);
+    }
+
+    /// Goes on with what an earlier invocation had no time for.
+    ///
+    /// # Errors
+    /// What the store answers: call it again.
+    pub async fn go_on(&self, work: Work) -> Result<(), Error> {
+        let result = match work.0 {
+            Todo::Spread(spread) => {
+                self.hub().spread(spread).await;
+                Ok(())
+            }
+            Todo::Relay { topic } => {
+                self.hub().resume_relay(&topic);
+                Ok(())
+            }
+            Todo::Gap { channel, topic } => {
+                self.hub().owe_gap(&channel, &topic);
+                Ok(())
+            }
+            Todo::Held { channel } => self.post_held(&channel, self.posts).await.map(|_| ()),
+        };
+        self.settle().await;
+        result
+    }
+}

@@ -1,0 +1,263 @@
+//! A gateway in memory, and serverless functions behind it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::HeaderMap;
+use parking_lot::Mutex;
+use strait_core::testkit::async_trait;
+use strait_core::{
+    App, AppBuilder, Binary, Capabilities, ChannelId, Close, ConnectionId, Continuation, DisconnectReason, Error,
+    Gateway, GatewayConnection, Handshake, Post, Posted, Probed, Refusal, Work,
+};
+
+use crate::log::PATIENCE;
+
+const ENDPOINT: &str = "https://gateway.example/prod";
+
+/// What a connection has seen, and whether it is there.
+#[derive(Debug, Default, Clone)]
+struct Connection {
+    seen: Vec<String>,
+    established: bool,
+    closed: bool,
+}
+
+/// What a post is answered with instead.
+type Fault = Box<dyn FnMut(&str, &str) -> Option<Posted> + Send>;
+
+/// Clones are the same gateway.
+#[derive(Clone)]
+pub(crate) struct FakeGateway {
+    inner: Arc<Mutex<Inner>>,
+    capabilities: Capabilities,
+}
+
+struct Inner {
+    connections: HashMap<String, Connection>,
+    fault: Option<Fault>,
+    /// How long a post takes.
+    latency: Duration,
+    posts: usize,
+}
+
+impl std::fmt::Debug for FakeGateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FakeGateway")
+    }
+}
+
+impl FakeGateway {
+    pub(crate) fn new() -> Self {
+        let capabilities = Capabilities {
+            max_message: 128 * 1024,
+            binary: Binary::Refused,
+            close_codes: false,
+            lifetime: Some(Duration::from_secs(600)),
+            handshake: Duration::ZERO,
+            patience: Duration::from_secs(5),
+            quiet: Duration::ZERO,
+        };
+        let inner = Inner { connections: HashMap::new(), fault: None, latency: Duration::ZERO, posts: 0 };
+        Self { inner: Arc::new(Mutex::new(inner)), capabilities }
+    }
+
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Capabilities)) -> Self {
+        change(&mut self.capabilities);
+        self
+    }
+
+    /// Answers posts otherwise: by connection and text.
+    pub(crate) fn fault(&self, fault: impl FnMut(&str, &str) -> Option<Posted> + Send + 'static) {
+        self.inner.lock().fault = Some(Box::new(fault));
+    }
+
+    pub(crate) fn mend(&self) {
+        self.inner.lock().fault = None;
+    }
+
+    pub(crate) fn latency(&self, latency: Duration) {
+        self.inner.lock().latency = latency;
+    }
+
+    pub(crate) fn posts(&self) -> usize {
+        self.inner.lock().posts
+    }
+
+    pub(crate) fn establish(&self, connection: &str) {
+        self.inner.lock().connections.entry(connection.to_owned()).or_default().established = true;
+    }
+
+    /// The connection breaks, and nobody is told.
+    pub(crate) fn lose(&self, connection: &str) {
+        self.inner.lock().connections.remove(connection);
+    }
+
+    pub(crate) fn seen(&self, connection: &str) -> Vec<String> {
+        self.inner.lock().connections.get(connection).map(|found| found.seen.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn is_closed(&self, connection: &str) -> bool {
+        self.inner.lock().connections.get(connection).is_some_and(|found| found.closed)
+    }
+
+    /// Waits until a connection has seen exactly this.
+    #[track_caller]
+    pub(crate) fn sees(&self, connection: &str, expected: &[&str]) -> impl Future<Output = ()> {
+        let place = std::panic::Location::caller();
+        async move {
+            let started = Instant::now();
+            while self.seen(connection) != expected {
+                let seen = self.seen(connection);
+                assert!(started.elapsed() < PATIENCE, "{connection} saw {seen:?}, not {expected:?}, at {place}");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+}
+
+pub(crate) fn at(connection: &str) -> GatewayConnection {
+    GatewayConnection { endpoint: Arc::from(ENDPOINT), id: ConnectionId::new(connection).expect("a name") }
+}
+
+#[async_trait]
+impl Gateway for FakeGateway {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn post(&self, posts: &[Post], _: Instant) -> Vec<Posted> {
+        let latency = self.inner.lock().latency;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
+        let mut failed: HashMap<String, Posted> = HashMap::new();
+        let mut inner = self.inner.lock();
+        let Inner { connections, fault, posts: count, .. } = &mut *inner;
+        let mut post = |post: &Post| {
+            let text = String::from_utf8(post.frame.payload().to_vec()).expect("text");
+            let id = post.to.id.as_str();
+            if let Some(failed) = failed.get(id) {
+                return *failed;
+            }
+            *count += 1;
+            let outcome = match (fault.as_mut().and_then(|fault| fault(id, &text)), connections.get_mut(id)) {
+                (Some(outcome), _) => outcome,
+                (None, Some(connection)) if connection.established => {
+                    connection.seen.push(text);
+                    Posted::Sent
+                }
+                (None, _) => Posted::Gone,
+            };
+            if outcome != Posted::Sent {
+                failed.insert(id.to_owned(), outcome);
+            }
+            outcome
+        };
+        posts.iter().map(&mut post).collect()
+    }
+
+    async fn close(&self, to: &GatewayConnection, _: &Close, _: Instant) -> Posted {
+        match self.inner.lock().connections.get_mut(to.id.as_str()) {
+            Some(connection) => {
+                connection.established = false;
+                connection.closed = true;
+                Posted::Sent
+            }
+            None => Posted::Gone,
+        }
+    }
+
+    async fn probe(&self, to: &GatewayConnection, _: Instant) -> Probed {
+        match self.inner.lock().connections.get(to.id.as_str()) {
+            Some(connection) if connection.established => Probed::Alive,
+            _ => Probed::Gone,
+        }
+    }
+}
+
+/// Keeps what is handed over until the test goes on with it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Later(Arc<Mutex<Vec<String>>>);
+
+#[async_trait]
+impl Continuation for Later {
+    async fn hand_over(&self, work: Work) -> Result<(), Error> {
+        self.0.lock().push(serde_json::to_string(&work)?);
+        Ok(())
+    }
+}
+
+impl Later {
+    pub(crate) fn take(&self) -> Vec<Work> {
+        let work = std::mem::take(&mut *self.0.lock());
+        work.iter().map(|work| serde_json::from_str(work).expect("it was serialised")).collect()
+    }
+}
+
+/// One process of a function: as good as any other one.
+#[derive(Clone)]
+pub(crate) struct Function {
+    pub(crate) app: App,
+    pub(crate) gateway: FakeGateway,
+}
+
+/// How long an invocation may take.
+const TIME: Duration = Duration::from_secs(10);
+
+impl Function {
+    pub(crate) fn new(builder: AppBuilder, gateway: &FakeGateway) -> Self {
+        let app = builder.gateway(gateway.clone()).build().expect("the application is well formed");
+        Self { app, gateway: gateway.clone() }
+    }
+
+    pub(crate) async fn handshake(&self, connection: &str, path: &str) -> Result<Option<ChannelId>, Refusal> {
+        let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
+        let handshake = Handshake {
+            connection: at(connection),
+            path,
+            query,
+            headers: HeaderMap::new(),
+            peer: None,
+            transport: strait_core::Transport::Tls,
+        };
+        Ok(self.app.invocation(Instant::now() + TIME).connect(handshake).await?.held)
+    }
+
+    /// A whole handshake, as the gateway goes through it.
+    pub(crate) async fn connect(&self, connection: &str, path: &str) {
+        let held = self.handshake(connection, path).await.expect("the client is let in");
+        self.gateway.establish(connection);
+        if let Some(channel) = held {
+            self.connected(&channel).await;
+        }
+    }
+
+    pub(crate) async fn connected(&self, channel: &ChannelId) {
+        self.app.invocation(Instant::now() + TIME).connected(channel).await.expect("the store answers");
+    }
+
+    pub(crate) async fn message(&self, connection: &str, text: &str) {
+        self.message_within(connection, text, TIME).await;
+    }
+
+    pub(crate) async fn message_within(&self, connection: &str, text: &str, time: Duration) {
+        let handled = self.app.invocation(Instant::now() + time).message(&at(connection), text).await;
+        handled.expect("the message is handled");
+    }
+
+    pub(crate) async fn disconnect(&self, connection: &str) {
+        self.gateway.lose(connection);
+        let invocation = self.app.invocation(Instant::now() + TIME);
+        invocation.disconnect(&at(connection), DisconnectReason::Client).await.expect("the channel ends");
+    }
+
+    pub(crate) async fn go_on(&self, work: Work) {
+        self.app.invocation(Instant::now() + TIME).go_on(work).await.expect("the work goes on");
+    }
+
+    pub(crate) async fn sweep(&self) {
+        self.app.invocation(Instant::now() + TIME).sweep().await.expect("the janitor runs");
+    }
+}

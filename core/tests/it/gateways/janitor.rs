@@ -1,0 +1,81 @@
+use std::time::Duration;
+
+use strait_core::store::ChannelStore;
+use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Ordering, Payload, State};
+use strait_store_memory::MemoryStore;
+
+use super::fake::{FakeGateway, Function, at};
+use crate::log::Log;
+
+fn app(store: &MemoryStore, log: &Log) -> AppBuilder {
+    let endpoint = Endpoint::new("a", "/a")
+        .public()
+        .ordering(Ordering::Sequenced("seq".to_owned()))
+        .on_message(async |text: String| text)
+        .on_disconnect(async |State(log): State<Log>| log.note("disconnect"));
+    App::new().endpoint(endpoint).state(log.clone()).lease(Duration::from_millis(100)).store(store.clone())
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_without_a_word_is_probed_and_ended() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let function = Function::new(app(&store, &log), &FakeGateway::new());
+    function.connect("lost", "/?path=/a").await;
+    function.connect("well", "/?path=/a").await;
+    function.gateway.lose("lost");
+    function.sweep().await;
+    assert_eq!(log.all(), ["disconnect"]);
+    assert!(store.find(&at("lost").location()).await.expect("answers").is_none());
+    assert!(store.find(&at("well").location()).await.expect("answers").is_some());
+}
+
+#[tokio::test]
+async fn a_young_connection_is_not_probed() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let gateway = FakeGateway::new().with(|caps| caps.quiet = Duration::from_secs(600));
+    let function = Function::new(app(&store, &log), &gateway);
+    function.connect("young", "/?path=/a").await;
+    function.gateway.lose("young");
+    function.sweep().await;
+    assert!(log.all().is_empty());
+}
+
+#[tokio::test]
+async fn what_cannot_last_so_long_is_ended_without_asking() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let gateway = FakeGateway::new().with(|caps| {
+        caps.lifetime = Some(Duration::from_millis(5));
+        caps.quiet = Duration::from_secs(600);
+    });
+    let function = Function::new(app(&store, &log), &gateway);
+    function.connect("old", "/?path=/a").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    function.sweep().await;
+    assert_eq!(log.all(), ["disconnect"]);
+}
+
+#[tokio::test]
+async fn it_ends_what_somebody_died_ending() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let function = Function::new(app(&store, &log), &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    let record = store.find(&at("c1").location()).await.expect("answers").expect("it is there");
+    let dead = strait_core::NodeId::unique();
+    store.claim(&record.fence(), &dead, Duration::from_millis(1)).await.expect("answers").expect("a claim");
+    function.sweep().await;
+    assert_eq!(log.all(), ["disconnect"]);
+}
+
+#[tokio::test]
+async fn it_posts_what_on_connect_sent_where_nobody_else_did() {
+    async fn welcome(channel: Channel) -> Result<(), Error> {
+        channel.send(&Payload::text("welcome")).await
+    }
+    let endpoint = Endpoint::new("a", "/a").public().on_connect(welcome);
+    let app = App::new().endpoint(endpoint).lease(Duration::from_millis(100)).store(MemoryStore::new());
+    let function = Function::new(app, &FakeGateway::new());
+    function.handshake("c1", "/?path=/a").await.expect("let in");
+    function.gateway.establish("c1");
+    function.sweep().await;
+    assert_eq!(function.gateway.seen("c1"), ["welcome"]);
+}

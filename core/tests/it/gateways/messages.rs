@@ -1,0 +1,203 @@
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use strait_core::{App, Channel, ChannelState, Close, Endpoint, Error, Json, Payload, Posted, State, Topic};
+use strait_store_memory::MemoryStore;
+
+use super::fake::{FakeGateway, Function};
+use crate::log::{Log, Turnstile, eventually};
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Seen {
+    texts: Vec<String>,
+}
+
+async fn note(
+    text: String,
+    state: ChannelState<Seen>,
+    State(turnstile): State<Turnstile>,
+) -> Result<Json<usize>, Error> {
+    // Both invocations have read the state before either writes.
+    state.get()?;
+    turnstile.pass().await;
+    let count = state.update(|seen| {
+        seen.texts.push(text.clone());
+        seen.texts.len()
+    });
+    Ok(Json(count.await?))
+}
+
+fn function(endpoint: Endpoint) -> Function {
+    Function::new(App::new().endpoint(endpoint).store(MemoryStore::new()), &FakeGateway::new())
+}
+
+#[tokio::test]
+async fn of_two_parallel_invocations_both_updates_hold() {
+    let turnstile = Turnstile::new();
+    let endpoint = Endpoint::new("a", "/a")
+        .public()
+        .on_message(note)
+        .on("all", async |state: ChannelState<Seen>| Ok::<_, Error>(Json(state.get()?.texts.len())));
+    let app = App::new().endpoint(endpoint).state(turnstile.clone()).store(MemoryStore::new());
+    let function = Function::new(app, &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    let both = async { tokio::join!(function.message("c1", "one"), function.message("c1", "two")) };
+    let let_pass = async {
+        tokio::task::yield_now().await;
+        turnstile.let_pass(2);
+    };
+    tokio::join!(both, let_pass);
+    let mut counts = function.gateway.seen("c1");
+    counts.sort();
+    assert_eq!(counts, ["1", "2"]);
+    function.message("c1", r#"{"action":"all"}"#).await;
+    assert_eq!(function.gateway.seen("c1")[2], r#"{"action":"all","result":2}"#);
+}
+
+#[tokio::test]
+async fn what_a_long_handler_sends_goes_out_while_it_runs() {
+    async fn slow(channel: Channel, State(turnstile): State<Turnstile>) -> Result<&'static str, Error> {
+        channel.send(&Payload::text("first")).await?;
+        turnstile.pass().await;
+        Ok("last")
+    }
+    let turnstile = Turnstile::new();
+    let endpoint = Endpoint::new("a", "/a").public().on_message(slow);
+    let app = App::new().endpoint(endpoint).state(turnstile.clone()).store(MemoryStore::new());
+    let function = Function::new(app, &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    let check = async {
+        function.gateway.sees("c1", &["first"]).await;
+        turnstile.let_pass(1);
+    };
+    tokio::join!(function.message("c1", "go"), check);
+    assert_eq!(function.gateway.seen("c1"), ["first", "last"]);
+}
+
+#[tokio::test]
+async fn own_events_follow_the_reply() {
+    async fn post(channel: Channel, text: String) -> Result<&'static str, Error> {
+        let topic = Topic::new("t")?;
+        channel.subscribe(&topic).await?;
+        channel.publish(&topic, Payload::text(text)).await?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        Ok("reply")
+    }
+    let function = function(Endpoint::new("a", "/a").public().on_message(post));
+    for connection in ["c1", "c2"] {
+        function.connect(connection, "/?path=/a").await;
+        function.message(connection, "event").await;
+    }
+    assert_eq!(function.gateway.seen("c2"), ["reply", "event"]);
+    assert_eq!(function.gateway.seen("c1"), ["reply", "event", "event"]);
+}
+
+#[tokio::test]
+async fn close_closes_and_nothing_is_handled_after_it() {
+    async fn leave(channel: Channel, State(log): State<Log>) -> &'static str {
+        log.note("message");
+        channel.close(Close::normal("bye"));
+        "reply"
+    }
+    let log = Log::default();
+    let endpoint = Endpoint::new("a", "/a")
+        .public()
+        .on_message(leave)
+        .on_disconnect(async |State(log): State<Log>| log.note("disconnect"));
+    let app = App::new().endpoint(endpoint).state(log.clone()).store(MemoryStore::new());
+    let function = Function::new(app, &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    function.message("c1", "one").await;
+    assert!(function.gateway.is_closed("c1"));
+    assert_eq!(function.gateway.seen("c1"), ["reply"], "the reply goes out first");
+    function.message("c1", "two").await;
+    function.disconnect("c1").await;
+    assert_eq!(log.all(), ["message", "disconnect"]);
+}
+
+#[tokio::test]
+async fn subscribing_after_the_end_leaves_nothing() {
+    async fn late(channel: Channel, State(turnstile): State<Turnstile>, State(log): State<Log>) -> Result<(), Error> {
+        log.note("begins");
+        turnstile.pass().await;
+        match channel.subscribe(&Topic::new("t")?).await {
+            Err(error) => log.note(error.code()),
+            Ok(()) => log.note("subscribed"),
+        }
+        Ok(())
+    }
+    let (turnstile, log) = (Turnstile::new(), Log::default());
+    let endpoint = Endpoint::new("a", "/a").public().on_message(late);
+    let store = MemoryStore::new();
+    let app = App::new().endpoint(endpoint).state(turnstile.clone()).state(log.clone()).store(store.clone());
+    let function = Function::new(app, &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    let end = async {
+        log.wait_for("begins").await;
+        function.disconnect("c1").await;
+        turnstile.let_pass(1);
+    };
+    tokio::join!(function.message("c1", "go"), end);
+    assert_eq!(log.all(), ["begins", "conflict"]);
+}
+
+#[tokio::test]
+async fn only_gone_ends_a_channel() {
+    let log = Log::default();
+    let endpoint = Endpoint::new("a", "/a")
+        .public()
+        .on_message(async |text: String| text)
+        .on_disconnect(async |State(log): State<Log>| log.note("disconnect"));
+    let app = App::new().endpoint(endpoint).state(log.clone()).store(MemoryStore::new());
+    let function = Function::new(app, &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    for fault in [Posted::Throttled, Posted::Misconfigured, Posted::Unsent, Posted::TooLarge] {
+        function.gateway.fault(move |_, _| Some(fault));
+        function.message("c1", "lost").await;
+        assert!(log.all().is_empty(), "{fault:?}");
+    }
+    function.gateway.mend();
+    function.message("c1", "still here").await;
+    assert_eq!(function.gateway.seen("c1"), ["still here"]);
+    function.gateway.fault(|_, _| Some(Posted::Gone));
+    function.message("c1", "lost").await;
+    eventually("the end", || log.all() == ["disconnect"]).await;
+}
+
+#[tokio::test]
+async fn what_the_gateway_cannot_carry_is_told() {
+    async fn large() -> String {
+        "x".repeat(200)
+    }
+    let gateway = FakeGateway::new().with(|capabilities| capabilities.max_message = 100);
+    let endpoint = Endpoint::new("a", "/a")
+        .public()
+        .on("large", large)
+        .on_message(async |_: String| bytes::Bytes::from_static(b"\x00"));
+    let function = Function::new(App::new().endpoint(endpoint).store(MemoryStore::new()), &gateway);
+    function.connect("c1", "/?path=/a").await;
+    function.message("c1", r#"{"action":"large"}"#).await;
+    function.message("c1", "bytes").await;
+    assert_eq!(gateway.seen("c1"), [r#"{"gap":{}}"#, r#"{"gap":{}}"#]);
+}
+
+#[tokio::test]
+async fn bytes_travel_in_envelopes_where_that_was_chosen() {
+    let gateway = FakeGateway::new().with(|capabilities| capabilities.binary = strait_core::Binary::Envelope);
+    let endpoint = Endpoint::new("a", "/a").public().on_binary(async |bytes: bytes::Bytes| bytes);
+    let function = Function::new(App::new().endpoint(endpoint).store(MemoryStore::new()), &gateway);
+    function.connect("c1", "/?path=/a").await;
+    function.message("c1", r#"{"$binary":"AP8="}"#).await;
+    assert_eq!(gateway.seen("c1"), [r#"{"$binary":"AP8="}"#]);
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_too_long_is_answered_before_the_process_is_frozen() {
+    let endpoint = Endpoint::new("a", "/a").public().on_message(async |_: String| {
+        std::future::pending::<()>().await;
+    });
+    let function = function(endpoint);
+    function.connect("c1", "/?path=/a").await;
+    function.message_within("c1", "hang", Duration::from_millis(200)).await;
+    assert_eq!(function.gateway.seen("c1"), [r#"{"error":{"code":"timeout","message":"the server took too long"}}"#]);
+}
