@@ -37,6 +37,8 @@ mod scripts;
 mod server;
 mod slot;
 mod store;
+#[cfg(feature = "testkit")]
+pub mod testkit;
 mod topology;
 
 pub use config::{ConfigError, RedisConfig};

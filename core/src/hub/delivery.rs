@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::EventHub;
 use super::members::{List, Members};
+use super::recovery::recover;
 use crate::event::{Event, EventKind, Position};
 use crate::frame::Frame;
 use crate::name::ChannelId;
@@ -27,20 +29,20 @@ pub(super) struct Delivery {
     waiting: Mutex<VecDeque<Waiting>>,
     arrived: Notify,
     drained: Notify,
-    stopped: AtomicBool,
+    pub(super) stopped: AtomicBool,
 }
 
 enum Waiting {
-    Event(Arc<Members>, Arc<Event>),
+    Event(Arc<Members>, Position, Arc<Event>),
     Gap(Arc<Members>),
 }
 
 impl Delivery {
     pub(super) fn push(&self, members: &Arc<Members>, events: &[(Position, Arc<Event>)]) {
         let mut waiting = self.waiting.lock();
-        for (_, event) in events {
+        for (position, event) in events {
             if waiting.len() < MOST_WAITING {
-                waiting.push_back(Waiting::Event(Arc::clone(members), Arc::clone(event)));
+                waiting.push_back(Waiting::Event(Arc::clone(members), *position, Arc::clone(event)));
             } else {
                 metrics::counter!("strait_events_dropped_total").increment(1);
                 note_gap(&mut waiting, members);
@@ -73,7 +75,7 @@ impl Delivery {
         self.drained.notify_waiters();
     }
 
-    pub(super) async fn run(self: Arc<Self>) {
+    pub(super) async fn run(self: Arc<Self>, hub: EventHub) {
         loop {
             self.arrived.notified().await;
             // Whoever publishes in this turn of the runtime comes along.
@@ -90,7 +92,7 @@ impl Delivery {
             };
             self.drained.notify_waiters();
             for topic in by_topic(waiting) {
-                deliver_whatever_happens(topic).await;
+                deliver_whatever_happens(topic, &hub).await;
             }
         }
     }
@@ -106,7 +108,7 @@ fn note_gap(waiting: &mut VecDeque<Waiting>, members: &Arc<Members>) {
 /// What waits of one topic, up to a gap.
 struct Batch {
     members: Arc<Members>,
-    events: Vec<Arc<Event>>,
+    events: Vec<(Position, Arc<Event>)>,
     gap: bool,
 }
 
@@ -115,7 +117,7 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
     let mut found = std::collections::HashMap::<*const Members, usize>::new();
     for waiting in waiting {
         let (members, event) = match waiting {
-            Waiting::Event(members, event) => (members, Some(event)),
+            Waiting::Event(members, position, event) => (members, Some((position, event))),
             Waiting::Gap(members) => (members, None),
         };
         let at = found.entry(Arc::as_ptr(&members)).or_insert(batches.len());
@@ -129,44 +131,68 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
         }
         let batch = &mut batches[at];
         batch.gap |= event.is_none();
-        // Plain clients get what was published; joins and leaves have no plain form.
-        batch.events.extend(event.filter(|event| event.kind == EventKind::Message));
+        batch.events.extend(event);
     }
     batches
 }
 
 /// A panic, in an encoder of the application's say, must not end the lane: the members are told of a gap instead.
-async fn deliver_whatever_happens(batch: Batch) {
+async fn deliver_whatever_happens(batch: Batch, hub: &EventHub) {
     let members = Arc::clone(&batch.members);
-    if survived("delivery", deliver(batch)).await.is_none() {
-        let tell = || members.snapshot().values().for_each(|member| member.outlet().gap(&members.topic));
-        let _ = catch_unwind(AssertUnwindSafe(tell));
+    if survived("delivery", deliver_batch(batch, hub)).await.is_none() {
+        let _ = catch_unwind(AssertUnwindSafe(|| tell_gap(&members)));
     }
 }
 
-async fn deliver(batch: Batch) {
-    let topic = &batch.members.topic;
-    let frames: Vec<Frame> = batch.events.iter().map(|event| Frame::of(&event.payload)).collect();
-    let personal = batch.events.iter().any(|event| event.exclude.is_some() || event.publisher.is_some());
-    let members: Arc<List> = batch.members.snapshot();
+async fn deliver_batch(mut batch: Batch, hub: &EventHub) {
+    let Some(retained) = &batch.members.retained else {
+        deliver(&batch.members, &batch.events, |_, _| true).await;
+        if batch.gap {
+            tell_gap(&batch.members);
+        }
+        return;
+    };
+    let missing = retained.admit(&mut batch.events, batch.gap);
+    deliver(&batch.members, &batch.events, |_, _| true).await;
+    if missing {
+        tokio::spawn(recover(hub.clone(), batch.members));
+    }
+}
+
+pub(super) fn tell_gap(members: &Members) {
+    members.snapshot().values().for_each(|member| member.outlet().gap(&members.topic));
+}
+
+/// Hands events to the members, but to each one only those that it is to have.
+pub(super) async fn deliver(
+    members: &Members,
+    events: &[(Position, Arc<Event>)],
+    has: impl Fn(u64, &Position) -> bool,
+) {
+    let topic = &members.topic;
+    // Plain clients get what was published; joins and leaves have no plain form.
+    let events: Vec<&(Position, Arc<Event>)> =
+        events.iter().filter(|(_, event)| event.kind == EventKind::Message).collect();
+    let Some((first, _)) = events.first() else { return };
+    let frames: Vec<Frame> = events.iter().map(|(_, event)| Frame::of(&event.payload)).collect();
+    let personal = events.iter().any(|(_, event)| event.exclude.is_some() || event.publisher.is_some());
+    let members: Arc<List> = members.snapshot();
     metrics::counter!("strait_events_delivered_total").increment((frames.len() * members.len()) as u64);
-    for (done, member) in members.values().enumerate() {
+    for (done, (key, member)) in members.iter().enumerate() {
         if done % MEMBERS_A_TURN == MEMBERS_A_TURN - 1 {
             tokio::task::yield_now().await;
         }
         let outlet = member.outlet();
-        if personal && batch.events.iter().any(|event| concerns(event, member.channel.id())) {
-            for (event, frame) in batch.events.iter().zip(&frames) {
-                if event.exclude.as_ref() != Some(member.channel.id()) {
+        let partly = !has(*key, first);
+        if partly || (personal && events.iter().any(|(_, event)| concerns(event, member.channel.id()))) {
+            for ((position, event), frame) in events.iter().zip(&frames) {
+                if event.exclude.as_ref() != Some(member.channel.id()) && (!partly || has(*key, position)) {
                     let own = event.publisher.as_ref().filter(|publisher| publisher.channel == *member.channel.id());
                     outlet.events(topic, std::slice::from_ref(frame), own.map(|publisher| publisher.turn));
                 }
             }
-        } else if !frames.is_empty() {
+        } else {
             outlet.events(topic, &frames, None);
-        }
-        if batch.gap {
-            outlet.gap(topic);
         }
     }
 }

@@ -10,6 +10,7 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 
 use super::EventHub;
+use super::recovery::Retained;
 use crate::channel::Channel;
 use crate::error::Error;
 use crate::name::{Topic, UserId};
@@ -22,6 +23,8 @@ pub(crate) struct Members {
     next: AtomicU64,
     /// A notice of lost events waits to be delivered.
     pub(super) gap_waits: AtomicBool,
+    /// How far events were delivered, if the topic is retained: what is missed then can be replayed.
+    pub(super) retained: Option<Box<Retained>>,
     /// Copied when it changes while a delivery goes through it.
     list: Mutex<Arc<List>>,
     /// Whether the bus brings the topic's events. Held while that changes, so that the last member's leaving and the
@@ -92,11 +95,12 @@ impl fmt::Debug for Joined {
 }
 
 impl Members {
-    fn new(topic: Topic) -> Self {
+    fn new(topic: Topic, retained: bool) -> Self {
         Self {
             topic,
             next: AtomicU64::new(0),
             gap_waits: AtomicBool::new(false),
+            retained: retained.then(Box::default),
             list: Mutex::default(),
             interest: tokio::sync::Mutex::new(Interest::Off),
         }
@@ -114,6 +118,9 @@ impl Members {
     }
 
     fn remove(&self, key: u64) {
+        if let Some(retained) = &self.retained {
+            retained.left(key);
+        }
         let mut list = self.list.lock();
         let list = Arc::make_mut(&mut *list);
         list.swap_remove(&key);
@@ -122,7 +129,7 @@ impl Members {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.list.lock().is_empty()
     }
 }
@@ -158,11 +165,14 @@ impl EventHub {
         let shown = presence.as_ref().map(|entry| Box::new(Shown { data: entry.data.clone() }));
         let subscription = Subscription { fence: channel.fence(), topic: topic.clone(), indexed: false, presence };
         match self.0.store.subscribe(&[subscription]).await {
-            Ok(answer) if matches!(answer[..], [Subscribed::Joined { .. } | Subscribed::Already { .. }]) => {
+            Ok(answer) if !matches!(answer[..], [] | [Subscribed::Dead]) => {
                 let mut live = channel.inner.live.lock();
                 live.unswept.retain(|unswept| unswept != topic);
                 let joined = live.topics.iter_mut().find(|joined| joined.members.topic == *topic);
                 if let Some(joined) = joined {
+                    if let (Some(retained), [Subscribed::Joined { head }]) = (&joined.members.retained, &answer[..]) {
+                        retained.joined(joined.key, *head);
+                    }
                     joined.stored = true;
                     joined.shown = shown;
                 }
@@ -186,7 +196,8 @@ impl EventHub {
         loop {
             let members = {
                 let mut shard = self.0.topics[self.0.shard(topic)].write();
-                Arc::clone(shard.entry(topic.clone()).or_insert_with(|| Arc::new(Members::new(topic.clone()))))
+                let new = || Arc::new(Members::new(topic.clone(), self.retention(topic).is_some()));
+                Arc::clone(shard.entry(topic.clone()).or_insert_with(new))
             };
             let mut interest = members.interest.lock().await;
             if *interest == Interest::Forgotten {
@@ -196,7 +207,12 @@ impl EventHub {
             if *interest == Interest::Off {
                 unfinished.members = Some(Arc::clone(&members));
                 match self.0.bus()?.interest(std::slice::from_ref(topic), &[]).await {
-                    Ok(_) => *interest = Interest::On,
+                    Ok(heads) => {
+                        if let (Some(retained), Some(head)) = (&members.retained, heads.first()) {
+                            retained.begin(*head);
+                        }
+                        *interest = Interest::On;
+                    }
                     Err(error) => {
                         unfinished.members = None;
                         self.forget_topic(&members, &mut interest);

@@ -5,6 +5,7 @@ pub(crate) mod ending;
 mod lease;
 mod members;
 mod publish;
+mod recovery;
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -214,7 +215,8 @@ impl EventHub {
         };
         // `started` lets nobody else come here.
         let _ = self.0.bus.set(bus);
-        let mut tasks: Vec<_> = self.0.delivery.iter().map(|lane| tokio::spawn(Arc::clone(lane).run())).collect();
+        let mut tasks: Vec<_> =
+            self.0.delivery.iter().map(|lane| tokio::spawn(Arc::clone(lane).run(self.clone()))).collect();
         tasks.extend(self.begin_lease(app, sure_until));
         *self.0.tasks.lock() = tasks;
         Ok(())

@@ -102,7 +102,7 @@ impl EventHub {
         Ok(answer?)
     }
 
-    fn retention(&self, topic: &Topic) -> Option<Retention> {
+    pub(super) fn retention(&self, topic: &Topic) -> Option<Retention> {
         let found = self.0.settings.retentions.iter().find(|(prefix, _)| topic.as_str().starts_with(prefix));
         found.map(|(_, retention)| *retention)
     }

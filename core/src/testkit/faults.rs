@@ -1,12 +1,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::store::{StoreError, StoreErrorKind};
+use crate::name::Topic;
+use crate::store::{Sink, StoreError, StoreErrorKind};
 
 /// What goes wrong with a call.
 #[derive(Debug, Clone)]
@@ -64,7 +66,29 @@ impl Gate {
 ///
 /// Operations go by the names of the traits' methods: `"publish"`, `"claim_due"`, …
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<Mutex<HashMap<&'static str, Operation>>>);
+pub struct Faults {
+    operations: Arc<Mutex<HashMap<&'static str, Operation>>>,
+    pub(super) ears: Arc<Ears>,
+}
+
+/// What the nodes of a [`Faulty`](super::Faulty) store do not hear.
+#[derive(Debug, Default)]
+pub(super) struct Ears {
+    deaf: AtomicBool,
+    /// What was missed since the nodes became deaf, with whom to tell.
+    missed: Mutex<Vec<(Topic, Arc<dyn Sink>)>>,
+}
+
+impl Ears {
+    /// Whether events of a topic come through to a sink.
+    pub(super) fn hear(&self, topic: &Topic, sink: &Arc<dyn Sink>) -> bool {
+        let deaf = self.deaf.load(Ordering::SeqCst);
+        if deaf {
+            self.missed.lock().push((topic.clone(), Arc::clone(sink)));
+        }
+        !deaf
+    }
+}
 
 #[derive(Debug, Default)]
 struct Operation {
@@ -82,27 +106,43 @@ impl Faults {
 
     /// The next `count` calls of an operation meet a fault, after those that were said to before.
     pub fn next(&self, op: &'static str, count: usize, fault: &Fault) {
-        let mut operations = self.0.lock();
+        let mut operations = self.operations.lock();
         operations.entry(op).or_default().next.extend(std::iter::repeat_n(fault.clone(), count));
     }
 
     /// Every call of an operation meets a fault, until [`heal`](Self::heal).
     pub fn always(&self, op: &'static str, fault: Fault) {
-        self.0.lock().entry(op).or_default().always = Some(fault);
+        self.operations.lock().entry(op).or_default().always = Some(fault);
     }
 
     /// An operation works again. Calls that hang go on hanging.
     pub fn heal(&self, op: &'static str) {
-        if let Some(operation) = self.0.lock().get_mut(op) {
+        if let Some(operation) = self.operations.lock().get_mut(op) {
             operation.next.clear();
             operation.always = None;
         }
     }
 
+    /// The store's nodes hear no events from now on.
+    pub fn deafen(&self) {
+        self.ears.deaf.store(true, Ordering::SeqCst);
+    }
+
+    /// They hear again, and notice what they missed: they tell of a gap.
+    pub fn hear(&self) {
+        self.hear_unaware().iter().for_each(|(topic, sink)| sink.gap(std::slice::from_ref(topic)));
+    }
+
+    /// They hear again, and do not know that they missed anything. Answers what they did, and who.
+    pub fn hear_unaware(&self) -> Vec<(Topic, Arc<dyn Sink>)> {
+        self.ears.deaf.store(false, Ordering::SeqCst);
+        std::mem::take(&mut *self.ears.missed.lock())
+    }
+
     /// How often an operation was called, with or without a fault.
     #[must_use]
     pub fn calls(&self, op: &str) -> usize {
-        self.0.lock().get(op).map_or(0, |operation| operation.calls)
+        self.operations.lock().get(op).map_or(0, |operation| operation.calls)
     }
 
     /// Makes a call as the faults have it.
@@ -134,7 +174,7 @@ impl Faults {
     }
 
     fn meet(&self, op: &'static str) -> Option<Fault> {
-        let mut operations = self.0.lock();
+        let mut operations = self.operations.lock();
         let operation = operations.entry(op).or_default();
         operation.calls += 1;
         operation.next.pop_front().or_else(|| operation.always.clone())

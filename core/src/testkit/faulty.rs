@@ -160,8 +160,31 @@ impl<S: Store + ?Sized> EventHubStore for Faulty<S> {
 #[async_trait]
 impl<S: Store + ?Sized> EventBus for Faulty<S> {
     async fn start(&self, node: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<dyn BusNode>, StoreError> {
+        let sink = Arc::new(FaultySink { faults: self.faults.clone(), sink });
         let node = self.faults.around("start", self.store.start(node, sink)).await?;
         Ok(Arc::new(FaultyNode { faults: self.faults.clone(), node }))
+    }
+}
+
+#[derive(Debug)]
+struct FaultySink {
+    faults: Faults,
+    sink: Arc<dyn Sink>,
+}
+
+impl Sink for FaultySink {
+    fn events(&self, topic: &Topic, events: &[(Position, Arc<Event>)]) {
+        if self.faults.ears.hear(topic, &self.sink) {
+            self.sink.events(topic, events);
+        }
+    }
+
+    fn command(&self, command: Command) {
+        self.sink.command(command);
+    }
+
+    fn gap(&self, topics: &[Topic]) {
+        self.sink.gap(topics);
     }
 }
 

@@ -51,7 +51,7 @@
 //! # Faults
 //!
 //! [`Faulty`] wraps a store and makes its operations fail, before or after they took effect, wait, or hang, as its
-//! [`Faults`] say.
+//! [`Faults`] say. A [`Proxy`] stands between a store and its server, and spoils the way there.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a case fails")]
 
@@ -61,6 +61,7 @@ mod ears;
 mod faults;
 mod faulty;
 mod harness;
+mod proxy;
 mod suite;
 mod trial;
 
@@ -71,6 +72,5 @@ pub use crate::__store_suite as suite;
 pub use ears::Ears;
 pub use faults::{Fault, Faults, Gate};
 pub use faulty::Faulty;
-pub use harness::Harness;
-#[doc(hidden)]
-pub use harness::run;
+pub use harness::{Harness, run};
+pub use proxy::{Proxy, Way};

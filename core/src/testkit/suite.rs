@@ -1,12 +1,19 @@
 /// The conformance suite: one `#[test]` for each case. Takes what makes a [`Harness`](crate::testkit::Harness): a
 /// function, or a closure, that answers a future of one.
 ///
+/// Where a test of its own is too dear for each case, `suite!(make => tests)` hands the suite to a macro of yours, as
+/// `make; group { case case … } group { … } …`: a case is the function
+/// `strait_core::testkit::cases::group::case`, and [`run`](crate::testkit::run) runs it.
+///
 /// The crate in which it stands needs no dependency but this one, with the feature `testkit`.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __store_suite {
     ($make:expr) => {
-        $crate::__store_cases! {
+        $crate::__store_suite! { $make => $crate::__store_cases }
+    };
+    ($make:expr => $($tests:tt)+) => {
+        $($tests)+! {
             $make;
             attach {
                 the_present_token_attaches

@@ -17,6 +17,7 @@ mod node;
 mod node_death;
 mod panics;
 mod presence;
+mod recovery;
 mod sessions;
 mod state;
 mod subscribing;

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
 use std::str::FromStr;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -33,6 +34,10 @@ struct Arguments {
     /// Which threads serve: per-core, shared, or a number of single-threaded runtimes
     #[arg(long, default_value = "per-core", value_name = "RUNTIME", value_parser = runtimes)]
     runtime: Runtimes,
+
+    /// How long the other chats of the same store wait for this one before they take over what it leaves
+    #[arg(long, default_value_t = 15_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    lease: u64,
 }
 
 /// Where channels and topics are kept.
@@ -103,7 +108,7 @@ fn main() -> anyhow::Result<()> {
         #[cfg(feature = "redis")]
         Store::Redis(config) => chat::app().store(RedisStore::new(*config)),
     };
-    let app = app.build()?;
+    let app = app.lease(Duration::from_millis(arguments.lease)).build()?;
     Server::new(app)
         .fallback(chat::page())
         .metrics(move || metrics.render())

@@ -85,6 +85,8 @@ impl Listener {
             return Ok(link);
         }
         *self.link.write() = None;
+        // Until a probe has come on the new connection, which is sent when everything is subscribed to again.
+        self.proved.store(0, Ordering::Release);
         let number = number();
         let connection = self.server.connect(hear(), deadline).await?;
         let link = Link { connection, number, since: Instant::now(), probe: Arc::default() };

@@ -78,11 +78,13 @@ impl Mailbox {
         }
     }
 
-    /// Commands were lost: the log no longer has them.
-    pub(crate) fn lost(&self, head: Position) {
+    /// Commands may have been lost: the log no longer has them. It is read on from here.
+    pub(crate) fn lost(&self, from: Position) {
         metrics::counter!("strait_bus_commands_lost_total").increment(1);
-        tracing::error!("commands to this node were lost: it did not hear the bus for too long");
-        self.state.lock().last = head;
+        tracing::error!(
+            "commands to this node may have been lost: it did not hear for too long, or Redis lost its data"
+        );
+        self.state.lock().last = from;
     }
 
     /// All of the log was read; `false` if something came meanwhile.

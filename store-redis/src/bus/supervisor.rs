@@ -35,7 +35,9 @@ pub(super) async fn run(bus: Arc<Bus>) {
         let wait = probed.map_or(Duration::ZERO, |at| config.probe_interval.saturating_sub(at.elapsed()));
         // Whatever needs the supervisor wakes it.
         let _ = timeout(wait, bus.needed.notified()).await;
-        if let Err(failure) = mend(&bus).await {
+        let mended = mend(&bus).await;
+        let hears = mended.is_ok();
+        if let Err(failure) = mended {
             tracing::warn!(error = %failure, "the bus does not hear, trying again");
             metrics::counter!("strait_bus_failures_total").increment(1);
             let half = pause / 2;
@@ -49,7 +51,7 @@ pub(super) async fn run(bus: Arc<Bus>) {
         }
         if probed.is_none_or(|at| at.elapsed() >= config.probe_interval) {
             probed = Some(Instant::now());
-            probe(&bus).await;
+            probe(&bus, hears).await;
         }
         if registered.elapsed() >= registration {
             registered = Instant::now();
@@ -103,6 +105,11 @@ pub(super) async fn listen_to_mailbox(bus: &Arc<Bus>) -> Result<(), Failure> {
                 if more {
                     continue;
                 }
+            }
+            // The log has begun anew: what it has is all there is.
+            Err(head) if head.epoch != after.epoch => {
+                mailbox.lost(Position { offset: 0, check: 0, ..head });
+                continue;
             }
             Err(head) => mailbox.lost(head),
         }
@@ -219,8 +226,9 @@ async fn drop_idle(bus: &Arc<Bus>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Publishes a probe to each connection, and hangs up on those that have not heard theirs for too long.
-async fn probe(bus: &Arc<Bus>) {
+/// Hangs up on connections that have not heard their probe for too long, and publishes one to each if all that is wanted
+/// is subscribed to.
+async fn probe(bus: &Arc<Bus>, hears: bool) {
     let limit = bus.store.config.probe_timeout;
     let listeners = bus.listeners.read().clone();
     for listener in listeners {
@@ -233,7 +241,7 @@ async fn probe(bus: &Arc<Bus>) {
             bus.needed.notify_one();
             continue;
         }
-        if let Err(failure) = probe_one(bus, &listener, &link).await {
+        if hears && let Err(failure) = probe_one(bus, &listener, &link).await {
             tracing::debug!(error = %failure, "a probe could not be sent");
         }
     }

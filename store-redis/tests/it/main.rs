@@ -2,5 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+mod cluster;
+mod cluster_faults;
 mod conformance;
+mod faults;
 mod kit;

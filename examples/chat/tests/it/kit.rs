@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
@@ -48,6 +49,21 @@ impl Server {
         assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 
+    /// Asks for a page, and gives the status line and the headers.
+    pub(crate) async fn head(&self, path: &str, headers: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).await.expect("it listens");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", self.address);
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let (mut head, mut byte) = (Vec::new(), [0]);
+        let read = async {
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).await.is_ok_and(|read| read > 0) {
+                head.push(byte[0]);
+            }
+        };
+        timeout(LIMIT, read).await.expect("it answers in time");
+        String::from_utf8(head).expect("ASCII")
+    }
+
     pub(crate) async fn exit(mut self) -> ExitStatus {
         let wait = async {
             loop {
@@ -84,6 +100,11 @@ impl Client {
                 message => return message,
             }
         }
+    }
+
+    /// As [`next`](Self::next), if it comes before the time is over.
+    pub(crate) async fn within(&mut self, time: Duration) -> Option<Message> {
+        timeout(time, self.next()).await.ok()
     }
 
     /// Expects exactly this text.

@@ -4,5 +4,7 @@ mod command_line;
 mod endpoints;
 #[cfg(feature = "redis")]
 mod fleet;
+#[cfg(feature = "redis")]
+mod fleet_faults;
 mod kit;
 mod room;

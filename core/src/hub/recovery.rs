@@ -1,0 +1,246 @@
+//! What a node missed of a retained topic: replayed from the store to its members, in order, before what came since.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::sleep;
+
+use super::EventHub;
+use super::delivery::{deliver, tell_gap};
+use super::lease::jittered;
+use super::members::Members;
+use crate::event::{Event, Position};
+use crate::panics::survived;
+use crate::store::{Replay, StoreError};
+
+/// Events of one topic that may wait while what came before them is replayed; beyond, its members are told of a gap.
+const MOST_HELD: usize = 4096;
+/// How many events are asked for at once.
+const PAGE: usize = 256;
+/// While the store does not answer, the next attempt comes soon, then ever later.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+type Placed = (Position, Arc<Event>);
+
+/// How far the events of a retained topic were delivered to a node's members.
+#[derive(Default)]
+pub(super) struct Retained {
+    progress: Mutex<Progress>,
+    /// Where members joined, by key: what was published before is not replayed to them.
+    joined: Mutex<HashMap<u64, Position>>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// The last event that was delivered, or the head when the node began to hear the topic.
+    last: Option<Position>,
+    /// Somebody replays what is missing; what comes meanwhile is held.
+    recovering: bool,
+    held: VecDeque<Placed>,
+    /// More may be missing than what the replay began with.
+    doubted: bool,
+}
+
+/// What is to be done next with a topic of which something is missing.
+enum Next {
+    Replay(Position),
+    Deliver(Vec<Placed>),
+    Done,
+}
+
+/// Whether an event comes right after another one.
+fn follows(before: &Position, next: &Position) -> bool {
+    before.epoch == next.epoch && before.offset + 1 == next.offset
+}
+
+/// Whether an event had its turn by `last`.
+fn is_over(last: &Position, event: &Position) -> bool {
+    last.epoch == event.epoch && event.offset <= last.offset
+}
+
+impl Retained {
+    pub(super) fn begin(&self, head: Position) {
+        self.progress.lock().last.get_or_insert(head);
+    }
+
+    pub(super) fn joined(&self, key: u64, head: Position) {
+        self.joined.lock().insert(key, head);
+    }
+
+    pub(super) fn left(&self, key: u64) {
+        self.joined.lock().remove(&key);
+    }
+
+    /// Leaves those events that are to be delivered now. Tells whether something is missing that somebody must replay.
+    pub(super) fn admit(&self, events: &mut Vec<Placed>, gap: bool) -> bool {
+        let mut progress = self.progress.lock();
+        if progress.recovering {
+            progress.hold(events.drain(..));
+            progress.doubted |= gap;
+            return false;
+        }
+        if let Some(last) = progress.last {
+            events.retain(|(position, _)| !is_over(&last, position));
+        }
+        let mut last = progress.last;
+        let hole = events.iter().position(|(position, _)| {
+            let follows = last.is_none_or(|last| follows(&last, position));
+            last = Some(*position);
+            !follows
+        });
+        let later = hole.map_or_else(Vec::new, |at| events.split_off(at));
+        if let Some((position, _)) = events.last() {
+            progress.last = Some(*position);
+        }
+        // Without a position there is nothing to replay from, and nothing that anybody was to have.
+        let missing = (hole.is_some() || gap) && progress.last.is_some();
+        if missing {
+            progress.recovering = true;
+            progress.doubted = true;
+            progress.hold(later.into_iter());
+        }
+        missing
+    }
+
+    /// Under one lock, so that nothing comes in between the last look and the end.
+    fn next(&self) -> Next {
+        let mut progress = self.progress.lock();
+        let Some(last) = progress.last else {
+            progress.recovering = false;
+            return Next::Done;
+        };
+        if std::mem::take(&mut progress.doubted) {
+            return Next::Replay(last);
+        }
+        while progress.held.front().is_some_and(|(position, _)| is_over(&last, position)) {
+            progress.held.pop_front();
+        }
+        let mut ready = Vec::new();
+        let mut last = last;
+        while let Some(next) = progress.held.pop_front() {
+            if !follows(&last, &next.0) {
+                progress.held.push_front(next);
+                break;
+            }
+            last = next.0;
+            ready.push(next);
+        }
+        progress.last = Some(last);
+        if !ready.is_empty() {
+            return Next::Deliver(ready);
+        }
+        if progress.held.is_empty() {
+            progress.recovering = false;
+            return Next::Done;
+        }
+        Next::Replay(last)
+    }
+
+    /// The members have been told that something is missing: on with what is held, or from the head.
+    fn skip(&self, head: Option<Position>) {
+        let mut progress = self.progress.lock();
+        let held = progress.held.front().map(|(first, _)| *first);
+        let before_held = held.map(|first| Position { offset: first.offset.saturating_sub(1), check: 0, ..first });
+        progress.last = before_held.or(head).or(progress.last);
+    }
+
+    /// Whether a member is to have an event.
+    fn is_for(joined: &HashMap<u64, Position>, key: u64, position: &Position) -> bool {
+        joined.get(&key).is_none_or(|joined| !is_over(joined, position))
+    }
+}
+
+impl Progress {
+    fn hold(&mut self, events: impl Iterator<Item = Placed>) {
+        self.held.extend(events);
+        if self.held.len() > MOST_HELD {
+            let dropped = self.held.len() as u64;
+            metrics::counter!("strait_events_dropped_total").increment(dropped);
+            self.held.clear();
+            // They are in the log, if it keeps so many.
+            self.doubted = true;
+        }
+    }
+}
+
+/// Replays what is missing, then delivers what has come meanwhile, until nothing is missing any more.
+pub(super) async fn recover(hub: EventHub, members: Arc<Members>) {
+    while survived("replay", try_recover(&hub, &members)).await.is_none() {
+        tell_gap(&members);
+        if let Some(retained) = &members.retained {
+            retained.skip(None);
+        }
+    }
+}
+
+async fn try_recover(hub: &EventHub, members: &Members) {
+    let Some(retained) = &members.retained else { return };
+    let stopped = || hub.0.delivery[hub.0.shard(&members.topic)].stopped.load(Ordering::Acquire);
+    let mut pause = FIRST_PAUSE;
+    // From where a replay has brought nothing.
+    let mut nothing_after = None;
+    while !stopped() {
+        let after = match retained.next() {
+            Next::Done => return,
+            Next::Deliver(events) => {
+                deliver(members, &events, |_, _| true).await;
+                continue;
+            }
+            Next::Replay(after) => after,
+        };
+        match replay(hub, members, retained, after).await {
+            Ok(true) => pause = FIRST_PAUSE,
+            // What is held is not in the log: it was rolled back, say.
+            Ok(false) if nothing_after == Some(after) => {
+                tell_gap(members);
+                retained.skip(None);
+            }
+            Ok(false) => nothing_after = Some(after),
+            Err(error) if error.is_retryable() && !members.is_empty() => {
+                tracing::warn!(error = %error, "what a topic's members missed could not be replayed, trying again");
+                retained.progress.lock().doubted = true;
+                sleep(jittered(pause)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "what a topic's members missed could not be replayed");
+                tell_gap(members);
+                retained.skip(None);
+            }
+        }
+    }
+}
+
+/// Delivers all that the log has after a position; tells whether that was anything, or a gap.
+async fn replay(
+    hub: &EventHub,
+    members: &Members,
+    retained: &Retained,
+    mut after: Position,
+) -> Result<bool, StoreError> {
+    let mut any = false;
+    loop {
+        match hub.0.store.replay(&members.topic, &after, PAGE).await? {
+            Replay::Gap { head } => {
+                tell_gap(members);
+                retained.skip(Some(head));
+                return Ok(true);
+            }
+            Replay::Events { events, more, .. } => {
+                let Some((last, _)) = events.last() else { return Ok(any) };
+                after = *last;
+                any = true;
+                let joined = retained.joined.lock().clone();
+                deliver(members, &events, |key, position| Retained::is_for(&joined, key, position)).await;
+                retained.progress.lock().last = Some(after);
+                if !more {
+                    return Ok(any);
+                }
+            }
+        }
+    }
+}

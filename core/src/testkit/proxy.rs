@@ -1,0 +1,129 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What the way through a [`Proxy`] is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Everything passes at once.
+    Open,
+    /// Everything passes later.
+    Slow(Duration),
+    /// Connections stay, and nothing passes: what is sent is kept until the way is open again.
+    Stalled,
+    /// New connections are closed at once. Those that are there go on.
+    Closed,
+}
+
+/// Stands between a client and a server, and spoils the way. It ends when it is dropped, with all its connections.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    way: watch::Sender<Way>,
+    /// Changes when all connections are to be cut.
+    cuts: watch::Sender<usize>,
+    accepted: AtomicUsize,
+}
+
+impl Proxy {
+    /// A proxy before a server, on a free port of this machine.
+    ///
+    /// # Panics
+    /// When there is no free port.
+    pub async fn before(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("there is a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let shared = Arc::new(Shared {
+            way: watch::Sender::new(Way::Open),
+            cuts: watch::Sender::new(0),
+            accepted: AtomicUsize::new(0),
+        });
+        let accepting = tokio::spawn(accept(listener, server, Arc::clone(&shared)));
+        Self { address, shared, accepting }
+    }
+
+    /// Where clients connect to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// From now on the way is like this, for the connections that are there, too.
+    pub fn set(&self, way: Way) {
+        self.shared.way.send_replace(way);
+    }
+
+    /// Cuts all connections; new ones are let in as the way is.
+    pub fn cut(&self) {
+        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// How many connections have been made.
+    #[must_use]
+    pub fn accepted(&self) -> usize {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.cut();
+    }
+}
+
+async fn accept(listener: TcpListener, server: SocketAddr, shared: Arc<Shared>) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        if *shared.way.borrow() == Way::Closed {
+            continue;
+        }
+        shared.accepted.fetch_add(1, Ordering::SeqCst);
+        let (way, mut cuts) = (shared.way.subscribe(), shared.cuts.subscribe());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = join(client, server, way) => {}
+                _ = cuts.changed() => {}
+            }
+        });
+    }
+}
+
+async fn join(client: TcpStream, server: SocketAddr, way: watch::Receiver<Way>) {
+    let Ok(server) = TcpStream::connect(server).await else { return };
+    // Without it an answer of several parts waits for an acknowledgement.
+    let (_, _) = (client.set_nodelay(true), server.set_nodelay(true));
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    tokio::select! {
+        () = pass(from_client, to_server, way.clone()) => {}
+        () = pass(from_server, to_client, way) => {}
+    }
+}
+
+async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut way: watch::Receiver<Way>) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        let open = way.wait_for(|way| *way != Way::Stalled).await;
+        let Ok(now) = open.map(|way| *way) else { return };
+        if let Way::Slow(time) = now {
+            tokio::time::sleep(time).await;
+        }
+        if to.write_all(&buffer[..read]).await.is_err() {
+            return;
+        }
+    }
+}
