@@ -36,7 +36,7 @@ pub(crate) fn pid(raw: u32) -> Result<Pid> {
 }
 
 /// Processor time of a whole process so far.
-fn process_time(pid: Pid) -> Result<Duration> {
+pub(crate) fn process_time(pid: Pid) -> Result<Duration> {
     let path = format!("/proc/{}/stat", pid.as_raw_pid());
     let stat =
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}: is the server still running?"))?;

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are this command's output")]
 
 mod dialect;
+mod fleet;
 mod latency;
 mod load;
 mod machine;
@@ -35,6 +36,10 @@ struct Cli {
 enum Command {
     /// Measure all peers in turn and print a table
     Run(run::Options),
+    /// Measure two nodes on one Redis: from a publisher at the one to a subscriber at the other
+    Fleet(fleet::Options),
+    /// Be a node of socketioxide on its Redis adapter
+    FleetPeer(fleet::peer::Options),
     /// Load a server that is already running
     Load {
         /// Its address
@@ -96,6 +101,8 @@ fn main() -> Result<()> {
     machine::raise_file_limit();
     match Cli::parse().command {
         Command::Run(options) => run::run(&options),
+        Command::Fleet(options) => fleet::run(&options),
+        Command::FleetPeer(options) => fleet::peer::run(&options),
         Command::Load { target, dialect, pid, server_cores, load_core, work, pace } => {
             if let Some(core) = load_core {
                 machine::pin(&[core])?;

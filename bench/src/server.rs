@@ -131,7 +131,7 @@ fn install_ws() -> Result<()> {
 
 /// A port that nobody listens on, below those that the kernel gives to clients: another run's could take one of them
 /// before the server does.
-fn free_port() -> Result<u16> {
+pub(crate) fn free_port() -> Result<u16> {
     const FIRST: u16 = 12_000;
     const LAST: u16 = 32_000;
     static STARTED: AtomicU16 = AtomicU16::new(0);

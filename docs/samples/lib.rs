@@ -10,7 +10,7 @@ macro_rules! chapters {
     };
 }
 
-chapters! { introduction handlers topics guarantees plain limits serving metrics conformance stores }
+chapters! { introduction handlers topics guarantees plain limits serving metrics conformance redis stores }
 
 /// The README's sample.
 #[cfg(doctest)]

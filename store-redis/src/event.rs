@@ -181,3 +181,66 @@ fn take_channel(bytes: &mut Bytes) -> Result<Option<ChannelId>, Foreign> {
         name => ChannelId::new(name).map(Some).map_err(|_| Foreign),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(name: &str) -> ChannelId {
+        ChannelId::new(name).expect("valid")
+    }
+
+    fn events() -> Vec<Event> {
+        let payloads = [
+            Payload::text("é"),
+            Payload::text(""),
+            Payload::binary(vec![0, 255]),
+            Payload::json(&[1]).expect("numbers serialise"),
+        ];
+        let callers = [None, Some(channel("x")), Some(channel(&"y".repeat(255)))];
+        let mut events = Vec::new();
+        for payload in payloads {
+            for caller in &callers {
+                let publisher = caller.clone().map(|channel| Publisher { channel, turn: u32::MAX });
+                let (exclude, payload) = (caller.clone(), payload.clone());
+                events.push(Event { kind: EventKind::Leave, payload, publisher, exclude });
+            }
+        }
+        events
+    }
+
+    #[test]
+    fn events_and_commands_come_back_as_they_were() {
+        for event in events() {
+            assert_eq!(decode(encode(&event).into()).expect("it is one"), event);
+            let position = Some(Position { epoch: 1 << 52, offset: 3, check: 9 });
+            let command = Command::Deliver { channel: channel("c"), position, event: Arc::new(event) };
+            assert_eq!(decode_command(encode_command(&command).into()).expect("it is one"), command);
+        }
+    }
+
+    #[test]
+    fn what_is_cut_off_or_foreign_is_an_error_and_no_panic() {
+        for event in events() {
+            let whole = encode(&event);
+            let start = whole.len() - event.payload.bytes().len();
+            for end in 0..start {
+                assert!(decode(Bytes::copy_from_slice(&whole[..end])).is_err(), "{event:?} cut at {end}");
+            }
+            let evict = Command::Evict { fence: Fence { id: channel("c"), generation: 7 } };
+            let command = encode_command(&evict);
+            for end in 0..command.len() {
+                assert!(decode_command(Bytes::copy_from_slice(&command[..end])).is_err(), "cut at {end}");
+            }
+        }
+        for foreign in
+            [&b"\x09\x00\x00\x00"[..], b"\x00\x09\x00\x00", b"\x00\x00\x00\x00\xff", b"\x00\x00\x01\x00aaaa\x00"]
+        {
+            assert!(decode(Bytes::from_static(foreign)).is_err());
+        }
+        for foreign in ["", "1-2", "1-2-x", "1-2-99999999999", "-1-2-3"] {
+            assert_eq!(parse_position(foreign), None);
+        }
+        assert!(split_frame(&Bytes::from_static(b"1-2-3")).is_err());
+    }
+}

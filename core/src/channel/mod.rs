@@ -46,6 +46,12 @@ pub(crate) struct Inner {
     pub(crate) live: Mutex<Live>,
     /// Held while a subscription changes, so that memory and store come to the same end.
     pub(crate) joining: tokio::sync::Mutex<()>,
+    /// The node's lease under which the channel was connected or attached last, by its number.
+    pub(crate) lease: AtomicU64,
+    /// The store lost the node's lease while it surely held: nobody else can have ended the channel.
+    pub(crate) forgotten: AtomicBool,
+    /// This node has begun to end it.
+    pub(crate) ending: AtomicBool,
     close_asked: AtomicBool,
     /// Counts the handlers of this connection.
     turn: AtomicU32,
@@ -128,6 +134,9 @@ impl Channel {
                 outlet,
                 live: Mutex::new(live),
                 joining: tokio::sync::Mutex::const_new(()),
+                lease: AtomicU64::new(u64::MAX),
+                forgotten: AtomicBool::new(false),
+                ending: AtomicBool::new(false),
                 close_asked: AtomicBool::new(false),
                 turn: AtomicU32::new(0),
             }),

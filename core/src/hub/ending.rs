@@ -27,14 +27,31 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
     let claim = || async {
         let fence = channel.fence();
         let claim = hub.store().claim(&fence, hub.node(), hub.lease_term()).await?;
-        if claim.is_some() || !hub.attached_unheard(&channel).await? {
-            return Ok(claim);
+        if let Some(claim) = claim {
+            return Ok(Ending::Claimed(claim));
         }
-        hub.store().claim(&channel.fence(), hub.node(), hub.lease_term()).await
+        if hub.attached_unheard(&channel).await? {
+            let claim = hub.store().claim(&channel.fence(), hub.node(), hub.lease_term()).await?;
+            return Ok(claim.map_or(Ending::Elsewhere, Ending::Claimed));
+        }
+        Ok(if hub.is_forgotten(&channel).await? { Ending::Forgotten } else { Ending::Elsewhere })
     };
-    if let Some(Some(claim)) = persist("claim", claim).await {
-        run(&channel, claim, reason, connected).await;
+    let Some(ending) = persist("claim", claim).await else { return };
+    let first = !matches!(ending, Ending::Elsewhere) && !channel.inner.ending.swap(true, Ordering::AcqRel);
+    match ending {
+        Ending::Claimed(claim) => run(&channel, claim, reason, connected).await,
+        // There is nothing to claim and nothing to sweep.
+        Ending::Forgotten if first && connected => disconnect(&channel, reason).await,
+        Ending::Forgotten | Ending::Elsewhere => {}
     }
+}
+
+/// Whose business the end of a channel is.
+enum Ending {
+    Claimed(Claim),
+    /// The store has lost the channel, and only this node knows of it.
+    Forgotten,
+    Elsewhere,
 }
 
 /// Ends a channel that another node, or nobody, held.

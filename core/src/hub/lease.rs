@@ -147,6 +147,12 @@ impl EventHub {
             }
             Ok(Ok(Lease::Lost)) => {
                 tracing::warn!("the lease was lost, channels are attached again");
+                if lease.is_sure(Instant::now()) {
+                    tracing::error!("the store has lost the lease before its time, and may have lost more");
+                    for channel in self.connected().iter().filter(|channel| self.is_of_this_lease(channel)) {
+                        channel.inner.forgotten.store(true, Ordering::Release);
+                    }
+                }
                 lease.end();
                 lease.lost.store(true, Ordering::Release);
                 self.begin_anew().await
@@ -198,6 +204,8 @@ impl EventHub {
         match survived("lease", attach).await {
             Some(Ok(Attached::Attached { record, .. })) => {
                 channel.inner.generation.store(record.generation, Ordering::Release);
+                channel.inner.lease.store(self.lease_number(), Ordering::Release);
+                channel.inner.forgotten.store(false, Ordering::Release);
                 if channel.inner.live.lock().left {
                     // It has ended meanwhile, and its claim was of the generation before: nobody else ends it.
                     tokio::spawn(ending::end(channel, DisconnectReason::Lost, true));
@@ -224,6 +232,20 @@ impl EventHub {
             channel.inner.generation.store(record.generation, Ordering::Release);
         }
         Ok(unheard)
+    }
+
+    fn is_of_this_lease(&self, channel: &Channel) -> bool {
+        channel.inner.lease.load(Ordering::Acquire) == self.lease_number()
+    }
+
+    /// Whether the store has lost the channel: there is no record of it, and nobody else can have ended it, as the lease
+    /// has surely been held since it came here.
+    pub(super) async fn is_forgotten(&self, channel: &Channel) -> Result<bool, StoreError> {
+        // A resumable channel may have moved to another node, and ended there.
+        let stays = channel.inner.endpoint.grace.is_none();
+        let own = channel.inner.forgotten.load(Ordering::Acquire)
+            || (stays && self.is_of_this_lease(channel) && self.0.lease.is_sure(Instant::now()));
+        Ok(own && self.0.store.get(channel.id()).await?.is_none())
     }
 
     fn location_of(&self, channel: &Channel) -> Location {

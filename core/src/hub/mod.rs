@@ -177,6 +177,7 @@ impl EventHub {
         let mut shard = self.0.channels[self.0.shard(channel.id())].write();
         let held = self.lease_number() == lease;
         if held {
+            channel.inner.lease.store(lease, Ordering::Release);
             shard.insert(channel.id().clone(), channel.clone());
         }
         held

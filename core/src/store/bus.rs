@@ -65,7 +65,8 @@ pub trait Sink: Debug + Send + Sync + 'static {
     /// A command to this node.
     fn command(&self, command: Command);
 
-    /// Events of these topics may have been lost.
+    /// Events of these topics may have been lost. Of retained topics the hub replays what is missing from the store; a
+    /// bus goes on with what comes next.
     fn gap(&self, topics: &[Topic]);
 }
 

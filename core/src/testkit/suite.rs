@@ -87,6 +87,7 @@ macro_rules! __store_suite {
                 a_node_without_a_lease_is_dead
                 a_dead_nodes_channels_come_in_pages
                 a_dead_nodes_resumable_channels_wait
+                a_dead_nodes_resumable_channels_keep_what_they_have
                 a_dead_nodes_opening_channels_do_not_wait
                 a_node_that_comes_back_takes_its_channels
                 a_channel_that_moved_is_not_its_old_nodes

@@ -149,3 +149,34 @@ async fn a_channel_whose_new_generation_was_not_heard_of_comes_to_its_end() {
     on.is_gone(&client).await;
     assert_eq!(on.log.all(), ["connect", "disconnect"]);
 }
+
+/// The store loses what it had of a channel.
+async fn forget(fixture: &Fixture, client: &Client) {
+    let fence = fixture.store.get(&client.id).await.unwrap().expect("there is a record").fence();
+    let claim = fixture.store.claim(&fence, &NodeId::unique(), TERM).await.unwrap().expect("nobody else claims");
+    fixture.store.remove(&[claim]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_channel_that_the_store_has_lost_ends_here_once() {
+    let fixture = Fixture::new().await;
+    let client = fixture.node.connect("/").await;
+    assert_eq!(client.ask("x").await, "x");
+    forget(&fixture, &client).await;
+    client.close();
+    client.ended().await;
+    eventually("on_disconnect", || fixture.log.all() == ["connect", "disconnect"]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_lost_leases_and_channels_leaves_their_ends_to_the_node() {
+    let fixture = Fixture::new().await;
+    let client = fixture.node.connect("/").await;
+    assert_eq!(client.ask("x").await, "x");
+    forget(&fixture, &client).await;
+    fixture.store.release(fixture.node.hub().node()).await.unwrap();
+    assert_eq!(client.closed().await.0, 1012);
+    client.ended().await;
+    eventually("on_disconnect", || fixture.log.all() == ["connect", "disconnect"]).await;
+    fixture.regain_the_lease().await;
+}

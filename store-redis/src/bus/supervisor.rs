@@ -21,6 +21,8 @@ use crate::scripts;
 
 /// How many topics are compared with their heads at once.
 const TOPICS_AT_ONCE: usize = 512;
+/// After so many probes everything is looked at once more.
+const LOOKS: u32 = 5;
 /// After a failure the next attempt comes soon, then ever later.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -28,26 +30,32 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub(super) async fn run(bus: Arc<Bus>) {
     let config = Arc::clone(&bus.store.config);
     let (mut registered, mut compared, mut probed) = (Instant::now(), Instant::now(), None::<Instant>);
+    let mut looked = None::<Instant>;
+    let mut hears = false;
     let mut pause = FIRST_PAUSE;
     let registration = stays_for(&bus.store) / 4;
     let comparison = config.topic_time / 4;
     loop {
         let wait = probed.map_or(Duration::ZERO, |at| config.probe_interval.saturating_sub(at.elapsed()));
-        // Whatever needs the supervisor wakes it.
-        let _ = timeout(wait, bus.needed.notified()).await;
-        let mended = mend(&bus).await;
-        let hears = mended.is_ok();
-        if let Err(failure) = mended {
-            tracing::warn!(error = %failure, "the bus does not hear, trying again");
-            metrics::counter!("strait_bus_failures_total").increment(1);
-            let half = pause / 2;
-            sleep(half + half.mul_f64(bus.store.random.check() as f64 / f64::from(u32::MAX))).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            // Whose servers are not known any more is found out here too.
-            let _ = bus.store.router.refresh(bus.deadline()).await;
-            bus.needed.notify_one();
-        } else {
-            pause = FIRST_PAUSE;
+        // Whatever needs the supervisor wakes it; it looks around now and then all the same.
+        let woken = timeout(wait, bus.needed.notified()).await.is_ok();
+        if woken || looked.is_none_or(|at| at.elapsed() >= config.probe_interval * LOOKS) {
+            looked = Some(Instant::now());
+            let mended = mend(&bus).await;
+            hears = mended.is_ok();
+            match mended {
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(failure) => {
+                    tracing::warn!(error = %failure, "the bus does not hear, trying again");
+                    metrics::counter!("strait_bus_failures_total").increment(1);
+                    let half = pause / 2;
+                    sleep(half + half.mul_f64(f64::from(bus.store.random.check()) / f64::from(u32::MAX))).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    // If nobody tells where the slots are now, the next attempt fails as this one did.
+                    let _ = bus.store.router.refresh(bus.deadline()).await;
+                    bus.needed.notify_one();
+                }
+            }
         }
         if probed.is_none_or(|at| at.elapsed() >= config.probe_interval) {
             probed = Some(Instant::now());

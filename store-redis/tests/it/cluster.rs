@@ -10,7 +10,7 @@ use strait_core::testkit::{Harness, async_trait};
 use strait_store_redis::testkit::{Cluster, Server};
 use strait_store_redis::{RedisConfig, RedisStore};
 
-use crate::kit;
+use crate::{key_table, kit};
 
 #[derive(Debug, Clone)]
 struct Clustered {
@@ -36,6 +36,7 @@ impl Harness for Clustered {
     }
 
     async fn clean_up(&self) {
+        key_table::audit(&self.urls, &self.prefix).await;
         for url in &*self.urls {
             let mut connection = kit::connect(url).await;
             let keys = kit::keys(&mut connection, &self.prefix).await;

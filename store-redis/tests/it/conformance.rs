@@ -5,7 +5,7 @@ use strait_core::store::Store;
 use strait_core::testkit::{Harness, async_trait};
 use strait_store_redis::{RedisConfig, RedisStore};
 
-use crate::kit;
+use crate::{key_table, kit};
 
 #[derive(Debug)]
 struct Single {
@@ -27,6 +27,7 @@ impl Harness for Single {
     }
 
     async fn clean_up(&self) {
+        key_table::audit(std::slice::from_ref(&self.url), &self.prefix).await;
         let mut connection = kit::connect(&self.url).await;
         let keys = kit::keys(&mut connection, &self.prefix).await;
         kit::delete(&mut connection, &keys).await;

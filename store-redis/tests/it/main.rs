@@ -4,6 +4,8 @@
 
 mod cluster;
 mod cluster_faults;
+mod config;
 mod conformance;
 mod faults;
+mod key_table;
 mod kit;

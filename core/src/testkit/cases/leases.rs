@@ -1,6 +1,11 @@
+use crate::event::Position;
 use crate::name::NodeId;
-use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, NewChannel, RecordPhase};
-use crate::testkit::trial::{LONG, SHORT, Trial, eventually};
+use crate::store::{
+    Attach, AttachAs, Attached, Delivered, Lease, LeaseTerm, Location, NewChannel, Patch, RecordPhase, Written,
+};
+use crate::testkit::trial::{
+    LONG, SHORT, Trial, events, eventually, message, number, plain, present, session, set_session, set_state, topic,
+};
 
 pub async fn a_lease_is_held_and_renewed(t: Trial) {
     let node = NodeId::unique();
@@ -95,6 +100,34 @@ pub async fn a_dead_nodes_resumable_channels_wait(t: Trial) {
     claimed.sort();
     expected.sort();
     assert_eq!(claimed, expected);
+}
+
+pub async fn a_dead_nodes_resumable_channels_keep_what_they_have(t: Trial) {
+    let node = t.node().await;
+    let record = t.open_on(&node, Some(LONG)).await;
+    let patch = Patch { session: set_session(0, Some(session("ada"))).session, ..set_state(0, "1") };
+    assert_eq!(t.store.write(&record.fence(), patch).await.unwrap(), Written::Done);
+    t.join(plain(record.fence(), &topic("a"))).await;
+    t.join(present(record.fence(), &topic("b"), "ada")).await;
+    let deliver = async |number| t.store.deliver(&[(record.id.clone(), message(number))]).await.unwrap().remove(0);
+    assert!(matches!(deliver(1).await, Delivered::At { position: Some(_), .. }));
+    t.store.release(&node).await.unwrap();
+    let detached = async || {
+        t.store.claim_due(&NodeId::unique(), 10, LONG).await.unwrap();
+        matches!(t.record(&record.id).await.phase, RecordPhase::Detached { .. }).then_some(())
+    };
+    eventually("the detached channel", detached).await;
+    assert!(matches!(deliver(2).await, Delivered::Stored(_)));
+    let kept = t.record(&record.id).await;
+    assert_eq!((kept.generation, kept.state.version, kept.session.version), (record.generation, 1, 1));
+    assert_eq!(kept.session.value, Some(session("ada")));
+    let mut topics = t.store.topics(&record.id).await.unwrap();
+    topics.sort();
+    assert_eq!(topics, [topic("a"), topic("b")]);
+    assert_eq!(t.store.presence(&topic("b"), None, 10).await.unwrap().items.len(), 1);
+    let beginning = Position { epoch: 0, offset: 0, check: 0 };
+    let (inbox, _) = events(t.store.inbox(&record.id, &beginning, 10).await.unwrap());
+    assert_eq!(inbox.iter().map(|(_, event)| number(event)).collect::<Vec<_>>(), [1, 2]);
 }
 
 pub async fn a_dead_nodes_opening_channels_do_not_wait(t: Trial) {
