@@ -18,6 +18,10 @@ use super::route::Router;
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
+/// After so many sockets those that are there already get their turn: however many come at once, each is worth some hundred
+/// messages.
+const AT_ONCE: usize = 4;
+
 /// Accepts sockets and answers their requests.
 pub(super) struct Accept {
     pub(super) listener: TcpListener,
@@ -32,11 +36,16 @@ pub(super) struct Accept {
 impl Accept {
     pub(super) async fn run(self) {
         let this = Arc::new(self);
+        let mut accepted = 0;
         loop {
             match this.listener.accept().await {
                 Ok((socket, remote)) => {
                     let ticket = this.pending.enter().await;
                     tokio::spawn(Arc::clone(&this).serve(socket, remote, ticket));
+                    accepted = (accepted + 1) % AT_ONCE;
+                    if accepted == 0 {
+                        tokio::task::yield_now().await;
+                    }
                 }
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {

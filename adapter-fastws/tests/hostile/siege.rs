@@ -75,6 +75,8 @@ impl Siege {
             let attacked = p99(&mut honest, window).await;
             most = most.max(victim.peak().saturating_sub(start));
             attacker.end();
+            // Else the next quiet would not be one.
+            victim.is_left_by_all_but(HONEST).await;
             tried.push((attacked.as_secs_f64() / quiet.as_secs_f64(), quiet, attacked));
             let good = attacked <= UNNOTICED || attacked.as_secs_f64() <= RATIO * quiet.as_secs_f64();
             if (strict.is_none() && good) || tried.len() == TRIES {

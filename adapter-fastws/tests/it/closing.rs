@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use strait_core::{Channel, Close, Endpoint, EventHub, Json};
+use strait_core::{Channel, Close, Endpoint, EventHub, Json, Limits};
 use tokio::time::Instant;
 
-use crate::kit::{CLOSING, Got, Notes, becomes, close, echo, limits, ping, pong, serve, text, until};
+use crate::kit::{CLOSING, Got, Notes, becomes, close, echo, frame, limits, ping, pong, serve, text, until};
 
 /// An endpoint whose channels tell their ids.
 fn closing(handled: &Notes) -> Endpoint {
@@ -47,7 +47,7 @@ async fn a_handlers_close_comes_after_its_reply_and_nothing_follows() {
 
 #[tokio::test]
 async fn what_a_client_sent_before_its_close_is_answered_before_it_and_the_rest_is_not() {
-    let node = serve(echo("/echo").limits(strait_core::Limits { message: 1 << 20, ..limits() })).await;
+    let node = serve(echo("/echo").limits(Limits { message: 1 << 20, ..limits() })).await;
     let mut client = node.client("/echo").await;
     let long = "x".repeat(256 * 1024);
     client.send([text(&long), text("short"), close(1000, ""), ping(b"x"), text("late")].concat()).await;
@@ -61,10 +61,8 @@ async fn what_a_client_sent_before_its_close_is_answered_before_it_and_the_rest_
 
 #[tokio::test]
 async fn a_handler_that_goes_on_after_its_close_does_not_hold_it_up() {
-    let node = serve(
-        closing(&Notes::default()).limits(strait_core::Limits { handler: Duration::from_millis(100), ..limits() }),
-    )
-    .await;
+    let node =
+        serve(closing(&Notes::default()).limits(Limits { handler: Duration::from_millis(100), ..limits() })).await;
     let mut client = node.client("/echo").await;
     client.text(r#"{"action":"close_slowly"}"#).await;
     client.closes(1000).await;
@@ -116,5 +114,19 @@ async fn who_cannot_even_read_the_close_is_cut_off_in_time() {
     assert_eq!(ids, 1);
     node.handle.drain();
     until("it is gone", || node.app.hub().channels() == 0).await;
+    node.end().await;
+}
+
+#[tokio::test]
+async fn who_broke_the_protocol_sees_the_end_without_having_to_wait_for_it() {
+    let limits = Limits { closing: Duration::from_secs(600), ..limits() };
+    let node = serve(echo("/echo").limits(Limits { message: 1000, ..limits })).await;
+    for (bytes, code) in [(frame(0xc1, "x"), 1002), (frame(0x81, [0xff]), 1007), (text(&"x".repeat(50_000)), 1009)] {
+        let mut client = node.client("/echo").await;
+        client.send(bytes).await;
+        assert_eq!(client.is_closed().await.0, code);
+        assert_eq!(client.next().await, Got::End, "{code}");
+    }
+    node.is_left_by_all().await;
     node.end().await;
 }

@@ -138,6 +138,14 @@ impl Victim {
         becomes(|| self.count(), before).await;
     }
 
+    /// Nothing is left but so many clients of `/echo`.
+    pub(crate) async fn is_left_by_all_but(&mut self, clients: usize) {
+        let Count { descriptors, channels, records, .. } = self.before;
+        let expected = (descriptors + clients, channels + clients, records + clients);
+        let found = |count: Count| (count.descriptors, count.channels, count.records);
+        becomes(|| found(self.count()), expected).await;
+    }
+
     /// All of it, and the server ends well.
     pub(crate) async fn ends_unharmed(mut self) {
         let mut client = self.client("/echo").await;
