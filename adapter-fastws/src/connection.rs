@@ -219,17 +219,13 @@ impl Connection {
                 _ if *link != Link::Open => {}
                 Incoming::Ping(payload) => peer.control(&frame::pong(&payload)),
                 Incoming::Pong | Incoming::Fragment => {}
-                message => {
+                Incoming::Text(payload) => {
                     ended_one = true;
-                    // A handler may keep it for long: it must not keep the whole chunk.
-                    let message = match message.detached() {
-                        Incoming::Text(payload) => Inbound::text(payload),
-                        Incoming::Binary(payload) => Inbound::binary(payload),
-                        Incoming::Ping(_) | Incoming::Pong | Incoming::Fragment | Incoming::Close(_) => {
-                            return ControlFlow::Continue(());
-                        }
-                    };
-                    conversation.receive(message, now, cx);
+                    conversation.receive(Inbound::text(payload), now, cx);
+                }
+                Incoming::Binary(payload) => {
+                    ended_one = true;
+                    conversation.receive(Inbound::binary(payload), now, cx);
                 }
             }
             if *budget == 0 || (*link == Link::Open && (!conversation.reads() || peer.is_full_with(peer.waiting()))) {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes, BytesMut};
+use smallvec::SmallVec;
 use strait_core::{Frame, FrameKind, Gaps, SlowClient, Topic, frame_header};
 
 /// How many slices go into one vectored write.
@@ -15,6 +16,10 @@ pub(crate) const SLICES: usize = 64;
 const BURST: usize = 4;
 /// Small events are copied behind each other rather than written from a slice each.
 const SMALL: usize = 512;
+/// What the tail has room for from the first reply on, in bytes.
+const TAIL: usize = 1024;
+
+type Slices<'a> = SmallVec<[IoSlice<'a>; 8]>;
 
 /// One client's outbox.
 #[derive(Debug)]
@@ -106,7 +111,7 @@ impl Outbox {
         }
         let length = parts.iter().map(|part| part.len()).sum();
         let (header, header_length) = frame_header(kind, length);
-        self.tail.reserve(header_length + length);
+        self.make_room(header_length + length);
         self.tail.extend_from_slice(&header[..header_length]);
         parts.iter().for_each(|part| self.tail.extend_from_slice(part));
         self.bytes += header_length + length;
@@ -188,12 +193,9 @@ impl Outbox {
         if self.state != State::Open {
             return;
         }
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        for (slice, frame) in slices.iter_mut().zip(frames) {
-            *slice = IoSlice::new(frame.bytes());
-        }
+        let slices: Slices<'_> = frames.iter().map(|frame| IoSlice::new(frame.bytes())).collect();
         // What is wrong with the socket its task finds out.
-        let mut taken = write(&slices[..frames.len()]).unwrap_or(0);
+        let mut taken = write(&slices).unwrap_or(0);
         for (at, frame) in frames.iter().enumerate() {
             let length = frame.bytes().len();
             if taken < length {
@@ -297,8 +299,15 @@ impl Outbox {
         self.queue = kept;
     }
 
+    /// Room in the tail; at first for more than one, as growing costs more than memory that is given back once all is written.
+    fn make_room(&mut self, length: usize) {
+        let room = if self.tail.capacity() == 0 { length.max(TAIL) } else { length };
+        self.tail.reserve(room);
+    }
+
     fn append(&mut self, bytes: &Bytes) {
         self.bytes += bytes.len();
+        self.make_room(bytes.len());
         self.tail.extend_from_slice(bytes);
     }
 
@@ -314,18 +323,15 @@ impl Outbox {
 
     /// Writes what one vectored write takes; tells how much it was.
     pub(crate) fn write(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        for piece in self.queue.iter().take(SLICES) {
-            let from = if count == 0 { self.written } else { 0 };
-            slices[count] = IoSlice::new(&piece.bytes[from..]);
-            count += 1;
+        let mut slices: Slices<'_> = self.queue.iter().take(SLICES).map(|piece| IoSlice::new(&piece.bytes)).collect();
+        if let Some(first) = slices.first_mut() {
+            first.advance(self.written);
         }
-        if count < SLICES && !self.tail.is_empty() {
-            slices[count] = IoSlice::new(&self.tail);
-            count += 1;
+        if slices.len() < SLICES && !self.tail.is_empty() {
+            slices.push(IoSlice::new(&self.tail));
         }
-        let taken = write(&slices[..count])?;
+        let taken = write(&slices)?;
+        drop(slices);
         self.advance(taken);
         Ok(taken)
     }

@@ -1,15 +1,16 @@
 //! A connection as the rest of the node sees it: its outbox, and the flags that its task looks at when it is woken.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use strait_core::{Frame, FrameKind, Limits, Outlet, Topic};
 use tokio::io::AsyncWrite;
 use tokio::net::tcp::OwnedWriteHalf;
@@ -36,18 +37,25 @@ pub(crate) mod flag {
 pub(crate) fn millis(at: Instant) -> u64 {
     static ORIGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let origin = *ORIGIN.get_or_init(Instant::now);
+    // Not `as_millis`, whose division of 128 bits every message would wait for.
+    let passed = at.saturating_duration_since(origin);
     // 1 is the earliest, so that 0 can say never.
-    u64::try_from(at.saturating_duration_since(origin).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    passed.as_secs() * 1_000 + u64::from(passed.subsec_millis()) + 1
 }
+
+/// Beside the number of a running handler: events that it published are held back.
+const HOLDING: u64 = 1 << 32;
 
 /// See the [module's documentation](self).
 pub(crate) struct Peer {
     out: Mutex<Out>,
     waker: AtomicWaker,
     flags: AtomicU8,
-    /// The number of the handler that runs; 0 while none does.
-    handling: AtomicU32,
-    holding: AtomicBool,
+    /// The number of the handler that runs, 0 while none does, and [`HOLDING`].
+    handling: AtomicU64,
+    /// As much as waits, and whether that is too much: kept beside the outbox for the task, which asks after each message.
+    waiting: AtomicUsize,
+    too_slow: AtomicBool,
     /// When the last bytes came.
     seen: AtomicU64,
     pinged: AtomicU64,
@@ -66,6 +74,34 @@ struct Out {
     outbox: Outbox,
     /// The socket's writing half, where publishers may write to it.
     socket: Option<OwnedWriteHalf>,
+}
+
+/// The locked outbox; tells the peer what waits when it is unlocked.
+struct Locked<'a> {
+    out: MutexGuard<'a, Out>,
+    peer: &'a Peer,
+}
+
+impl Deref for Locked<'_> {
+    type Target = Out;
+
+    fn deref(&self) -> &Out {
+        &self.out
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut Out {
+        &mut self.out
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        // The guard is dropped after this, so that what is told is in the order of the locks.
+        self.peer.waiting.store(self.out.outbox.waiting(), Ordering::Relaxed);
+        self.peer.too_slow.store(self.out.outbox.is_too_slow(), Ordering::Relaxed);
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -87,8 +123,9 @@ impl Peer {
             out: Mutex::new(Out { outbox: Outbox::new(), socket: None }),
             waker: AtomicWaker::new(),
             flags: AtomicU8::new(0),
-            handling: AtomicU32::new(0),
-            holding: AtomicBool::new(false),
+            handling: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            too_slow: AtomicBool::new(false),
             seen: AtomicU64::new(millis(Instant::now())),
             pinged: AtomicU64::new(0),
             message_since: AtomicU64::new(0),
@@ -99,6 +136,10 @@ impl Peer {
         }
     }
 
+    fn lock(&self) -> Locked<'_> {
+        Locked { out: self.out.lock(), peer: self }
+    }
+
     /// How finely the sweeper must look at this connection.
     pub(crate) fn tick(&self) -> Duration {
         self.times.ping.min(self.times.silent).min(self.times.closing) / 4
@@ -106,17 +147,17 @@ impl Peer {
 
     /// From here on publishers write to the socket themselves where it takes what they have.
     pub(crate) fn connect(&self, socket: OwnedWriteHalf) {
-        self.out.lock().socket = Some(socket);
+        self.lock().socket = Some(socket);
     }
 
     /// Nothing is written any more: the client sees the end of what we send.
     pub(crate) fn end_writing(&self) {
-        self.out.lock().socket = None;
+        self.lock().socket = None;
     }
 
     /// The socket is gone.
     pub(crate) fn disconnect(&self) {
-        let mut out = self.out.lock();
+        let mut out = self.lock();
         out.socket = None;
         out.outbox.discard();
     }
@@ -178,18 +219,18 @@ impl Peer {
     }
 
     pub(crate) fn control(&self, frame: &Bytes) {
-        self.out.lock().outbox.control(frame);
+        self.lock().outbox.control(frame);
     }
 
     /// Queues the close frame; nothing follows it.
     pub(crate) fn close(&self, frame: &Bytes, now: Instant) {
-        self.out.lock().outbox.close(frame);
+        self.lock().outbox.close(frame);
         self.closing_since.store(millis(now), Ordering::Relaxed);
     }
 
     /// How much waits, in bytes.
     pub(crate) fn waiting(&self) -> usize {
-        self.out.lock().outbox.waiting()
+        self.waiting.load(Ordering::Relaxed)
     }
 
     /// Whether this is as much as may wait: then the client is not read from.
@@ -199,7 +240,7 @@ impl Peer {
 
     /// Whether more waits than may, and no policy helps.
     pub(crate) fn is_too_slow(&self) -> bool {
-        self.out.lock().outbox.is_too_slow()
+        self.too_slow.load(Ordering::Relaxed)
     }
 
     /// Writes what waits, until all is written or the socket takes no more. `other` is the socket where publishers
@@ -208,7 +249,7 @@ impl Peer {
     where
         S: AsyncWrite + Unpin + ?Sized,
     {
-        let mut out = self.out.lock();
+        let mut out = self.lock();
         let Out { outbox, socket } = &mut *out;
         while !outbox.is_empty() {
             let mut blocked = false;
@@ -216,7 +257,7 @@ impl Peer {
                 let polled = match (&mut other, &mut *socket) {
                     (Some(other), _) => Pin::new(&mut **other).poll_write_vectored(cx, slices),
                     // Tried without tokio's budget first: that this is used up does not make the socket full.
-                    (None, Some(socket)) => match socket.try_write_vectored(slices) {
+                    (None, Some(socket)) => match try_write(socket, slices) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             Pin::new(socket).poll_write_vectored(cx, slices)
                         }
@@ -248,22 +289,25 @@ impl Peer {
         }
     }
 
+    /// Whether the events of handler `turn` are to be held back as it still runs; its end will see that there are some.
+    fn holds_for(&self, turn: u32) -> bool {
+        let running = u64::from(turn);
+        let note = || self.handling.compare_exchange(running, running | HOLDING, Ordering::AcqRel, Ordering::Acquire);
+        turn != 0 && note().unwrap_or_else(|found| found & !HOLDING) == running
+    }
+
     /// Pushes events and, where the socket takes them, writes them at once.
     fn push(&self, topic: &Topic, frames: &[Frame], turn: Option<u32>) {
-        if turn.is_some() {
-            // Set before `handling` is read: either the handler's end sees this, or this sees the handler's end.
-            self.holding.store(true, Ordering::SeqCst);
-        }
-        let mut out = self.out.lock();
+        let mut out = self.lock();
         let Out { outbox, socket } = &mut *out;
-        if outbox.holds() || turn.is_some_and(|turn| self.handling.load(Ordering::SeqCst) == turn) {
+        if outbox.holds() || turn.is_some_and(|turn| self.holds_for(turn)) {
             frames.iter().for_each(|frame| outbox.hold(topic, frame, &self.policy));
             return;
         }
         for frames in frames.chunks(SLICES) {
             match socket {
                 Some(socket) if outbox.is_empty() && !outbox.blocked => {
-                    outbox.write_through(topic, frames, &self.policy, |slices| socket.try_write_vectored(slices));
+                    outbox.write_through(topic, frames, &self.policy, |slices| try_write(socket, slices));
                 }
                 _ => frames.iter().for_each(|frame| outbox.event(topic, frame.bytes(), &self.policy)),
             }
@@ -276,25 +320,32 @@ impl Peer {
     }
 }
 
+/// Writes what the socket takes now. For one slice there is a quicker system call.
+fn try_write(socket: &OwnedWriteHalf, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    match slices {
+        [one] => socket.try_write(one),
+        many => socket.try_write_vectored(many),
+    }
+}
+
 impl Outlet for Peer {
     fn handler_begins(&self, turn: u32) {
-        self.handling.store(turn, Ordering::SeqCst);
+        self.handling.store(turn.into(), Ordering::Release);
     }
 
     fn handler_ended(&self) {
-        self.handling.store(0, Ordering::SeqCst);
-        if self.holding.swap(false, Ordering::SeqCst) {
-            self.out.lock().outbox.release(&self.policy);
+        if self.handling.swap(0, Ordering::AcqRel) & HOLDING != 0 {
+            self.lock().outbox.release(&self.policy);
             self.waker.wake();
         }
     }
 
     fn reply(&self, kind: FrameKind, parts: &[&[u8]]) {
-        self.out.lock().outbox.reply(kind, parts);
+        self.lock().outbox.reply(kind, parts);
     }
 
     fn send(&self, frame: &Frame) {
-        let mut out = self.out.lock();
+        let mut out = self.lock();
         let Out { outbox, socket } = &mut *out;
         outbox.send(frame.bytes().clone(), &self.policy);
         if let Some(socket) = socket
@@ -302,7 +353,7 @@ impl Outlet for Peer {
             && self.is_full_with(outbox.waiting())
         {
             // Whoever sends much at once must not be the reason why a client that reads is taken for a slow one.
-            outbox.write_out(|slices| socket.try_write_vectored(slices));
+            outbox.write_out(|slices| try_write(socket, slices));
         }
         drop(out);
         self.waker.wake();
@@ -313,7 +364,7 @@ impl Outlet for Peer {
     }
 
     fn gap(&self, topic: &Topic) {
-        self.out.lock().outbox.gap(topic, &self.policy);
+        self.lock().outbox.gap(topic, &self.policy);
         self.waker.wake();
     }
 

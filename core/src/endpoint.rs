@@ -50,12 +50,17 @@ pub(crate) struct EndpointInner {
     pub(crate) read_opening: Option<ReadOpening>,
     pub(crate) connect: Option<Call<ConnectContext, Connected>>,
     pub(crate) disconnect: Option<Call<DisconnectContext, Connected>>,
-    pub(crate) routes: HashMap<Arc<str>, Arc<RouteInner>, foldhash::fast::RandomState>,
-    pub(crate) message: Option<Arc<RouteInner>>,
-    pub(crate) binary: Option<Arc<RouteInner>>,
+    pub(crate) routes: Vec<RouteInner>,
+    pub(crate) keys: HashMap<Arc<str>, RouteId, foldhash::fast::RandomState>,
+    pub(crate) message: Option<RouteId>,
+    pub(crate) binary: Option<RouteId>,
     pub(crate) gap: Option<OnGap>,
     pub(crate) counters: Counters,
 }
+
+/// Which of an endpoint's routes: it goes with a message where a counted reference would cost as much as routing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RouteId(usize);
 
 pub(crate) struct RouteInner {
     /// The value of the routing key, and what replies behind it begin with; none for what takes whole messages.
@@ -152,7 +157,8 @@ impl Endpoint {
                 read_opening: None,
                 connect: None,
                 disconnect: None,
-                routes: HashMap::default(),
+                routes: Vec::new(),
+                keys: HashMap::default(),
                 message: None,
                 binary: None,
                 gap: None,
@@ -307,7 +313,7 @@ impl Endpoint {
             let key: Arc<str> = Arc::from(key);
             let prefix = plain::reply_prefix(&self.inner.routing_key, &key);
             let route = self.build(route, Some((Arc::clone(&key), prefix)));
-            if self.inner.routes.insert(Arc::clone(&key), route).is_some() {
+            if self.inner.keys.insert(Arc::clone(&key), route).is_some() {
                 twice.push(key.as_ref().to_owned());
             }
         }
@@ -316,14 +322,20 @@ impl Endpoint {
         (self.inner, self.requirements, twice)
     }
 
-    fn build(&mut self, route: Route, key: Option<(Arc<str>, Vec<u8>)>) -> Arc<RouteInner> {
+    fn build(&mut self, route: Route, key: Option<(Arc<str>, Vec<u8>)>) -> RouteId {
         self.requirements.extend(route.requirements);
         let handler = self.layers.iter().fold(route.handler, |handler, layer| layer.wrap(handler));
-        Arc::new(RouteInner { key, public: route.public, handler: handler.0 })
+        self.inner.routes.push(RouteInner { key, public: route.public, handler: handler.0 });
+        RouteId(self.inner.routes.len() - 1)
     }
 }
 
 impl EndpointInner {
+    /// The route of one of this endpoint's own ids.
+    pub(crate) fn route(&self, id: RouteId) -> &RouteInner {
+        &self.routes[id.0]
+    }
+
     /// The notice of lost events.
     pub(crate) fn gap_frame(&self, topic: Option<&Topic>) -> Frame {
         // A panic here must not end the deliveries of all who are on the same lane.

@@ -1,6 +1,7 @@
 use bytes::BytesMut;
 
 use super::incoming::Incoming;
+use super::pieces::Masked;
 use super::violation::Violation;
 
 /// The fragments of an unfinished message, joined.
@@ -27,8 +28,8 @@ impl Assembly {
     }
 
     /// Appends a fragment; text that can no longer become UTF-8 fails at once (RFC 6455 §8.1).
-    pub(super) fn push(&mut self, fragment: &[u8]) -> Result<(), Violation> {
-        self.data.extend_from_slice(fragment);
+    pub(super) fn push(&mut self, fragment: &Masked<'_>) -> Result<(), Violation> {
+        fragment.append_to(&mut self.data);
         if self.text {
             match simdutf8::compat::from_utf8(&self.data[self.valid..]) {
                 Ok(_) => self.valid = self.data.len(),

@@ -6,10 +6,10 @@ use fastwebsockets::OpCode;
 use super::assembly::Assembly;
 use super::guard::{self, MAX_HEADER};
 use super::incoming::Incoming;
-use super::reader::{Pieces, Reader};
+use super::pieces::Pieces;
 use super::violation::Violation;
 
-/// Decodes what one client sends. It does no I/O, keeps no reader, and has no heap while nothing is unfinished.
+/// Decodes what one client sends. It does no I/O, and has no heap while nothing is unfinished.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     /// The beginning of a frame; after a break, all that was not decoded.
@@ -117,21 +117,20 @@ fn run(
     max_message: usize,
     mut take: impl FnMut(Incoming) -> ControlFlow<()>,
 ) -> Result<Phase, Violation> {
-    let mut reader = None;
-    let mut scratch = [0; MAX_HEADER];
     loop {
-        let header =
-            guard::check(peek(bytes, *consumed, &mut scratch), assembly.as_ref().map(|a| a.len()), max_message)?;
+        let mut scratch = [0; MAX_HEADER];
+        let front = bytes.peek(*consumed, &mut scratch);
+        let header = guard::check(front, assembly.as_ref().map(|a| a.len()), max_message)?;
         let Some(header) = header.filter(|header| header.frame_len() <= bytes.len() - *consumed) else {
             return Ok(Phase::Drained);
         };
-        // A reader starts at the first frame of the call, whose bytes nothing has consumed yet.
-        let payload = reader.get_or_insert_with(|| Reader::new(bytes)).read(&header)?;
+        let mask = front[..header.head].last_chunk().expect("a header ends with the mask, and the frame is whole");
+        let payload = bytes.payload(*consumed, &header, *mask);
         *consumed += header.frame_len();
 
         let incoming = match header.opcode {
-            OpCode::Text if header.fin => Incoming::Text(payload),
-            OpCode::Binary if header.fin => Incoming::Binary(payload),
+            OpCode::Text if header.fin => text(payload.unmasked())?,
+            OpCode::Binary if header.fin => Incoming::Binary(payload.unmasked()),
             OpCode::Text | OpCode::Binary => {
                 assembly.insert(Box::new(Assembly::new(header.opcode == OpCode::Text))).push(&payload)?;
                 Incoming::Fragment
@@ -146,10 +145,10 @@ fn run(
                     Incoming::Fragment
                 }
             }
-            OpCode::Ping => Incoming::Ping(payload),
+            OpCode::Ping => Incoming::Ping(payload.unmasked()),
             OpCode::Pong => Incoming::Pong,
             OpCode::Close => {
-                let close = close(&payload)?;
+                let close = close(&payload.unmasked())?;
                 // Whether the taker wants more is no question any more.
                 let _ = take(Incoming::Close(close));
                 return Ok(Phase::Ended);
@@ -161,20 +160,12 @@ fn run(
     }
 }
 
-/// The bytes from `at` on, as many as a header can have, joined in `scratch` where they lie in both pieces.
-#[inline]
-fn peek<'a>(bytes: Pieces<'a>, at: usize, scratch: &'a mut [u8; MAX_HEADER]) -> &'a [u8] {
-    let Pieces { carry, chunk } = bytes;
-    match carry.get(at..) {
-        None | Some([]) => &chunk[at - carry.len()..],
-        Some(front) if front.len() >= MAX_HEADER => front,
-        Some(front) => {
-            let back = &chunk[..chunk.len().min(MAX_HEADER - front.len())];
-            let len = front.len() + back.len();
-            scratch[..front.len()].copy_from_slice(front);
-            scratch[front.len()..len].copy_from_slice(back);
-            &scratch[..len]
-        }
+/// Checks the payload of a text that came in one frame. Most is ASCII, which is quicker to see than UTF-8.
+fn text(payload: BytesMut) -> Result<Incoming, Violation> {
+    if payload.is_ascii() || simdutf8::basic::from_utf8(&payload).is_ok() {
+        Ok(Incoming::Text(payload))
+    } else {
+        Err(Violation::Utf8)
     }
 }
 

@@ -14,8 +14,6 @@ pub(crate) enum Violation {
     CloseCode,
     Utf8,
     TooLarge,
-    /// Guard and parser disagree about a frame: a defect of ours, not of the client.
-    Parser,
 }
 
 impl Violation {
@@ -35,7 +33,6 @@ impl Violation {
             Self::CloseCode => (1002, "close code not allowed"),
             Self::Utf8 => (1007, "text is not utf-8"),
             Self::TooLarge => (1009, "message too large"),
-            Self::Parser => (1011, "frame could not be parsed"),
         }
     }
 }

@@ -1,13 +1,11 @@
 //! What a step of the machine calls, and how its answer is sent: `on_connect`, the handler of a message, the reply.
 
-use std::sync::Arc;
-
 use bytes::BytesMut;
 
 use super::run::{Ended, Route, Work, call};
 use super::{Conversation, Inbound};
 use crate::channel::unauthenticated;
-use crate::endpoint::RouteInner;
+use crate::endpoint::RouteId;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::handler::{ConnectContext, MessageContext, Reply};
@@ -44,40 +42,37 @@ impl Conversation {
             return match &endpoint.binary {
                 _ if limited => refused(too_many(), Route::None),
                 None => refused(Error::invalid("this endpoint takes no binary messages"), Route::None),
-                Some(found) => self.call(found, payload, true),
+                Some(found) => self.call(*found, payload, true),
             };
         }
-        let find = |key: &str| endpoint.routes.get(key).cloned();
+        let find = |key: &str| endpoint.keys.get(key).copied();
         let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
         match plain::decode(payload, &endpoint.routing_key, find) {
             Request::Routed { route, .. } if limited => refused(too_many(), Route::Known(route)),
-            Request::Routed { route, payload } => self.call(&route, payload, false),
+            Request::Routed { route, payload } => self.call(route, payload, false),
             Request::Twice { route } => {
                 let error = Error::invalid("a key stands twice in the message");
                 refused(error, route.map_or(Route::None, Route::Known))
             }
             Request::Whole { key, .. } if limited => refused(too_many(), unknown(key)),
             Request::Whole { payload, key } => match &endpoint.message {
-                Some(found) => self.call(found, payload, false),
+                Some(found) => self.call(*found, payload, false),
                 None => refused(unknown_route(), unknown(key)),
             },
         }
     }
 
-    fn call(&self, found: &Arc<RouteInner>, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
-        let route = Route::Known(Arc::clone(found));
-        if !found.public && !self.channel.inner.endpoint.public && self.channel.session_value().is_none() {
-            return Err(Ended::Message(Err(unauthenticated()), route));
+    fn call(&self, found: RouteId, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
+        let endpoint = &self.channel.inner.endpoint;
+        let route = endpoint.route(found);
+        if !route.public && !endpoint.public && self.channel.session_value().is_none() {
+            return Err(Ended::Message(Err(unauthenticated()), Route::Known(found)));
         }
-        let context = MessageContext {
-            channel: self.channel.clone(),
-            route: Arc::clone(found),
-            payload: payload.freeze(),
-            binary,
-        };
-        match call(|| (found.handler)(context)) {
-            Ok(future) => Ok(Work::Message(future, route)),
-            Err(error) => Err(Ended::Message(Err(error), route)),
+        let context =
+            MessageContext { channel: self.channel.clone(), route: found, payload: payload.freeze(), binary };
+        match call(|| (route.handler)(context)) {
+            Ok(future) => Ok(Work::Message(future, Route::Known(found))),
+            Err(error) => Err(Ended::Message(Err(error), Route::Known(found))),
         }
     }
 
@@ -88,7 +83,7 @@ impl Conversation {
         let unknown;
         let prefix = match route {
             Route::None => None,
-            Route::Known(route) => route.key.as_ref().map(|(_, prefix)| &**prefix),
+            Route::Known(route) => endpoint.route(*route).key.as_ref().map(|(_, prefix)| &**prefix),
             Route::Unknown(key) => {
                 unknown = plain::reply_prefix(&endpoint.routing_key, key);
                 Some(&*unknown)

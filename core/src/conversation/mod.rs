@@ -220,7 +220,10 @@ impl Conversation {
             if self.done {
                 return Poll::Ready(Driven::Done);
             }
-            self.look_at_the_lease(Instant::now(), cx);
+            // Where nothing runs and nothing is held back, nothing can start: the next message looks.
+            if self.run.is_some() || self.suspended {
+                self.look_at_the_lease(Instant::now(), cx);
+            }
             let Some(run) = &mut self.run else { return Poll::Pending };
             match run.poll(cx) {
                 Poll::Ready(ended) => {
@@ -308,6 +311,9 @@ impl Conversation {
             // The machine still counts the handler as running, so that this starts nothing.
             self.step(close);
         }
+        if matches!(event, Event::Ended) && self.machine.rest() {
+            return None;
+        }
         self.step(event)
     }
 
@@ -333,7 +339,7 @@ impl Conversation {
                 Work::End(Box::pin(ending::end(self.channel.clone(), reason, self.opened)))
             }
         };
-        let mut task = Task::new(work, &self.span);
+        let mut task = Task::new(work, &self.span, &self.channel.inner.endpoint);
         match task.poll(cx) {
             Poll::Ready(ended) => Some(ended),
             Poll::Pending => {

@@ -4,14 +4,13 @@ use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
 use tracing::Span;
 
-use crate::endpoint::RouteInner;
+use crate::endpoint::{EndpointInner, RouteId};
 use crate::error::Error;
 use crate::handler::{BoxFuture, Reply};
 use crate::panics;
@@ -21,15 +20,15 @@ pub(super) enum Route {
     /// Nothing: an answer to a whole message.
     None,
     /// The key of a route.
-    Known(Arc<RouteInner>),
+    Known(RouteId),
     /// A key that no route has.
     Unknown(String),
 }
 
 impl Route {
-    fn key(&self) -> Option<&str> {
+    fn key<'a>(&self, endpoint: &'a EndpointInner) -> Option<&'a str> {
         match self {
-            Self::Known(route) => route.key.as_ref().map(|(key, _)| &**key),
+            Self::Known(route) => endpoint.route(*route).key.as_ref().map(|(key, _)| &**key),
             // What a client made up does not belong into a log.
             Self::None | Self::Unknown(_) => None,
         }
@@ -60,10 +59,10 @@ pub(super) enum Ended {
 }
 
 impl Task {
-    pub(super) fn new(work: Work, channel: &Span) -> Self {
+    pub(super) fn new(work: Work, channel: &Span, endpoint: &EndpointInner) -> Self {
         let span = match &work {
             Work::Connect(_) => tracing::debug_span!(parent: channel, "connect"),
-            Work::Message(_, route) => tracing::debug_span!(parent: channel, "message", route = route.key()),
+            Work::Message(_, route) => tracing::debug_span!(parent: channel, "message", route = route.key(endpoint)),
             Work::End(_) => tracing::debug_span!(parent: channel, "end"),
         };
         Self { work, span }

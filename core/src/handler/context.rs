@@ -8,7 +8,7 @@ use http::HeaderMap;
 use super::extract::Extract;
 use crate::app::{App, OpeningData};
 use crate::channel::Channel;
-use crate::endpoint::RouteInner;
+use crate::endpoint::RouteId;
 use crate::error::Error;
 
 /// What exists whenever a handler runs.
@@ -44,7 +44,7 @@ pub struct ConnectContext {
 /// A message has arrived.
 pub struct MessageContext {
     pub(crate) channel: Channel,
-    pub(crate) route: Arc<RouteInner>,
+    pub(crate) route: RouteId,
     pub(crate) payload: Bytes,
     pub(crate) binary: bool,
 }
@@ -61,7 +61,7 @@ impl MessageContext {
     /// The value of the routing key, if a route takes the message.
     #[must_use]
     pub fn route(&self) -> Option<&str> {
-        self.route.key.as_ref().map(|(key, _)| &**key)
+        self.channel.inner.endpoint.route(self.route).key.as_ref().map(|(key, _)| &**key)
     }
 
     /// What was sent; without the routing key where a route takes it.

@@ -55,7 +55,9 @@ impl LeaseClock {
     }
 
     fn micros(&self, at: Instant) -> u64 {
-        u64::try_from(at.duration_since(self.origin).as_micros()).unwrap_or(u64::MAX)
+        // Not `as_micros`, whose division of 128 bits every message would wait for.
+        let passed = at.duration_since(self.origin);
+        passed.as_secs() * 1_000_000 + u64::from(passed.subsec_micros())
     }
 
     /// Tells whether somebody has found the lease unsure until now: who waits for it must be woken.

@@ -199,6 +199,21 @@ impl<M: Weigh> Machine<M> {
         None
     }
 
+    /// A message's handler has ended. `true` if there is nothing to be done about it, which is most messages' way; else
+    /// say it to [`handle`](Self::handle).
+    pub fn rest(&mut self) -> bool {
+        let rests = self.running == Running::Message
+            && self.phase == Phase::Open
+            && self.link == Link::Up
+            && self.waiting.is_empty()
+            && self.draining.is_none()
+            && !self.displaced;
+        if rests {
+            self.running = Running::Nothing;
+        }
+        rests
+    }
+
     /// Takes an event and pushes what is to be done about it.
     pub fn handle(&mut self, event: Event<M>, backlog: Backlog, effects: &mut Effects<M>) {
         match event {

@@ -19,13 +19,13 @@ fn run(machine: &mut Machine<u32>, event: Event<u32>) -> Vec<Effect<u32>> {
     take(machine, event).into_vec()
 }
 
-/// As a driver does it: messages are offered.
+/// As a driver does it: messages are offered, and a handler's end may rest.
 fn take(machine: &mut Machine<u32>, event: Event<u32>) -> Effects<u32> {
     let mut effects = Effects::new();
     if let Event::Received(message) = event {
         let now = machine.offer(message, BACKLOG, &mut effects);
         effects.extend(now.map(|message| Effect::Run(Step::Message(message))));
-    } else {
+    } else if event != Event::Ended || !machine.rest() {
         machine.handle(event, BACKLOG, &mut effects);
     }
     effects

@@ -12,38 +12,40 @@ const CHUNK: usize = 16;
 /// One member of an object.
 #[derive(Debug)]
 pub(crate) struct Member<'t> {
-    /// The key, decoded.
-    pub(crate) key: Cow<'t, str>,
+    /// The key, decoded; UTF-8 if the object is.
+    pub(crate) key: Cow<'t, [u8]>,
+    /// Where what is before it ends: the brace, or the value of the member before.
+    pub(crate) from: usize,
     /// Where the value stands.
     pub(crate) value: Range<usize>,
 }
 
-/// Hands each member of the object that `text` is to `visit`, in order. `None` if `text` is not one valid object; by
-/// then members may have been visited.
-pub(crate) fn members<'t>(text: &'t str, mut visit: impl FnMut(Member<'t>)) -> Option<()> {
-    let bytes = text.as_bytes();
-    let mut at = expect(bytes, space(bytes, 0), b'{')?;
-    at = space(bytes, at);
-    if bytes.get(at) != Some(&b'}') {
+/// Hands each member of the object that `text` is to `visit`, in order. `None` if `text`, which must be UTF-8, is not one
+/// valid object; by then members may have been visited.
+pub(crate) fn members<'t>(text: &'t [u8], mut visit: impl FnMut(Member<'t>)) -> Option<()> {
+    let mut from = expect(text, space(text, 0), b'{')?;
+    let mut at = space(text, from);
+    if text.get(at) != Some(&b'}') {
         loop {
-            let (end, escaped) = string(bytes, at)?;
+            let (end, escaped) = string(text, at)?;
             let key = if escaped {
-                Cow::Owned(serde_json::from_str(&text[at..end]).ok()?)
+                Cow::Owned(serde_json::from_slice::<String>(&text[at..end]).ok()?.into_bytes())
             } else {
                 Cow::Borrowed(&text[at + 1..end - 1])
             };
-            let start = space(bytes, expect(bytes, space(bytes, end), b':')?);
-            let end = value(bytes, start)?;
-            visit(Member { key, value: start..end });
-            at = space(bytes, end);
-            match bytes.get(at)? {
-                b',' => at = space(bytes, at + 1),
+            let start = space(text, expect(text, space(text, end), b':')?);
+            let end = value(text, start)?;
+            visit(Member { key, from, value: start..end });
+            from = end;
+            at = space(text, end);
+            match text.get(at)? {
+                b',' => at = space(text, at + 1),
                 b'}' => break,
                 _ => return None,
             }
         }
     }
-    (space(bytes, at + 1) == bytes.len()).then_some(())
+    (space(text, at + 1) == text.len()).then_some(())
 }
 
 fn space(bytes: &[u8], mut at: usize) -> usize {
@@ -60,26 +62,23 @@ fn expect(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
 /// The end of the string that begins at `at`, and whether it has escapes.
 fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     let mut at = expect(bytes, at, b'"')?;
-    let mut escaped = false;
+    let (mut escaped, mut plain) = (false, 0);
     loop {
-        // Most strings are short; long ones are worth looking at in chunks.
-        let short = bytes.iter().skip(at).take(CHUNK).position(|byte| is_special(*byte));
-        at += short.unwrap_or(CHUNK);
-        if short.is_none() {
-            while let Some(chunk) = bytes.get(at..at + CHUNK) {
-                if chunk.iter().fold(false, |found, byte| found | is_special(*byte)) {
-                    break;
-                }
-                at += CHUNK;
+        let byte = *bytes.get(at)?;
+        if !SPECIAL[usize::from(byte)] {
+            at += 1;
+            plain += 1;
+            // Most strings are short; long ones are worth looking at in chunks.
+            if plain == CHUNK {
+                at += plain_chunks(&bytes[at..]);
             }
-            while !is_special(*bytes.get(at)?) {
-                at += 1;
-            }
+            continue;
         }
-        match bytes[at] {
+        match byte {
             b'"' => return Some((at + 1, escaped)),
             b'\\' => {
                 escaped = true;
+                plain = 0;
                 at = escape(bytes, at + 1)?;
             }
             _ => return None,
@@ -87,7 +86,25 @@ fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     }
 }
 
-fn is_special(byte: u8) -> bool {
+/// How many bytes there are of whole chunks in which nothing is special.
+fn plain_chunks(bytes: &[u8]) -> usize {
+    let (chunks, _) = bytes.as_chunks::<CHUNK>();
+    let plain = |chunk: &&[u8; CHUNK]| !chunk.iter().fold(false, |found, byte| found | is_special(*byte));
+    chunks.iter().take_while(plain).count() * CHUNK
+}
+
+/// What ends a run of characters in a string.
+const SPECIAL: [bool; 256] = {
+    let mut special = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        special[byte] = is_special(byte as u8);
+        byte += 1;
+    }
+    special
+};
+
+const fn is_special(byte: u8) -> bool {
     byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
@@ -101,6 +118,12 @@ fn escape(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// The end of the value that begins at `at`. Depth costs memory, not stack.
 fn value(bytes: &[u8], mut at: usize) -> Option<usize> {
+    // Most values are no more than this.
+    match bytes.get(at)? {
+        b'"' => return Some(string(bytes, at)?.0),
+        b'-' | b'0'..=b'9' => return number(bytes, at),
+        _ => {}
+    }
     let mut open: SmallVec<[u8; 32]> = SmallVec::new();
     loop {
         match bytes.get(at)? {
@@ -185,7 +208,10 @@ mod tests {
 
     fn found(text: &str) -> Option<Vec<(String, String)>> {
         let mut found = Vec::new();
-        members(text, |member| found.push((member.key.into_owned(), text[member.value].to_owned())))?;
+        members(text.as_bytes(), |member| {
+            let key = String::from_utf8(member.key.into_owned()).expect("a key of text is text");
+            found.push((key, text[member.value].to_owned()));
+        })?;
         Some(found)
     }
 

@@ -41,12 +41,10 @@ pub(crate) enum Request<R> {
 
 /// Above so many keys a hash set looks for duplicates.
 const FEW_KEYS: usize = 16;
-/// Below so many bytes looking at every key is quicker than searching for suspicious ones.
-const SHORT: usize = 128;
 
 /// Finds the routing key, and the route that `find` knows by it.
 pub(crate) fn decode<R>(mut text: BytesMut, routing_key: &str, find: impl Fn(&str) -> Option<R>) -> Request<R> {
-    let found = simdutf8::basic::from_utf8(&text).ok().and_then(|text| scan(text, routing_key));
+    let found = is_text(&text).then(|| scan(&text, routing_key.as_bytes())).flatten();
     let (route, key, place, twice) = match found {
         None => return Request::Whole { payload: text, key: None },
         Some(Found { key: Some(key), place, twice }) => match find(&key) {
@@ -63,6 +61,11 @@ pub(crate) fn decode<R>(mut text: BytesMut, routing_key: &str, find: impl Fn(&st
             Request::Routed { route, payload: text }
         }
     }
+}
+
+/// Whether bytes are UTF-8. Most are ASCII, which is quicker to see.
+fn is_text(bytes: &[u8]) -> bool {
+    bytes.is_ascii() || simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
 struct Found<'t> {
@@ -83,40 +86,44 @@ struct Place {
 }
 
 /// `None` for text that is not a JSON object, or one without the routing key.
-fn scan<'t>(text: &'t str, routing_key: &str) -> Option<Found<'t>> {
+fn scan<'t>(text: &'t [u8], routing_key: &[u8]) -> Option<Found<'t>> {
     let mut keys = Keys::default();
-    let (mut end, mut first) = (0, true);
     let (mut key, mut place, mut times) = (None, Place::default(), 0);
     json::members(text, |member| {
-        let from = if first { text.find('{').map_or(0, |brace| brace + 1) } else { end };
-        end = member.value.end;
         place.last = false;
-        if member.key == routing_key {
+        if *member.key == *routing_key {
             times += 1;
-            place = Place { first, last: true, span: from..end };
+            place = Place { first: keys.is_empty(), last: true, span: member.from..member.value.end };
             key = json_string(&text[member.value]);
         }
         keys.add(member.key);
-        first = false;
     })?;
     (times > 0).then(|| Found { key: key.filter(|_| times == 1), place, twice: keys.twice })
 }
 
 /// A value that is a string, decoded.
-fn json_string(value: &str) -> Option<Cow<'_, str>> {
-    let inside = value.strip_prefix('"')?.strip_suffix('"')?;
-    if inside.contains('\\') { serde_json::from_str(value).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inside)) }
+fn json_string(value: &[u8]) -> Option<Cow<'_, str>> {
+    let inside = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if inside.contains(&b'\\') {
+        serde_json::from_slice(value).ok().map(Cow::Owned)
+    } else {
+        std::str::from_utf8(inside).ok().map(Cow::Borrowed)
+    }
 }
 
 #[derive(Default)]
 struct Keys<'t> {
-    few: SmallVec<[Cow<'t, str>; 4]>,
-    many: HashSet<Cow<'t, str>>,
+    few: SmallVec<[Cow<'t, [u8]>; 4]>,
+    many: HashSet<Cow<'t, [u8]>>,
     twice: bool,
 }
 
 impl<'t> Keys<'t> {
-    fn add(&mut self, key: Cow<'t, str>) {
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_empty()
+    }
+
+    fn add(&mut self, key: Cow<'t, [u8]>) {
         if self.many.is_empty() && self.few.len() < FEW_KEYS {
             self.twice |= self.few.contains(&key);
             self.few.push(key);
@@ -181,18 +188,23 @@ pub(crate) fn reply<R>(prefix: &[u8], routing_key: &str, result: &[u8], write: i
 
 /// Whether an object has none of the members that would be taken for something else.
 fn merges(object: &[u8], routing_key: &str) -> bool {
-    let reserved = ["error", "gap", routing_key];
-    let suspicious = object.len() < SHORT
-        || memchr::memchr(b'\\', object).is_some()
-        || reserved.iter().any(|name| memchr::memmem::find(object, name.as_bytes()).is_some());
-    !suspicious || !has_key(object, &reserved)
+    let reserved = [&b"error"[..], b"gap", routing_key.as_bytes()];
+    !may_name(object, &reserved) || !has_key(object, &reserved)
+}
+
+/// Whether one of `names` stands in quotes anywhere in a JSON value, or something that may be one in escapes.
+fn may_name(value: &[u8], names: &[&[u8]]) -> bool {
+    memchr::memchr2_iter(b'"', b'\\', value).any(|at| {
+        let (found, rest) = (value[at], &value[at + 1..]);
+        found == b'\\' || names.iter().any(|name| rest.get(name.len()) == Some(&b'"') && rest.starts_with(name))
+    })
 }
 
 /// What cannot be read as an object is not merged either.
-fn has_key(object: &[u8], names: &[&str]) -> bool {
+fn has_key(object: &[u8], names: &[&[u8]]) -> bool {
     let mut found = false;
-    let read = simdutf8::basic::from_utf8(object)
-        .is_ok_and(|object| json::members(object, |member| found |= names.contains(&&*member.key)).is_some());
+    let read =
+        is_text(object) && json::members(object, |member| found |= names.contains(&&*member.key)).is_some();
     found || !read
 }
 

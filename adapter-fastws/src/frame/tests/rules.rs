@@ -30,7 +30,7 @@ fn each_length_form_is_read_at_its_bounds() {
 }
 
 #[test]
-fn more_frames_than_the_reader_holds_at_once() {
+fn many_frames_in_one_chunk() {
     let message = "x".repeat(1000);
     check(&frame(FIN | TEXT, &message).repeat(40), &vec![text(&message); 40], End::Idle);
 }
@@ -214,18 +214,9 @@ fn every_violation_fits_a_close_frame() {
         Violation::CloseCode,
         Violation::Utf8,
         Violation::TooLarge,
-        Violation::Parser,
     ];
     for violation in all {
         let (code, reason) = violation.close();
-        assert!([1002, 1007, 1009, 1011].contains(&code) && reason.len() <= 123, "{violation:?}");
-    }
-}
-
-#[test]
-fn a_detached_payload_equals_the_shared_one() {
-    let items = [text("short"), binary(&[1; 5000]), ping(b"p"), Incoming::Pong, Incoming::Close(None)];
-    for item in items {
-        assert_eq!(item.clone().detached(), item);
+        assert!([1002, 1007, 1009].contains(&code) && reason.len() <= 123, "{violation:?}");
     }
 }

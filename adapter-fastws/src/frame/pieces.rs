@@ -1,0 +1,68 @@
+use bytes::BytesMut;
+use fastwebsockets::unmask;
+
+use super::guard::{Header, MAX_HEADER};
+
+/// Bytes that lie in two pieces: what an earlier chunk left over, and the chunk.
+#[derive(Clone, Copy)]
+pub(super) struct Pieces<'a> {
+    pub(super) carry: &'a [u8],
+    pub(super) chunk: &'a [u8],
+}
+
+impl<'a> Pieces<'a> {
+    pub(super) fn len(&self) -> usize {
+        self.carry.len() + self.chunk.len()
+    }
+
+    /// The bytes from `at` on, as many as a header can have, joined in `scratch` where they lie in both pieces.
+    #[inline]
+    pub(super) fn peek(self, at: usize, scratch: &'a mut [u8; MAX_HEADER]) -> &'a [u8] {
+        let Self { carry, chunk } = self;
+        match carry.get(at..) {
+            None | Some([]) => &chunk[at - carry.len()..],
+            Some(front) if front.len() >= MAX_HEADER => front,
+            Some(front) => {
+                let back = &chunk[..chunk.len().min(MAX_HEADER - front.len())];
+                let len = front.len() + back.len();
+                scratch[..front.len()].copy_from_slice(front);
+                scratch[front.len()..len].copy_from_slice(back);
+                &scratch[..len]
+            }
+        }
+    }
+
+    /// The payload of the whole frame that begins at `at`.
+    pub(super) fn payload(self, at: usize, header: &Header, mask: [u8; 4]) -> Masked<'a> {
+        let (from, to) = (at + header.head, at + header.frame_len());
+        let Self { carry, chunk } = self;
+        let edge = carry.len();
+        let front = &carry[from.min(edge)..to.min(edge)];
+        let back = &chunk[from.saturating_sub(edge)..to.saturating_sub(edge)];
+        Masked { front, back, mask }
+    }
+}
+
+/// A payload as it came, in two pieces.
+pub(super) struct Masked<'a> {
+    front: &'a [u8],
+    back: &'a [u8],
+    mask: [u8; 4],
+}
+
+impl Masked<'_> {
+    /// Appends the unmasked payload.
+    pub(super) fn append_to(&self, bytes: &mut BytesMut) {
+        let start = bytes.len();
+        bytes.extend_from_slice(self.front);
+        bytes.extend_from_slice(self.back);
+        unmask(&mut bytes[start..], self.mask);
+    }
+
+    /// The unmasked payload, in an allocation of its size: whoever takes it may keep it.
+    pub(super) fn unmasked(&self) -> BytesMut {
+        let mut bytes = BytesMut::with_capacity(self.front.len() + self.back.len());
+        self.append_to(&mut bytes);
+        bytes
+    }
+}
