@@ -68,8 +68,7 @@ impl Conversation {
         if !route.public && !endpoint.public && self.channel.session_value().is_none() {
             return Err(Ended::Message(Err(unauthenticated()), Route::Known(found)));
         }
-        let context =
-            MessageContext { channel: self.channel.clone(), route: found, payload: payload.freeze(), binary };
+        let context = MessageContext { channel: self.channel.clone(), route: found, payload: payload.freeze(), binary };
         match call(|| (route.handler)(context)) {
             Ok(future) => Ok(Work::Message(future, Route::Known(found))),
             Err(error) => Err(Ended::Message(Err(error), Route::Known(found))),

@@ -203,8 +203,7 @@ fn may_name(value: &[u8], names: &[&[u8]]) -> bool {
 /// What cannot be read as an object is not merged either.
 fn has_key(object: &[u8], names: &[&[u8]]) -> bool {
     let mut found = false;
-    let read =
-        is_text(object) && json::members(object, |member| found |= names.contains(&&*member.key)).is_some();
+    let read = is_text(object) && json::members(object, |member| found |= names.contains(&&*member.key)).is_some();
     found || !read
 }
 
