@@ -236,6 +236,7 @@ impl Connection {
         let (mut close, mut ended_one) = (None, false);
         let result = decoder.decode(chunk, |incoming| {
             *budget = budget.saturating_sub(1);
+            let mut is_message = false;
             // After our close frame only the peer's is of interest.
             match incoming {
                 Incoming::Close(given) => close = Some(given),
@@ -247,13 +248,17 @@ impl Connection {
                 Incoming::Pong => chatter.add(now),
                 Incoming::Fragment(length) => chatter.add_part(length, now),
                 Incoming::Text(payload) => {
-                    ended_one = true;
+                    is_message = true;
                     conversation.receive(Inbound::text(payload), now, cx);
                 }
                 Incoming::Binary(payload) => {
-                    ended_one = true;
+                    is_message = true;
                     conversation.receive(Inbound::binary(payload), now, cx);
                 }
+            }
+            ended_one |= is_message;
+            if is_message && conversation.is_limited(now) {
+                chatter.add(now);
             }
             let waiting = peer.waiting();
             if waiting >= REPLIES_A_TURN {

@@ -8,8 +8,12 @@ use strait_core::Refusal;
 
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Whether a request asks for an upgrade to WebSocket, rightly or not.
-pub(crate) fn asks_for_upgrade(headers: &HeaderMap) -> bool {
+/// Whether a request is meant as a handshake, rightly or not.
+pub(crate) fn is_meant(headers: &HeaderMap) -> bool {
+    asks_for_upgrade(headers) || headers.contains_key(header::SEC_WEBSOCKET_KEY)
+}
+
+fn asks_for_upgrade(headers: &HeaderMap) -> bool {
     has_token(headers, header::UPGRADE, "websocket")
 }
 

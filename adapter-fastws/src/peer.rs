@@ -307,15 +307,16 @@ impl Peer {
         let mut out = self.lock();
         let Out { outbox, socket } = &mut *out;
         if outbox.holds() || turn.is_some_and(|turn| self.holds_for(turn)) {
+            // More than may be held goes at once.
             frames.iter().for_each(|frame| outbox.hold(topic, frame, &self.policy));
-            return;
-        }
-        for frames in frames.chunks(SLICES) {
-            match socket {
-                Some(socket) if outbox.is_empty() && !outbox.blocked => {
-                    outbox.write_through(topic, frames, &self.policy, |slices| try_write(socket, slices));
+        } else {
+            for frames in frames.chunks(SLICES) {
+                match socket {
+                    Some(socket) if outbox.is_empty() && !outbox.blocked => {
+                        outbox.write_through(topic, frames, &self.policy, |slices| try_write(socket, slices));
+                    }
+                    _ => frames.iter().for_each(|frame| outbox.event(topic, frame.bytes(), &self.policy)),
                 }
-                _ => frames.iter().for_each(|frame| outbox.event(topic, frame.bytes(), &self.policy)),
             }
         }
         let wake = !outbox.is_empty() || outbox.is_too_slow();

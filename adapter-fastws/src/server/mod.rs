@@ -167,9 +167,14 @@ impl Server {
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         self.limits.check()?;
         self.app.start().await.map_err(io::Error::other)?;
+        self.serve_started(listener).await;
+        Ok(())
+    }
+
+    /// Serves the one listener of a started application, and stops it.
+    async fn serve_started(&self, listener: TcpListener) {
         self.serve_part(listener).await;
         self.app.stop().await;
-        Ok(())
     }
 
     /// Serves one listener of a started application.

@@ -16,7 +16,7 @@ use strait_core::{App, Refusal};
 use tower_service::Service;
 
 use super::pending::Ticket;
-use crate::handshake::asks_for_upgrade;
+use crate::handshake;
 use crate::service::{Answer, Channels, RemoteAddr, refuse};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -109,7 +109,7 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
 
     fn call(&self, mut request: Request<Incoming>) -> BoxFuture {
         request.extensions_mut().insert(RemoteAddr(self.remote));
-        if asks_for_upgrade(request.headers()) {
+        if handshake::is_meant(request.headers()) {
             let answer = self.router.channels.clone().call(request);
             let answering = Arc::clone(&self.ticket).answered_by_us();
             return Box::pin(async move {
@@ -122,19 +122,24 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
         if let Some(answer) = self.router.own(&request) {
             return Box::pin(std::future::ready(Ok(boxed(answer))));
         }
+        let (query, transport) = (request.uri().query(), self.router.channels.transport());
+        let known = self.router.app.accept(request.uri().path(), query, request.headers(), transport).is_ok();
+        let refusal = if known {
+            Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only")
+        } else {
+            Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")
+        };
+        let refused = Ok(boxed(refuse(&refusal)));
         match &self.router.fallback {
-            Some(fallback) => fallback(request),
-            None => {
-                let query = request.uri().query();
-                let transport = self.router.channels.transport();
-                let known = self.router.app.accept(request.uri().path(), query, request.headers(), transport).is_ok();
-                let refusal = if known {
-                    Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only")
-                } else {
-                    Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")
-                };
-                Box::pin(std::future::ready(Ok(boxed(refuse(&refusal)))))
+            // A page may stand where an endpoint is; that there is none is no answer there.
+            Some(fallback) => {
+                let answer = fallback(request);
+                Box::pin(async move {
+                    let answer = answer.await?;
+                    if known && answer.status() == StatusCode::NOT_FOUND { refused } else { Ok(answer) }
+                })
             }
+            None => Box::pin(std::future::ready(refused)),
         }
     }
 }

@@ -45,8 +45,10 @@ impl Server {
                 return runtime.block_on(async {
                     let listener = TcpListener::from_std(listen(address, false)?)?;
                     self.handle().on_signals()?;
+                    self.app.start().await.map_err(io::Error::other)?;
                     listening(listener.local_addr()?);
-                    self.serve(listener).await
+                    self.serve_started(listener).await;
+                    Ok(())
                 });
             }
         };

@@ -328,7 +328,9 @@ impl Conversation {
             Ended::Connect(Ok(_)) | Ended::End => Event::Ended,
             Ended::Connect(Err(error)) => {
                 self.log(&error);
-                let close = if error.code() == "internal" { Close::internal } else { Close::policy };
+                // Who was not refused may come again.
+                let ours = matches!(error.code(), "internal" | "unavailable" | "timeout");
+                let close = if ours { Close::internal } else { Close::policy };
                 let close = close(error.message().to_owned());
                 self.refused = Some(error);
                 Event::Refused(close)

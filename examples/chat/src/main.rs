@@ -38,7 +38,7 @@ struct Arguments {
     runtime: Runtimes,
 
     /// How long the other chats of the same store wait for this one before they take over what it leaves
-    #[arg(long, default_value_t = 15_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 15_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     lease: u64,
 }
 
@@ -56,8 +56,10 @@ impl FromStr for Store {
     type Err = UnknownStore;
 
     fn from_str(store: &str) -> Result<Self, UnknownStore> {
-        match store.split_once("://").map_or(store, |(scheme, _)| scheme) {
-            "memory" => Ok(Self::Memory),
+        if store == "memory" {
+            return Ok(Self::Memory);
+        }
+        match store.split_once("://").map_or("", |(scheme, _)| scheme) {
             #[cfg(feature = "redis")]
             "redis" | "rediss" => Ok(Self::Redis(Box::new(RedisConfig::from_url(store)?))),
             #[cfg(feature = "postgres")]

@@ -67,7 +67,9 @@ impl<B> Service<Request<B>> for Page {
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if let Some(room) = request.uri().path().strip_prefix("/rooms/") {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let room = request.uri().path().strip_prefix("/rooms/").filter(|room| !room.is_empty() && !room.contains('/'));
+        if let Some(room) = room.filter(|_| reads) {
             return ready(Ok(to_room(room)));
         }
         let (status, kind, text) = match (request.method(), file(request.uri().path())) {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use strait_core::{Channel, Endpoint, Error, EventHub, Json, Opening, Payload, Session, Topic, Valid, Validate};
+use strait_core::{
+    Channel, Endpoint, Error, EventHub, InvalidName, Json, Opening, Payload, Session, Topic, Valid, Validate,
+};
 
 /// The retained topics that hold what was posted, one a room.
 pub(crate) const LOG_PREFIX: &str = "log:";
@@ -31,17 +33,23 @@ pub(crate) fn endpoint() -> Endpoint {
 
 /// Which room a channel is in: the path's parameter.
 #[derive(Debug, Deserialize)]
+#[serde(try_from = "Named")]
 struct Room {
+    topic: Topic,
+    log: Topic,
+}
+
+#[derive(Debug, Deserialize)]
+struct Named {
     room: String,
 }
 
-impl Room {
-    fn topic(&self) -> Result<Topic, Error> {
-        Ok(Topic::new(format!("room:{}", self.room))?)
-    }
+/// A name that makes no topic is refused in the handshake.
+impl TryFrom<Named> for Room {
+    type Error = InvalidName;
 
-    fn log(&self) -> Result<Topic, Error> {
-        Ok(Topic::new(format!("{LOG_PREFIX}{}", self.room))?)
+    fn try_from(Named { room }: Named) -> Result<Self, InvalidName> {
+        Ok(Self { topic: Topic::new(format!("room:{room}"))?, log: Topic::new(format!("{LOG_PREFIX}{room}"))? })
     }
 }
 
@@ -114,7 +122,7 @@ impl Validate for Post {
 
 async fn join(channel: Channel, room: Opening<Room>, hub: EventHub) -> Result<(), Error> {
     // Subscribed first, so that what is posted meanwhile comes twice rather than never.
-    channel.subscribe(&room.topic()?).await?;
+    channel.subscribe(&room.topic).await?;
     channel.send_json(&messages(&room, &hub).await?).await
 }
 
@@ -125,17 +133,18 @@ async fn login(
     Valid(input): Valid<Login>,
 ) -> Result<(), Error> {
     let session = Session::new(input.nickname.trim(), Guest {})?;
-    if before.as_ref().is_some_and(|before| before.user() == session.user()) {
+    let topic = &room.topic;
+    let again = before.as_ref().is_some_and(|before| before.user() == session.user());
+    // Told only once it is so; a login that failed half-way can be made again.
+    channel.login(session.clone()).await?;
+    channel.subscribe_present::<()>(topic, None).await?;
+    if again {
         return Ok(());
     }
-    let topic = room.topic()?;
-    // Told only once it is so.
-    channel.login(session.clone()).await?;
-    channel.subscribe_present::<()>(&topic, None).await?;
     if let Some(before) = before {
-        tell(&channel, &topic, &RoomEvent::Left { user: before.user().as_str() }).await?;
+        tell(&channel, topic, &RoomEvent::Left { user: before.user().as_str() }).await?;
     }
-    tell(&channel, &topic, &RoomEvent::Joined { user: session.user().as_str() }).await
+    tell(&channel, topic, &RoomEvent::Joined { user: session.user().as_str() }).await
 }
 
 async fn post(
@@ -148,20 +157,20 @@ async fn post(
     let at = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let user = session.user().as_str();
     let message = Message { user: user.to_owned(), text: input.text, at };
-    hub.publish(strait_core::Publish::new(room.log()?, Payload::json(&message)?)).await?;
-    tell(&channel, &room.topic()?, &RoomEvent::Posted { user, text: &message.text, at }).await?;
+    hub.publish(strait_core::Publish::new(room.log.clone(), Payload::json(&message)?)).await?;
+    tell(&channel, &room.topic, &RoomEvent::Posted { user, text: &message.text, at }).await?;
     Ok(Json(Posted { at }))
 }
 
 async fn typing(channel: Channel, room: Opening<Room>, session: Session<Guest>) -> Result<(), Error> {
-    tell(&channel, &room.topic()?, &RoomEvent::Typing { user: session.user().as_str() }).await
+    tell(&channel, &room.topic, &RoomEvent::Typing { user: session.user().as_str() }).await
 }
 
 async fn who(room: Opening<Room>, hub: EventHub) -> Result<Json<Users>, Error> {
-    let topic = room.topic()?;
+    let topic = &room.topic;
     let (mut users, mut cursor) = (BTreeSet::new(), None);
     loop {
-        let page = hub.presence(&topic, cursor.as_deref(), PAGE).await?;
+        let page = hub.presence(topic, cursor.as_deref(), PAGE).await?;
         users.extend(page.items.into_iter().filter_map(|present| present.entry.user).map(String::from));
         match page.next {
             Some(next) => cursor = Some(next),
@@ -180,7 +189,7 @@ async fn binary(bytes: bytes::Bytes) -> bytes::Bytes {
 
 async fn leave(channel: Channel, room: Opening<Room>, session: Option<Session<Guest>>) -> Result<(), Error> {
     match session {
-        Some(session) => tell(&channel, &room.topic()?, &RoomEvent::Left { user: session.user().as_str() }).await,
+        Some(session) => tell(&channel, &room.topic, &RoomEvent::Left { user: session.user().as_str() }).await,
         None => Ok(()),
     }
 }
@@ -191,7 +200,7 @@ async fn tell(channel: &Channel, topic: &Topic, event: &RoomEvent<'_>) -> Result
 }
 
 async fn messages(room: &Room, hub: &EventHub) -> Result<Messages, Error> {
-    let kept = hub.history(&room.log()?, SHOWN).await?;
+    let kept = hub.history(&room.log, SHOWN).await?;
     let messages = kept.iter().map(|(_, event)| serde_json::from_slice(event.payload.bytes()));
     Ok(Messages { messages: messages.collect::<Result<_, _>>()? })
 }
