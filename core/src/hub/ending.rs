@@ -28,18 +28,18 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
         let fence = channel.fence();
         let claim = hub.store().claim(&fence, hub.node(), hub.lease_term()).await?;
         if let Some(claim) = claim {
-            return Ok(Ending::Claimed(claim));
+            return Ok(Ending::Claimed(Box::new(claim)));
         }
         if hub.attached_unheard(&channel).await? {
             let claim = hub.store().claim(&channel.fence(), hub.node(), hub.lease_term()).await?;
-            return Ok(claim.map_or(Ending::Elsewhere, Ending::Claimed));
+            return Ok(claim.map_or(Ending::Elsewhere, |claim| Ending::Claimed(Box::new(claim))));
         }
         Ok(if hub.is_forgotten(&channel).await? { Ending::Forgotten } else { Ending::Elsewhere })
     };
     let Some(ending) = persist("claim", claim).await else { return };
     let first = !matches!(ending, Ending::Elsewhere) && !channel.inner.ending.swap(true, Ordering::AcqRel);
     match ending {
-        Ending::Claimed(claim) => run(&channel, claim, reason, connected).await,
+        Ending::Claimed(claim) => run(&channel, *claim, reason, connected).await,
         // There is nothing to claim and nothing to sweep.
         Ending::Forgotten if first && connected => disconnect(&channel, reason).await,
         Ending::Forgotten | Ending::Elsewhere => {}
@@ -48,7 +48,7 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
 
 /// Whose business the end of a channel is.
 enum Ending {
-    Claimed(Claim),
+    Claimed(Box<Claim>),
     /// The store has lost the channel, and only this node knows of it.
     Forgotten,
     Elsewhere,
