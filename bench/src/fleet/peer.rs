@@ -1,6 +1,7 @@
 //! socketioxide on its Redis adapter, as its own example has it; rooms are named by the client.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use ::axum::Router;
 use ::axum::serve::ListenerExt;
@@ -31,7 +32,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 async fn serve(port: u16, redis: &str) -> Result<()> {
     let client = redis::Client::open(format!("{redis}?protocol=resp3"))?;
     let adapter = RedisAdapterCtr::new_with_redis(&client).await?;
-    let (layer, io) = SocketIo::builder().with_adapter::<RedisAdapter<_>>(adapter).build_layer();
+    let (layer, io) = SocketIo::builder()
+        .ping_timeout(Duration::from_secs(600))
+        .with_adapter::<RedisAdapter<_>>(adapter)
+        .build_layer();
     io.ns("/", connect).await?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?.tap_io(|socket| {
         socket.set_nodelay(true).expect("a socket just accepted takes options");

@@ -114,12 +114,16 @@ pub(super) async fn listen_to_mailbox(bus: &Arc<Bus>) -> Result<(), Failure> {
                     continue;
                 }
             }
-            // The log has begun anew: what it has is all there is.
-            Err(head) if head.epoch != after.epoch => {
-                mailbox.lost(Position { offset: 0, check: 0, ..head });
-                continue;
+            Err(head) => {
+                // Redis may have lost more than the log: that the node is there, too.
+                register(&bus.store, &bus.node, &bus.token, "stay").await.map_err(|error| Failure::of(&error))?;
+                if head.epoch != after.epoch && head.offset > 0 {
+                    // The log has begun anew: what it has is all there is.
+                    mailbox.lost(Position { offset: 0, check: 0, ..head });
+                    continue;
+                }
+                mailbox.lost(head);
             }
-            Err(head) => mailbox.lost(head),
         }
         if mailbox.caught_up() {
             break;

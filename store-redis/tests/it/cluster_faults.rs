@@ -67,6 +67,7 @@ async fn after_a_failover_everything_is_heard_again() {
     // The last writes must be with the replica, as a failover may lose them.
     let _: i64 = cluster.masters[0].ask(&["WAIT", "1", "1000"]).await;
     cluster.masters[0].kill();
+    let killed = std::time::Instant::now();
     for topic in &topics {
         eventually("publications to go through", async || try_publish(&publisher, topic, 1).await.is_ok()).await;
         eventually("the topic to be heard", async || {
@@ -78,6 +79,7 @@ async fn after_a_failover_everything_is_heard_again() {
         .await;
     }
     eventually("the bus to hear", async || bus.health().hears).await;
+    eprintln!("failover: everything is heard again after {:?}", killed.elapsed());
     for topic in &topics {
         let heard: Vec<u64> = ears.events(topic).iter().map(|(position, _)| position.offset).collect();
         let whole = heard.iter().zip(1..).all(|(heard, expected)| *heard == expected);

@@ -83,6 +83,12 @@ impl Scene {
         other.stop().await;
     }
 
+    /// Says how long it took until everything was heard again, for the book's table.
+    async fn heard_again(&self, what: &str, since: Instant) {
+        self.hears().await;
+        eprintln!("{what}: the bus hears again after {:?}", since.elapsed());
+    }
+
     async fn gap(&self, topic: &Topic) {
         eventually("a gap", async || self.ears.has_gap(topic)).await;
     }
@@ -101,9 +107,10 @@ async fn a_cut_connection_is_made_again_and_what_was_missed_is_told() {
     scene.command("while away").await;
     scene.is_deaf().await;
     scene.proxy.set(Way::Open);
+    let open = Instant::now();
     scene.gap(&missed).await;
+    scene.heard_again("cut", open).await;
     assert_eq!(scene.ears.obey(1).await, [close("while away")], "commands wait in the mailbox");
-    scene.hears().await;
     // What was missed can be replayed from what was heard last.
     let Replay::Events { events, .. } = scene.far.replay(&missed, &last, 10).await.unwrap() else {
         panic!("it is kept")
@@ -127,11 +134,13 @@ async fn a_half_open_connection_is_found_out_and_left() {
     publish(&scene.straight, &a, "missed", None).await;
     let stalled = Instant::now();
     scene.is_deaf().await;
+    eprintln!("half-open: found out after {:?}", stalled.elapsed());
     assert!(stalled.elapsed() < Duration::from_secs(3), "{:?}", stalled.elapsed());
     eventually("a new attempt to connect", async || scene.proxy.accepted() > connections).await;
     scene.proxy.set(Way::Open);
+    let open = Instant::now();
     scene.gap(&a).await;
-    scene.hears().await;
+    scene.heard_again("half-open", open).await;
     scene.is_heard(&b).await;
     assert!(!scene.ears.has_gap(&b));
 }
@@ -159,7 +168,9 @@ async fn a_killed_client_comes_back() {
     scene.bus.interest(std::slice::from_ref(&topic), &[]).await.unwrap();
     for kind in ["pubsub", "normal", "pubsub"] {
         let _: i64 = scene.server.ask(&["CLIENT", "KILL", "TYPE", kind]).await;
+        let killed = Instant::now();
         scene.is_heard(&topic).await;
+        scene.heard_again("CLIENT KILL", killed).await;
         scene.command("still there").await;
     }
     assert_eq!(scene.ears.obey(3).await.len(), 3);
@@ -192,8 +203,10 @@ async fn a_server_that_lost_its_data_begins_another_epoch_and_that_is_told() {
     scene.server.kill();
     scene.is_deaf().await;
     scene.server.run().await;
+    let back = Instant::now();
     scene.gap(&kept).await;
     scene.gap(&passing).await;
+    scene.heard_again("restart without data", back).await;
     let after = publish(&scene.straight, &kept, "after", Some(KEEP)).await;
     assert_ne!(after.epoch, before.epoch);
     assert!(matches!(scene.far.replay(&kept, &before, 10).await.unwrap(), Replay::Gap { .. }));
@@ -214,7 +227,7 @@ async fn a_server_that_kept_its_data_goes_on() {
     scene.server.kill();
     scene.is_deaf().await;
     scene.server.run().await;
-    scene.hears().await;
+    scene.heard_again("restart with data", Instant::now()).await;
     let after = publish(&scene.straight, &topic, "after", Some(KEEP)).await;
     assert_eq!((after.epoch, after.offset), (before.epoch, before.offset + 1));
     assert_eq!(scene.ears.hear(&topic, 2).await[1].0, after);

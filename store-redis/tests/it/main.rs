@@ -1,6 +1,7 @@
 //! The Redis store, on servers that the test run was given or that the tests start.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+#![allow(clippy::print_stderr, reason = "how long a recovery took is worth a line")]
 
 mod cluster;
 mod cluster_faults;

@@ -8,7 +8,6 @@ use strait_store_redis::testkit;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::kit::{Client, Server};
-use crate::room::{join, login};
 
 /// The nodes' lease.
 const LEASE: Duration = Duration::from_millis(1000);
@@ -74,6 +73,7 @@ async fn the_channels_of_a_killed_node_end_once_each_and_soon() {
             *gone.entry(event["user"].as_str().expect("a name").to_owned()).or_default() += 1;
         }
     }
+    eprintln!("kill -9: 20 channels have ended after {:?}", killed.elapsed());
     // A lease, and the time until somebody looks.
     assert!(killed.elapsed() < LEASE * 3, "{:?}", killed.elapsed());
     // Whoever leaves after them is told of after them.
@@ -165,7 +165,9 @@ async fn after_a_wipe_clients_are_sent_away_and_served_again() {
             }
         }
     }
-    let (mut ada, mut bob) = (join(&one, "lobby").await, join(&two, "lobby").await);
-    login(&mut ada, "ada").await;
-    bob.expect(r#"{"event":"joined","user":"ada"}"#).await;
+    let (mut carl, mut dora) = (guest(&one, "carl").await, guest(&two, "dora").await);
+    carl.send(r#"{"action":"typing"}"#).await;
+    while dora.json().await != serde_json::json!({ "event": "typing", "user": "carl" }) {}
+    let who = ask(&mut dora, "who", r#"{"action":"who"}"#).await;
+    assert_eq!(who["users"], serde_json::json!(["carl", "dora"]), "nothing is left of who was there before");
 }

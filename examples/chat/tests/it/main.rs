@@ -1,5 +1,7 @@
 //! The chat as its users meet it: by WebSocket, by browser and on the command line.
 
+#![allow(clippy::print_stderr, reason = "how long a recovery took is worth a line")]
+
 mod command_line;
 mod endpoints;
 #[cfg(all(feature = "postgres", feature = "redis"))]
