@@ -25,11 +25,15 @@ pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
 
 /// The version of a schema, 0 if there is nothing.
 pub(crate) async fn version(connection: &mut PgConnection, schema: &str) -> Result<i32, sqlx::Error> {
-    let there: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .bind(format!("\"{schema}\".migration"))
-        .persistent(false)
-        .fetch_one(&mut *connection)
-        .await?;
+    // By the catalogue's rows: a name that was looked up in vain is remembered for the rest of a transaction.
+    let there: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         WHERE n.nspname = $1 AND c.relname = 'migration')",
+    )
+    .bind(schema)
+    .persistent(false)
+    .fetch_one(&mut *connection)
+    .await?;
     if !there {
         return Ok(0);
     }

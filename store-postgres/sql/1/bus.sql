@@ -20,12 +20,13 @@ $$;
 -- Takes nodes that have not been heard of off the bus.
 CREATE FUNCTION {s}.sweep_bus() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    now_at timestamptz := clock_timestamp(); -- What changes from row to row could not be looked up in an index.
     gone bigint;
 BEGIN
     FOR gone IN
-        DELETE FROM {s}.hearer WHERE number IN (
-            SELECT number FROM {s}.hearer WHERE until <= clock_timestamp() FOR UPDATE SKIP LOCKED
-        ) RETURNING number
+        DELETE FROM {s}.hearer WHERE number = ANY (ARRAY(
+            SELECT number FROM {s}.hearer WHERE until <= now_at FOR UPDATE SKIP LOCKED
+        )) RETURNING number
     LOOP
         DELETE FROM {s}.interest WHERE node = gone;
     END LOOP;
@@ -129,6 +130,7 @@ $$;
 -- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time.
 CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    now_at timestamptz := clock_timestamp();
     w {s}.sweep;
     t {s}.topic;
     first bigint;
@@ -139,7 +141,7 @@ BEGIN
     SELECT * INTO w FROM {s}.sweep WHERE one FOR UPDATE SKIP LOCKED;
     IF NOT FOUND OR w.pause_until > clock_timestamp() THEN RETURN; END IF;
     DELETE FROM {s}.key WHERE (topic, hash) IN (
-        SELECT topic, hash FROM {s}.key WHERE until <= clock_timestamp() ORDER BY until LIMIT 1000
+        SELECT topic, hash FROM {s}.key WHERE until <= now_at ORDER BY until LIMIT 1000
     );
     FOR t IN SELECT * FROM {s}.topic WHERE id > w.after_topic ORDER BY id LIMIT most LOOP
         seen := seen + 1;

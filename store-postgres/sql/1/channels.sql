@@ -118,16 +118,17 @@ $$;
 -- Claims what is due. Channels that somebody else works on are left for the next time.
 CREATE FUNCTION {s}.claim_due(most bigint, a_ttl bigint) RETURNS SETOF {s}.channel LANGUAGE plpgsql AS $$
 DECLARE
+    now_at timestamptz := clock_timestamp(); -- What changes from row to row could not be looked up in an index.
     ids text[];
     dead text;
     at_once CONSTANT bigint := greatest(most, 1024);
 BEGIN
     -- A lease that has ended stays ended: a renewal no longer finds it.
-    DELETE FROM {s}.node WHERE id IN (
-        SELECT id FROM {s}.node WHERE until <= clock_timestamp() FOR UPDATE SKIP LOCKED
-    );
+    DELETE FROM {s}.node WHERE id = ANY (ARRAY(
+        SELECT id FROM {s}.node WHERE until <= now_at FOR UPDATE SKIP LOCKED
+    ));
     ids := ARRAY(
-        SELECT id FROM {s}.channel WHERE due <= clock_timestamp() ORDER BY due LIMIT most
+        SELECT id FROM {s}.channel WHERE due <= now_at ORDER BY due LIMIT most
         FOR NO KEY UPDATE SKIP LOCKED
     );
     RETURN QUERY SELECT * FROM {s}.bury(ids, a_ttl);

@@ -129,9 +129,9 @@ DECLARE
 BEGIN
     FOR o IN
         WITH taken AS (
-            DELETE FROM {s}.outbox WHERE topic = t.name AND id IN (
+            DELETE FROM {s}.outbox WHERE topic = t.name AND id = ANY (ARRAY(
                 SELECT id FROM {s}.outbox WHERE topic = t.name ORDER BY id LIMIT most
-            ) RETURNING *
+            )) RETURNING *
         )
         SELECT * FROM taken ORDER BY id
     LOOP

@@ -3,5 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod conformance;
+mod faults;
 mod kit;
 mod outbox;
+mod pooler;
+mod restart;
+mod tables;

@@ -2,50 +2,22 @@
 
 use std::time::Duration;
 
-use strait_core::store::{BusNode, EventBus, EventHubStore, Publication, Replay, StoreErrorKind};
-use strait_core::testkit::Ears;
-use strait_core::{Event, NodeId, Payload, Position, Retention, Topic};
+use strait_core::Payload;
+use strait_core::store::{EventHubStore, Publication, Replay, StoreErrorKind};
+use strait_store_postgres::Outgoing;
 use strait_store_postgres::sqlx::{Connection, PgConnection, query};
-use strait_store_postgres::{Outgoing, PostgresStore};
 use tokio::time::timeout;
 
-use crate::kit::{Schema, eventually};
+use crate::kit::{KEEP, Schema, eventually, hearing, publication, publish, texts, topic};
 
 #[path = "../../examples/orders.rs"]
 #[allow(dead_code, reason = "its main is for people")]
 mod orders;
 
-const KEEP: Retention = Retention { count: 10_000, age: Duration::from_secs(600) };
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn topic(name: &str) -> Topic {
-    Topic::new(name).unwrap()
-}
 
 fn outgoing(on: &str, text: impl Into<String>) -> Outgoing {
     Outgoing::new(topic(on), Payload::text(text)).retain(KEEP)
-}
-
-fn publication(on: &str, text: impl Into<String>) -> Publication {
-    let event = Event::message(Payload::text(text)).into();
-    Publication { topic: topic(on), event, retention: Some(KEEP), key: None }
-}
-
-async fn publish(store: &PostgresStore, publication: Publication) -> Position {
-    store.publish(&[publication]).await.remove(0).unwrap().position
-}
-
-fn texts(events: &[(Position, std::sync::Arc<Event>)]) -> Vec<String> {
-    events.iter().map(|(_, event)| String::from_utf8(event.payload.bytes().to_vec()).unwrap()).collect()
-}
-
-/// A node that hears topics.
-async fn hearing(store: &PostgresStore, names: &[&str]) -> (std::sync::Arc<Ears>, std::sync::Arc<dyn BusNode>) {
-    let ears = Ears::new();
-    let bus = store.start(&NodeId::unique(), ears.clone()).await.unwrap();
-    let topics: Vec<_> = names.iter().map(|name| topic(name)).collect();
-    bus.interest(&topics, &[]).await.unwrap();
-    (ears, bus)
 }
 
 /// Runs a statement within a short time: what would wait for a lock fails.

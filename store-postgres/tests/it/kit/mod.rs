@@ -1,9 +1,15 @@
 //! A schema for each test, in the server that the tests are given.
 
+pub(crate) mod proxy;
+pub(crate) mod server;
+
 use std::env;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use strait_core::NodeId;
+use strait_core::store::{BusNode, EventBus, EventHubStore, Publication};
+use strait_core::testkit::Ears;
+use strait_core::{Event, NodeId, Payload, Position, Retention, Topic};
 use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query};
 use strait_store_postgres::{PostgresConfig, PostgresStore};
 
@@ -87,4 +93,34 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
         assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+pub(crate) fn topic(name: &str) -> Topic {
+    Topic::new(name).unwrap()
+}
+
+/// Long enough for any test.
+pub(crate) const KEEP: Retention = Retention { count: 10_000, age: Duration::from_secs(600) };
+
+/// A publication of a text, kept.
+pub(crate) fn publication(on: &str, text: impl Into<String>) -> Publication {
+    let event = Event::message(Payload::text(text)).into();
+    Publication { topic: topic(on), event, retention: Some(KEEP), key: None }
+}
+
+pub(crate) async fn publish(store: &PostgresStore, publication: Publication) -> Position {
+    store.publish(&[publication]).await.remove(0).unwrap().position
+}
+
+pub(crate) fn texts(events: &[(Position, Arc<Event>)]) -> Vec<String> {
+    events.iter().map(|(_, event)| String::from_utf8(event.payload.bytes().to_vec()).unwrap()).collect()
+}
+
+/// A node that hears topics.
+pub(crate) async fn hearing(store: &PostgresStore, names: &[&str]) -> (Arc<Ears>, Arc<dyn BusNode>) {
+    let ears = Ears::new();
+    let bus = store.start(&NodeId::unique(), ears.clone()).await.unwrap();
+    let topics: Vec<_> = names.iter().map(|name| topic(name)).collect();
+    bus.interest(&topics, &[]).await.unwrap();
+    (ears, bus)
 }

@@ -1,0 +1,227 @@
+//! What is in the tables: indexes for every query, and no more rows than there must be.
+
+use std::time::Duration;
+
+use strait_core::store::{
+    Attach, AttachAs, ChannelStore, EventHubStore, LeaseTerm, Location, NewChannel, PresenceEntry, Publication,
+    Subscription,
+};
+use strait_core::{ChannelId, ConnectionId, NodeId, Payload, Retention};
+use strait_store_postgres::sqlx::{Row, query, query_scalar};
+use strait_store_postgres::{Outgoing, PostgresStore};
+use tokio::task::JoinSet;
+
+use crate::kit::{KEEP, Schema, eventually, hearing, publication, publish, topic};
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn new_channel(node: &NodeId) -> NewChannel {
+    let id = ChannelId::unique();
+    NewChannel {
+        location: Location::Node { node: node.clone(), connection: ConnectionId::from(id.clone()) },
+        id,
+        endpoint: "room".into(),
+        opening: "{}".into(),
+        session: None,
+        grace: Some(LONG),
+        token: None,
+    }
+}
+
+async fn count(schema: &Schema, table: &str) -> i64 {
+    let sql = schema.sql(&format!("SELECT count(*) FROM {{s}}.{table}"));
+    let mut connection = schema.connection().await;
+    // Counted by an index, so that a test of scans does not find this one.
+    query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
+    query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+/// Every call of the traits once, on tables with rows in them.
+async fn use_everything(store: &PostgresStore, schema: &Schema) {
+    let node = NodeId::unique();
+    store.lease(&node, LeaseTerm::Acquire, LONG).await.unwrap();
+    store.lease(&node, LeaseTerm::Renew, LONG).await.unwrap();
+    let (_ears, bus) = hearing(store, &["a", "b"]).await;
+    let new = new_channel(&node);
+    let record = store.open(new.clone()).await.unwrap().record;
+    let fence = record.fence();
+    store.get(&new.id).await.unwrap();
+    store.find(&record.location).await.unwrap();
+    let presence = Some(PresenceEntry { user: None, data: None });
+    let all = [("a", true, presence.clone()), ("b", false, None), ("c", false, presence)];
+    let subscriptions = all.map(|(name, indexed, presence)| Subscription {
+        fence: fence.clone(),
+        topic: topic(name),
+        indexed,
+        presence,
+    });
+    store.subscribe(&subscriptions).await.unwrap();
+    store.topics(&new.id).await.unwrap();
+    store.members(&topic("a"), None, 10).await.unwrap();
+    store.presence(&topic("a"), None, 10).await.unwrap();
+    let position = publish(store, Publication { key: Some("k".into()), ..publication("a", "x") }).await;
+    store.replay(&topic("a"), &position, 10).await.unwrap();
+    store.history(&topic("a"), 10).await.unwrap();
+    let mut connection = schema.connection().await;
+    let mut transaction = strait_store_postgres::sqlx::Connection::begin(&mut connection).await.unwrap();
+    store.publish_in(&mut transaction, &Outgoing::new(topic("b"), Payload::text("x")).retain(KEEP)).await.unwrap();
+    transaction.commit().await.unwrap();
+    store.wake();
+    let sequenced = async || (count(schema, "outbox").await == 0).then_some(());
+    eventually("the outbox to be empty", sequenced).await;
+    let event = publication("a", "direct").event;
+    store.deliver(&[(new.id.clone(), event)]).await.unwrap();
+    store.inbox(&new.id, &position, 10).await.unwrap();
+    let relay = store.relay(&topic("a"), &node, LONG).await.unwrap().unwrap();
+    store.relay_done(&relay, &position).await.unwrap();
+    let lock = store.lock(&new.id, &node, LONG).await.unwrap().unwrap();
+    store.unlock(&lock).await.unwrap();
+    store.write(&fence, strait_core::store::Patch { opened: true, ..Default::default() }).await.unwrap();
+    store.unsubscribe(&[(fence.clone(), topic("c"))]).await.unwrap();
+    bus.interest(&[], &[topic("b")]).await.unwrap();
+    bus.send(&NodeId::unique(), &[strait_core::store::Command::Evict { fence: fence.clone() }]).await.unwrap();
+    store.detach(&fence, LONG).await.unwrap();
+    let by = AttachAs::Holder { generation: 1 };
+    let attach = Attach { by, location: record.location, next_token: None };
+    store.attach(&new.id, attach).await.unwrap();
+    let fence = store.get(&new.id).await.unwrap().unwrap().fence();
+    let claim = store.claim(&fence, &node, LONG).await.unwrap().unwrap();
+    store.renew(&claim, LONG).await.unwrap();
+    store.remove(&[claim]).await.unwrap();
+    store.release(&node).await.unwrap();
+    store.claim_due(&node, 10, LONG).await.unwrap();
+    bus.stop().await;
+}
+
+#[tokio::test]
+async fn no_call_scans_a_table() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let node = NodeId::unique();
+    store.lease(&node, LeaseTerm::Acquire, LONG).await.unwrap();
+    for n in 0..30 {
+        let record = store.open(new_channel(&node)).await.unwrap().record;
+        let topic = topic(&format!("t{n}"));
+        store.subscribe(&[Subscription { fence: record.fence(), topic, indexed: true, presence: None }]).await.unwrap();
+        publish(&store, publication(&format!("t{n}"), "x")).await;
+    }
+    store.close().await;
+    let mut connection = schema.connection().await;
+    let scans = "SELECT relname::text, seq_scan, seq_tup_read FROM pg_stat_user_tables \
+                 WHERE schemaname = $1 AND relname <> 'migration' ORDER BY 1";
+    let read = async |connection: &mut _| {
+        let rows = query(scans).bind(&schema.name).fetch_all(connection).await.unwrap();
+        rows.iter().map(|row| (row.get::<String, _>(0), row.get::<i64, _>(1))).collect::<Vec<_>>()
+    };
+    // Counted when sessions end, and at most every second.
+    let quiet = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1";
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = read(&mut connection).await;
+    let second = PostgresStore::new(schema.config().application_name(&schema.name));
+    use_everything(&second, &schema).await;
+    second.close().await;
+    let ended = async || {
+        let mut connection = schema.connection().await;
+        query_scalar::<_, bool>(quiet).bind(&schema.name).fetch_one(&mut connection).await.unwrap().then_some(())
+    };
+    eventually("the sessions' end", ended).await;
+    let after = read(&mut connection).await;
+    assert!(after.len() > 15);
+    let scanned: Vec<_> = after.iter().filter(|row| !before.contains(row)).collect();
+    assert!(scanned.is_empty(), "{scanned:?} of {before:?}");
+}
+
+#[tokio::test]
+async fn a_poll_reads_by_index_only() {
+    let schema = Schema::new();
+    let _store = schema.store().await;
+    let mut connection = schema.connection().await;
+    query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
+    for sql in [
+        "SELECT * FROM {s}.feed WHERE xid >= pg_snapshot_xmax('10:20:10,12')",
+        "SELECT * FROM {s}.feed WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip('10:20:10,12')))",
+        "SELECT id FROM {s}.outbox ORDER BY topic, id LIMIT 1",
+    ] {
+        let plan = query(schema.sql(&format!("EXPLAIN {sql}"))).fetch_all(&mut connection).await.unwrap();
+        let lines: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+        assert!(lines.iter().any(|line| line.contains("Index")), "{lines:#?}");
+        assert!(!lines.iter().any(|line| line.contains("Seq Scan")), "{lines:#?}");
+    }
+}
+
+#[tokio::test]
+async fn many_may_migrate_at_once() {
+    let schema = Schema::new();
+    let mut connecting = JoinSet::new();
+    for _ in 0..8 {
+        let config = schema.config();
+        connecting.spawn(async move { PostgresStore::new(config).connect().await });
+    }
+    while let Some(connected) = connecting.join_next().await {
+        connected.unwrap().unwrap();
+    }
+    assert_eq!(count(&schema, "migration").await, 1);
+    // And who must not create anything can connect by now.
+    PostgresStore::new(schema.config().migrate(false)).connect().await.unwrap();
+    let missing = Schema::new();
+    let error = PostgresStore::new(missing.config().migrate(false)).connect().await.unwrap_err();
+    assert_eq!(error.kind, strait_core::store::StoreErrorKind::Misconfigured);
+}
+
+#[tokio::test]
+async fn the_feed_is_emptied_once_it_has_been_read() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let (ears, _bus) = hearing(&store, &["a"]).await;
+    publish(&store, publication("a", "x")).await;
+    ears.hear(&topic("a"), 1).await;
+    assert_eq!(count(&schema, "feed").await, 1);
+    // As if the slot had been written to twenty seconds ago.
+    let mut connection = schema.connection().await;
+    let age = "UPDATE {s}.feed SET slot = (slot + 2) % 4";
+    query(schema.sql(age)).execute(&mut connection).await.unwrap();
+    let written = "UPDATE {s}.slot SET emptied = false WHERE slot IN (SELECT slot FROM {s}.feed)";
+    query(schema.sql(written)).execute(&mut connection).await.unwrap();
+    let rotate = async || {
+        query(schema.sql("SELECT {s}.rotate_feed()")).execute(&mut schema.connection().await).await.unwrap();
+        count(&schema, "feed").await
+    };
+    assert_eq!(rotate().await, 1, "the slot is sealed first");
+    let later = "UPDATE {s}.slot SET sealed_at = sealed_at - interval '11 seconds'";
+    // What became visible after the seal keeps the slot.
+    let late = "INSERT INTO {s}.feed (slot, seq, at, kind) SELECT slot, 0, now(), 0 FROM {s}.feed";
+    query(schema.sql(late)).execute(&mut connection).await.unwrap();
+    query(schema.sql(later)).execute(&mut connection).await.unwrap();
+    assert_eq!(rotate().await, 2);
+    query(schema.sql(later)).execute(&mut connection).await.unwrap();
+    assert_eq!(rotate().await, 0);
+}
+
+#[tokio::test]
+async fn what_is_over_leaves_nothing_behind() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let node = NodeId::unique();
+    store.lease(&node, LeaseTerm::Acquire, LONG).await.unwrap();
+    let record = store.open(new_channel(&node)).await.unwrap().record;
+    let subscription = Subscription { fence: record.fence(), topic: topic("a"), indexed: true, presence: None };
+    store.subscribe(&[subscription]).await.unwrap();
+    store.deliver(&[(record.id.clone(), publication("a", "x").event)]).await.unwrap();
+    let short = Some(Retention { count: 5, age: Duration::from_millis(100) });
+    for n in 0..20 {
+        publish(&store, Publication { retention: short, ..publication("a", n.to_string()) }).await;
+    }
+    assert!(count(&schema, "log").await <= 6, "five and the inbox's one");
+    let claim = store.claim(&record.fence(), &node, LONG).await.unwrap().unwrap();
+    store.remove(&[claim]).await.unwrap();
+    store.release(&node).await.unwrap();
+    let swept = async || {
+        store.claim_due(&node, 1, LONG).await.unwrap();
+        let mut left = 0;
+        for table in ["channel", "member", "topic", "log", "key", "node", "outbox", "hearer", "interest"] {
+            left += count(&schema, table).await;
+        }
+        (left == 0).then_some(())
+    };
+    eventually("the sweep", swept).await;
+}
