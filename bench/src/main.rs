@@ -1,6 +1,7 @@
 //! Measures Strait beside its rivals: `load`, `serve` and `run` in one binary.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are this command's output")]
 
+mod counts;
 mod dialect;
 mod latency;
 mod load;
@@ -35,6 +36,18 @@ struct Cli {
 enum Command {
     /// Measure all peers in turn and print a table
     Run(run::Options),
+    /// Count the instructions of micro-benchmarks and compare them with the baseline
+    Counts {
+        /// Make the result the baseline
+        #[arg(long)]
+        save: bool,
+    },
+    /// Do the work of one of them, for valgrind to count
+    #[command(hide = true)]
+    Count {
+        /// Its name
+        case: counts::Case,
+    },
     /// Load a server that is already running
     Load {
         /// Its address
@@ -96,6 +109,8 @@ fn main() -> Result<()> {
     machine::raise_file_limit();
     match Cli::parse().command {
         Command::Run(options) => run::run(&options),
+        Command::Counts { save } => counts::run(save),
+        Command::Count { case } => case.run(),
         Command::Load { target, dialect, pid, server_cores, load_core, work, pace } => {
             if let Some(core) = load_core {
                 machine::pin(&[core])?;

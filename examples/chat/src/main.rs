@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::Context;
 use clap::Parser;
-use strait_adapter_fastws::{Runtimes, Server};
+use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
 use strait_store_memory::MemoryStore;
 #[cfg(feature = "redis")]
 use strait_store_redis::{RedisConfig, RedisStore};
@@ -33,6 +33,10 @@ struct Arguments {
     /// Which threads serve: per-core, shared, or a number of single-threaded runtimes
     #[arg(long, default_value = "per-core", value_name = "RUNTIME", value_parser = runtimes)]
     runtime: Runtimes,
+
+    /// How many connections may be open at once
+    #[arg(long, default_value_t = ServerLimits::default().connections, value_name = "NUMBER")]
+    connections: usize,
 }
 
 /// Where channels and topics are kept.
@@ -105,6 +109,7 @@ fn main() -> anyhow::Result<()> {
     };
     let app = app.build()?;
     Server::new(app)
+        .limits(ServerLimits { connections: arguments.connections, ..ServerLimits::default() })
         .fallback(chat::page())
         .metrics(move || metrics.render())
         .run(arguments.listen, arguments.runtime, listening)
