@@ -71,10 +71,7 @@ impl Dialect {
         }
         if role == Role::Member {
             match self {
-                Self::Strait => steps.extend([
-                    say(r#"{"action":"subscribe","topic":"fan:bench"}"#),
-                    Step::Text(r#"{"action":"subscribe"}"#.into()),
-                ]),
+                Self::Strait => steps.extend(subscription(0)),
                 Self::SocketIo => {
                     steps.extend([say(r#"42["subscribe"]"#), Step::Text(r#"42["subscribed""#.into())]);
                 }
@@ -82,6 +79,13 @@ impl Dialect {
                 Self::Tcp => {}
             }
         }
+        steps
+    }
+
+    /// As [`opening`](Self::opening) for a member, of several topics where there are such.
+    pub(crate) fn member_of(self, topics: usize, host: &str) -> Vec<Step> {
+        let mut steps = self.opening(Role::Member, host);
+        steps.extend((1..topics).flat_map(subscription));
         steps
     }
 
@@ -115,13 +119,17 @@ impl Dialect {
         )
     }
 
-    /// What the publisher sends and what every member must get, for events of `size` bytes of JSON.
-    pub(crate) fn publication(self, size: usize) -> Result<(Ring, Ring)> {
+    /// What the publisher sends and what every member must get, for events of `size` bytes of JSON, spread over `topics`
+    /// where there are such.
+    pub(crate) fn publication(self, size: usize, topics: usize) -> Result<(Ring, Ring)> {
+        let mut seq = 0;
         self.rings(
             |seq| event_payload(size, seq),
             |event| match self {
                 Self::Strait => {
-                    format!(r#"{{"action":"publish","topic":"fan:bench","data":{event}}}"#)
+                    let topic = topic(seq * topics / TURN);
+                    seq += 1;
+                    format!(r#"{{"action":"publish","topic":"{topic}","data":{event}}}"#)
                 }
                 Self::SocketIo => format!(r#"42["publish",{event}]"#),
                 _ => event.to_owned(),
@@ -141,7 +149,7 @@ impl Dialect {
     fn rings(
         self,
         payload: impl Fn(usize) -> Result<String>,
-        ask: impl Fn(&str) -> String,
+        mut ask: impl FnMut(&str) -> String,
         answer: impl Fn(&str) -> String,
     ) -> Result<(Ring, Ring)> {
         let (mut asks, mut answers) = (Vec::new(), Vec::new());
@@ -156,6 +164,17 @@ impl Dialect {
         }
         Ok((Ring::new(&asks)?, Ring::new(&answers)?))
     }
+}
+
+/// Strait's topics; their names are of one length, as all frames of a ring are.
+fn topic(number: usize) -> String {
+    format!("fan:{number:06}")
+}
+
+/// Subscribes to a topic of Strait's.
+fn subscription(number: usize) -> [Step; 2] {
+    let ask = format!(r#"{{"action":"subscribe","topic":"{}"}}"#, topic(number));
+    [Step::Send(wire::client_frame(wire::TEXT, ask.as_bytes(), 1)), Step::Text(r#"{"action":"subscribe"}"#.into())]
 }
 
 /// The number every sequence starts from, so that all have ten digits.
@@ -203,7 +222,7 @@ mod tests {
     fn every_dialect_can_ask_and_publish() {
         for dialect in Dialect::value_variants() {
             dialect.echo(1024).unwrap();
-            dialect.publication(100).unwrap();
+            dialect.publication(100, 1000).unwrap();
         }
     }
 }

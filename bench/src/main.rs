@@ -1,6 +1,7 @@
 //! Measures Strait beside its rivals: `load`, `serve` and `run` in one binary.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are this command's output")]
 
+mod counts;
 mod dialect;
 mod fleet;
 mod latency;
@@ -40,6 +41,18 @@ enum Command {
     Fleet(fleet::Options),
     /// Be a node of socketioxide on its Redis adapter
     FleetPeer(fleet::peer::Options),
+    /// Count the instructions of micro-benchmarks and compare them with the baseline
+    Counts {
+        /// Make the result the baseline
+        #[arg(long)]
+        save: bool,
+    },
+    /// Do the work of one of them, for valgrind to count
+    #[command(hide = true)]
+    Count {
+        /// Its name
+        case: counts::Case,
+    },
     /// Load a server that is already running
     Load {
         /// Its address
@@ -103,6 +116,8 @@ fn main() -> Result<()> {
         Command::Run(options) => run::run(&options),
         Command::Fleet(options) => fleet::run(&options),
         Command::FleetPeer(options) => fleet::peer::run(&options),
+        Command::Counts { save } => counts::run(save),
+        Command::Count { case } => case.run(),
         Command::Load { target, dialect, pid, server_cores, load_core, work, pace } => {
             if let Some(core) = load_core {
                 machine::pin(&[core])?;

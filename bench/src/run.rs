@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// What to do
     #[arg(long, value_delimiter = ',', default_value = Work::USUAL)]
     work: Vec<Work>,
+    /// How Strait's cost grows with connections, members and topics, instead
+    #[arg(long, conflicts_with = "work")]
+    curves: bool,
     /// The command that starts Strait, `{port}` in the place of the port [default: the `chat` beside this program]
     #[arg(long)]
     strait_cmd: Option<String>,
@@ -58,8 +61,9 @@ pub(crate) struct Options {
 
 impl Options {
     fn kinds(&self) -> Result<Vec<Kind>> {
+        let peers: &[String] = if self.curves { &[] } else { &self.peers };
         let mut kinds: Vec<Kind> =
-            self.peers.iter().filter(|name| !name.is_empty()).map(|name| Kind::parse(name)).collect::<Result<_>>()?;
+            peers.iter().filter(|name| !name.is_empty()).map(|name| Kind::parse(name)).collect::<Result<_>>()?;
         if self.no_strait {
             return Ok(kinds);
         }
@@ -67,7 +71,7 @@ impl Options {
             Some(command) => command.clone(),
             None => {
                 let chat = env::current_exe()?.with_file_name("chat");
-                format!("{} --listen 127.0.0.1:{{port}}", chat.display())
+                format!("{} --listen 127.0.0.1:{{port}} --connections 100000", chat.display())
             }
         };
         let plain = [String::new()];
@@ -78,6 +82,10 @@ impl Options {
             });
         }
         Ok(kinds)
+    }
+
+    fn work(&self) -> Result<Vec<Work>> {
+        if self.curves { Work::CURVES.split(',').map(str::parse).collect() } else { Ok(self.work.clone()) }
     }
 
     /// The first undisturbed measurement, or the least disturbed of those that may be tried.
@@ -113,7 +121,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         None => true,
     });
     let start = |kind: &Kind| Server::start(kind, &options.server_cores, options.load_core);
-    for work in &options.work {
+    for work in &options.work()? {
         let kinds: Vec<&Kind> = kinds.iter().filter(|kind| work.possible(kind.dialect())).collect();
         let mut rows: Vec<Row> = kinds.iter().map(|kind| Row::new(kind.label())).collect();
         for round in 1..=options.rounds {
@@ -124,7 +132,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 });
                 match &measured {
                     Ok(measured) => {
-                        eprintln!("{work}, round {round}, {}: {}", kind.label(), report::any_line(*work, measured))
+                        eprintln!("{work}, round {round}, {}: {}", kind.label(), report::any_line(*work, measured));
                     }
                     Err(error) => {
                         eprintln!("{work}, round {round}, {} FAILED: {error:#}", kind.label());

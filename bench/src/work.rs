@@ -21,6 +21,9 @@ pub(crate) enum Work {
     Echo { size: usize, connections: usize, depth: usize },
     /// Publications that reach many.
     Fanout { size: usize, members: usize, depth: usize },
+    /// Publications on many topics in turn, all of which one connection is subscribed to. One is in flight, as there is an
+    /// order within a topic only.
+    Topics { size: usize, topics: usize },
     /// Connections on which nothing happens.
     Idle { connections: usize, past: Past },
     /// Connections that come and go.
@@ -32,8 +35,18 @@ impl Work {
     pub(crate) const USUAL: &'static str = "echo:32:100:1,echo:32:1000:1,echo:32:100:16,echo:1024:100:16,fanout:100:1000:8,\
                                             idle:10000:silent,idle:10000:spoken,idle:10000:subscribed,connect";
 
-    /// Whether what speaks `dialect` can do it: bare TCP has no rooms.
+    /// What shows how Strait's cost grows: with connections, members of a topic, and topics.
+    pub(crate) const CURVES: &'static str = "idle:1000:subscribed,idle:2000:subscribed,idle:5000:subscribed,\
+                                             idle:10000:subscribed,idle:19000:subscribed,echo:32:1000:1,echo:32:2000:1,\
+                                             echo:32:5000:1,echo:32:10000:1,echo:32:19000:1,fanout:100:1:8,fanout:100:10:8,\
+                                             fanout:100:100:8,fanout:100:1000:8,fanout:100:10000:8,topics:100:1,topics:100:100,\
+                                             topics:100:1000,topics:100:10000";
+
+    /// Whether what speaks `dialect` can do it: bare TCP has no rooms, and only Strait has topics with names.
     pub(crate) fn possible(self, dialect: Dialect) -> bool {
+        if let Self::Topics { .. } = self {
+            return dialect == Dialect::Strait;
+        }
         let rooms = matches!(self, Self::Fanout { .. } | Self::Idle { past: Past::Subscribed, .. });
         dialect != Dialect::Tcp || !rooms
     }
@@ -42,7 +55,7 @@ impl Work {
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Echo { .. } => "messages",
-            Self::Fanout { .. } => "deliveries",
+            Self::Fanout { .. } | Self::Topics { .. } => "deliveries",
             Self::Idle { .. } | Self::Connect => "connections",
         }
     }
@@ -61,6 +74,7 @@ impl FromStr for Work {
             ["fanout", size, members, depth] => {
                 Self::Fanout { size: number(size)?, members: number(members)?, depth: number(depth)? }
             }
+            ["topics", size, topics] => Self::Topics { size: number(size)?, topics: number(topics)? },
             ["idle", connections, past] => {
                 let past = Past::from_str(past, true).map_err(Error::msg)?;
                 Self::Idle { connections: number(connections)?, past }
@@ -68,7 +82,7 @@ impl FromStr for Work {
             ["connect"] => Self::Connect,
             _ => bail!(
                 "unknown work {text:?}: give echo:SIZE:CONNECTIONS:IN_FLIGHT, fanout:SIZE:MEMBERS:IN_FLIGHT, \
-                 idle:CONNECTIONS:silent|spoken|subscribed or connect"
+                 topics:SIZE:TOPICS, idle:CONNECTIONS:silent|spoken|subscribed or connect"
             ),
         })
     }
@@ -82,6 +96,9 @@ impl fmt::Display for Work {
             }
             Self::Fanout { size, members, depth } => {
                 write!(f, "Fan-out, {size} B to {members} members, {depth} publications in flight")
+            }
+            Self::Topics { size, topics } => {
+                write!(f, "Publications, {size} B on {topics} topics in turn, 1 in flight")
             }
             Self::Idle { connections, past } => {
                 let past = match past {
@@ -171,7 +188,8 @@ pub(crate) fn measure(work: Work, target: &Target, pace: Pace, server_cores: usi
     let plan = Plan { warm_up: pace.warm_up, measured: pace.measured, server: target.pid };
     let span = match work {
         Work::Echo { size, connections, depth } => Echo::open(target, connections, depth, size)?.run(&plan)?,
-        Work::Fanout { size, members, depth } => Fanout::open(target, members, depth, size)?.run(&plan)?,
+        Work::Fanout { size, members, depth } => Fanout::open(target, members, depth, size, 1)?.run(&plan)?,
+        Work::Topics { size, topics } => Fanout::open(target, 1, 1, size, topics)?.run(&plan)?,
         Work::Connect => connect(target, &plan)?,
         Work::Idle { connections, past } => {
             return Ok(Measured::Memory(idle::memory(target, connections, past)?));
@@ -189,7 +207,11 @@ pub(crate) fn syscalls(work: Work, target: &Target) -> Result<Option<f64>> {
             strace::count(target.pid, || echo.run(&plan))?
         }
         Work::Fanout { size, members, depth } => {
-            let mut fanout = Fanout::open(target, members, depth, size)?;
+            let mut fanout = Fanout::open(target, members, depth, size, 1)?;
+            strace::count(target.pid, || fanout.run(&plan))?
+        }
+        Work::Topics { size, topics } => {
+            let mut fanout = Fanout::open(target, 1, 1, size, topics)?;
             strace::count(target.pid, || fanout.run(&plan))?
         }
         Work::Connect => strace::count(target.pid, || connect(target, &plan))?,
@@ -204,7 +226,7 @@ mod tests {
 
     #[test]
     fn the_usual_work_is_understood() {
-        for text in Work::USUAL.split(',') {
+        for text in Work::USUAL.split(',').chain(Work::CURVES.split(',')) {
             text.parse::<Work>().unwrap();
         }
         "echo:32:x:1".parse::<Work>().unwrap_err();

@@ -9,7 +9,10 @@ use crate::{cargo::cargo, process, run_folder::RunFolder};
 /// `cargo xtask bench -- --help` lists what it can measure; bench/README.md says how it does.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Handed to the benchmark's `run`
+    /// Count the instructions of micro-benchmarks instead, and fail if one grew by more than a tenth
+    #[arg(long)]
+    counts: bool,
+    /// Handed to the benchmark's `run`, or to its `counts`: there `--save` makes a new baseline
     #[arg(last = true)]
     arguments: Vec<OsString>,
 }
@@ -21,8 +24,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !process::run(build, "cargo", None, &folder)?.success() {
         return Ok(ExitCode::FAILURE);
     }
+    let what = if args.counts { "counts" } else { "run" };
     let mut bench = cargo();
-    bench.args(["run", "--release", "--quiet", "-p", "strait-bench", "--", "run"]).args(&args.arguments);
+    bench.args(["run", "--release", "--quiet", "-p", "strait-bench", "--"]).arg(what).args(&args.arguments);
     let passed = process::run(bench, "strait-bench", None, &folder)?.success();
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

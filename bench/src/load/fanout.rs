@@ -30,16 +30,16 @@ struct Pending {
 }
 
 impl Fanout {
-    /// Opens `members` and the publisher, for `depth` publications of `size` bytes in flight.
-    pub(crate) fn open(target: &Target, members: usize, depth: usize, size: usize) -> Result<Self> {
+    /// Opens `members`, each subscribed to as many `topics`, and the publisher, for `depth` publications of `size` bytes in
+    /// flight.
+    pub(crate) fn open(target: &Target, members: usize, depth: usize, size: usize, topics: usize) -> Result<Self> {
         ensure!((1..=TURN).contains(&depth), "between 1 and {TURN} publications can be in flight");
-        let (publications, events) = target.dialect.publication(size)?;
+        let (publications, events) = target.dialect.publication(size, topics)?;
         let host = target.address.to_string();
-        let members: Vec<Stream> =
-            dialogue::open(target.address, members, target.dialect.opening(Role::Member, &host))?
-                .into_iter()
-                .map(Stream::new)
-                .collect();
+        let members: Vec<Stream> = dialogue::open(target.address, members, target.dialect.member_of(topics, &host))?
+            .into_iter()
+            .map(Stream::new)
+            .collect();
         let publisher = dialogue::open(target.address, 1, target.dialect.opening(Role::Publisher, &host))?
             .pop()
             .map(Stream::new)

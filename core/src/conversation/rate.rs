@@ -31,9 +31,12 @@ impl Bucket {
 
     pub(super) fn take(&mut self, limit: &RateLimit, now: Instant) -> Taken {
         let burst = limit.burst as f32;
-        let passed = self.filled.map_or(0.0, |filled| now.saturating_duration_since(filled).as_secs_f32());
-        self.tokens = (self.tokens + passed * limit.per_second as f32).min(burst);
-        self.filled = Some(now);
+        // Messages that were read together came at the same time.
+        if self.filled != Some(now) {
+            let passed = self.filled.map_or(0.0, |filled| now.saturating_duration_since(filled).as_secs_f32());
+            self.tokens = (self.tokens + passed * limit.per_second as f32).min(burst);
+            self.filled = Some(now);
+        }
         if self.tokens >= 1.0 {
             self.tokens -= 1.0;
             return Taken::Yes;

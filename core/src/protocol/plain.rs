@@ -43,6 +43,8 @@ pub(crate) enum Request<R> {
 
 /// Above so many keys a hash set looks for duplicates.
 const FEW_KEYS: usize = 16;
+/// Below so many bytes a search that looks at many bytes at once is not worth its beginning.
+const SHORT: usize = 64;
 
 /// Finds the routing key, and the route that `find` knows by it.
 pub(crate) fn decode<R>(mut text: BytesMut, routing_key: &str, find: impl Fn(&str) -> Option<R>) -> Request<R> {
@@ -196,10 +198,14 @@ fn merges(object: &[u8], routing_key: &str) -> bool {
 
 /// Whether one of `names` stands in quotes anywhere in a JSON value, or something that may be one in escapes.
 fn may_name(value: &[u8], names: &[&[u8]]) -> bool {
-    memchr::memchr2_iter(b'"', b'\\', value).any(|at| {
-        let (found, rest) = (value[at], &value[at + 1..]);
-        found == b'\\' || names.iter().any(|name| rest.get(name.len()) == Some(&b'"') && rest.starts_with(name))
-    })
+    let names_one = |at: usize| {
+        let rest = &value[at + 1..];
+        value[at] == b'\\' || names.iter().any(|name| rest.get(name.len()) == Some(&b'"') && rest.starts_with(name))
+    };
+    if value.len() < SHORT {
+        return (0..value.len()).any(|at| matches!(value[at], b'"' | b'\\') && names_one(at));
+    }
+    memchr::memchr2_iter(b'"', b'\\', value).any(names_one)
 }
 
 /// What cannot be read as an object is not merged either.

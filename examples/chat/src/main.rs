@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
-use strait_adapter_fastws::{Runtimes, Server};
+use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
 use strait_store_memory::MemoryStore;
 #[cfg(feature = "postgres")]
 use strait_store_postgres::{PostgresConfig, PostgresStore};
@@ -40,6 +40,10 @@ struct Arguments {
     /// How long the other chats of the same store wait for this one before they take over what it leaves
     #[arg(long, default_value_t = 15_000, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u64).range(100..=3_600_000))]
     lease: u64,
+
+    /// How many connections may be open at once
+    #[arg(long, default_value_t = ServerLimits::default().connections, value_name = "NUMBER")]
+    connections: usize,
 }
 
 /// Where channels and topics are kept.
@@ -120,6 +124,7 @@ fn main() -> anyhow::Result<()> {
     };
     let app = app.lease(Duration::from_millis(arguments.lease)).build()?;
     Server::new(app)
+        .limits(ServerLimits { connections: arguments.connections, ..ServerLimits::default() })
         .fallback(chat::page())
         .metrics(move || metrics.render())
         .run(arguments.listen, arguments.runtime, listening)
