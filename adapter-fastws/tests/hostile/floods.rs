@@ -101,3 +101,22 @@ async fn who_floods_is_told_and_closed() {
     drop(client);
     victim.ends_unharmed().await;
 }
+
+#[tokio::test]
+async fn who_floods_is_answered_ever_more_slowly() {
+    let victim = Victim::patient().await;
+    let mut client = victim.client("/echo").await;
+    let start = std::time::Instant::now();
+    // The burst passes at once; of the 320 beyond it 32 are taken in 100 ms.
+    client.send(text("spam").repeat(520)).await;
+    let mut limited = 0;
+    while limited < 200 {
+        match client.next().await {
+            Got::Text(answer) => limited += usize::from(answer.contains("rate_limited")),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(start.elapsed() >= std::time::Duration::from_millis(500), "{:?}", start.elapsed());
+    drop(client);
+    victim.ends_unharmed().await;
+}

@@ -61,7 +61,7 @@ impl Siege {
         let mut victim = Victim::patient().await;
         let mut honest = Vec::new();
         for _ in 0..HONEST {
-            honest.push(victim.client("/echo").await);
+            honest.push(victim.client("/honest").await);
         }
         p99(&mut honest, window / 2).await;
         let start = victim.resident();

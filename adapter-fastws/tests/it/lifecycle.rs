@@ -203,7 +203,7 @@ async fn who_is_refused_by_on_connect_is_closed_and_not_heard() {
     type Refuse = fn() -> Error;
     let cases: [(Refuse, u16, &str); 3] = [
         (|| Error::forbidden("not today"), 1008, "not today"),
-        (|| Error::unavailable("come back later"), 1008, "come back later"),
+        (|| Error::unavailable("come back later"), 1011, "come back later"),
         (|| Error::internal("the secret cause"), 1011, "something went wrong on the server"),
     ];
     for (refuse, code, expected) in cases {
@@ -228,7 +228,7 @@ async fn on_connect_that_panics_or_takes_too_long_refuses() {
     node.end().await;
     let hangs = noted(&notes).limits(quick).on_connect(|| async { std::future::pending::<()>().await });
     let node = serve(hangs).await;
-    node.client("/noted").await.closes(1008).await;
+    node.client("/noted").await.closes(1011).await;
     node.end().await;
     notes.become_these(&["Server", "Server"]).await;
 }

@@ -138,7 +138,7 @@ impl Victim {
         becomes(|| self.count(), before).await;
     }
 
-    /// Nothing is left but so many clients of `/echo`.
+    /// Nothing is left but so many honest clients.
     pub(crate) async fn is_left_by_all_but(&mut self, clients: usize) {
         let Count { descriptors, channels, records, .. } = self.before;
         let expected = (descriptors + clients, channels + clients, records + clients);

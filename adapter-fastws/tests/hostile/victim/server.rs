@@ -59,6 +59,8 @@ fn app(store: MemoryStore, limits: &Limits) -> App {
         });
     App::new()
         .endpoint(echo("/echo").limits(limits.clone()))
+        // Who is honest may be silent for longer than it takes to find out who is not.
+        .endpoint(on("honest").limits(Limits { rate: None, ..Limits::default() }).on_message(|text: String| async { text }))
         .endpoint(
             on("small").limits(Limits { message: SMALL, ..limits.clone() }).on_message(|text: String| async { text }),
         )
