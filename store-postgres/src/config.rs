@@ -35,6 +35,9 @@ pub enum ConfigError {
     Pooler,
 }
 
+/// Well before a node could miss what the feed has dropped.
+const LONGEST_POLL: Duration = Duration::from_secs(5);
+
 /// Where the database is, and how it is used. [`Debug`] shows no password.
 #[derive(Clone)]
 #[must_use]
@@ -193,10 +196,10 @@ impl PostgresConfig {
         self
     }
 
-    /// How often a node looks for events without having been woken, 100 ms unless set. What SQL publishes in a
-    /// transaction is found this way.
+    /// How often a node looks for events without having been woken, 100 ms unless set, at most 5 s. What SQL publishes
+    /// in a transaction is found this way.
     pub fn poll(mut self, every: Duration) -> Self {
-        self.poll = every;
+        self.poll = every.clamp(Duration::from_millis(1), LONGEST_POLL);
         self
     }
 

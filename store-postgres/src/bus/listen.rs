@@ -42,33 +42,26 @@ impl Drop for Listening {
 }
 
 async fn run(inner: Weak<Inner>) {
-    let mut was_heard = true;
-    loop {
-        let listened = listen(&inner).await;
+    // Said once for each time that it ends.
+    let mut is_told = false;
+    while let Some(ended) = listen(&inner, &mut is_told).await {
         metrics::gauge!("strait_postgres_listening").set(0);
-        let Some(error) = listened else { return };
-        if was_heard {
-            tracing::warn!(error, "LISTEN has ended, nodes poll until it is back");
+        if !is_told {
+            tracing::warn!(reason = ended, "LISTEN has ended, nodes poll until it is back");
+            is_told = true;
         }
-        was_heard = false;
         sleep(PAUSE).await;
-        if inner.strong_count() == 0 {
-            return;
-        }
-        was_heard |= error == DEAF;
     }
 }
 
-const DEAF: &str = "a probe was not heard in time";
-
 /// Listens until it fails; `None` once the store is gone.
-async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
-    let (options, limit, probe) = {
+async fn listen(inner: &Weak<Inner>, is_told: &mut bool) -> Option<&'static str> {
+    let (options, channel, limit, probe) = {
         let inner = inner.upgrade()?;
-        (inner.config.listen_options()?, inner.config.operation, inner.config.probe)
+        let config = &inner.config;
+        (config.listen_options()?, inner.waker.channel.clone(), config.operation, config.probe)
     };
     let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(limit).connect_lazy_with(options);
-    let channel = inner.upgrade()?.waker.channel.clone();
     let connected = timeout(limit, async {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
@@ -77,6 +70,7 @@ async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
     });
     let Ok(Ok(mut listener)) = connected.await else { return Some("it cannot connect") };
     metrics::gauge!("strait_postgres_listening").set(1);
+    *is_told = false;
     let mut is_probing = false;
     loop {
         // Whatever was missed before.
@@ -84,7 +78,7 @@ async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
         match timeout(probe, listener.try_recv()).await {
             Ok(Ok(Some(_))) => is_probing = false,
             Ok(Ok(None) | Err(_)) => return Some("the connection was lost"),
-            Err(_) if is_probing => return Some(DEAF),
+            Err(_) if is_probing => return Some("a probe was not heard in time"),
             Err(_) => {
                 is_probing = true;
                 notify(&*inner.upgrade()?, "probe").await;

@@ -82,9 +82,6 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
                 sleep(wait).await;
             }
         }
-        if failures == 0 && began.elapsed() > LONGEST_PAUSE {
-            tracing::warn!("a poll took long");
-        }
     }
 }
 

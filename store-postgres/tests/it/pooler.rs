@@ -14,7 +14,7 @@ use crate::kit::{Schema, eventually, hearing, publication, publish, topic, url};
 async fn works(schema: &Schema, config: PostgresConfig) {
     let config = config.schema(&schema.name).unwrap().connections(4).transaction_pooler();
     // LISTEN goes past the pooler.
-    let config = config.listen(url().parse().unwrap()).poll(Duration::from_secs(300));
+    let config = config.listen(url().parse().unwrap()).poll(Duration::from_secs(5));
     let (one, two) = (PostgresStore::new(config.clone()), PostgresStore::new(config));
     let ready = async || one.connect().await.inspect_err(|error: &StoreError| assert!(error.is_retryable())).ok();
     eventually("the pooler", ready).await;
