@@ -156,14 +156,24 @@ async fn a_lock_that_somebody_holds_keeps_leases_and_other_topics_going() {
         assert_eq!(store.lease(&node, LeaseTerm::Renew, Duration::from_secs(60)).await.unwrap(), Lease::Held);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    // Who did not have its answer in time may have been heard all the same.
+    let mut unanswered = 0;
     for refused in waiting {
-        assert!(matches!(refused.await.unwrap(), StoreErrorKind::Unavailable | StoreErrorKind::Timeout));
+        match refused.await.unwrap() {
+            StoreErrorKind::Unavailable => {}
+            StoreErrorKind::Timeout => unanswered += 1,
+            other => panic!("{other:?}"),
+        }
     }
     publish(&store, publication("b", "goes on")).await;
     ears.hear(&topic("b"), 1).await;
     held.rollback().await.unwrap();
     publish(&store, publication("a", "after")).await;
-    assert_eq!(texts(&ears.hear(&topic("a"), 1).await), ["after"]);
+    let mut heard = texts(&ears.hear(&topic("a"), 1).await);
+    while heard.last().is_some_and(|last| last != "after") {
+        heard = texts(&ears.hear(&topic("a"), heard.len() + 1).await);
+    }
+    assert!(heard.len() <= unanswered + 1, "{heard:?}");
 }
 
 #[tokio::test]
