@@ -10,7 +10,12 @@ macro_rules! chapters {
     };
 }
 
-chapters! { introduction handlers topics guarantees plain limits serving postgres metrics conformance redis stores }
+chapters! { introduction handlers topics guarantees plain limits serving lambda postgres metrics conformance redis stores }
+
+/// Its file name is no name of a module.
+#[cfg(doctest)]
+#[doc = include_str!("../src/local-gateway.md")]
+pub mod local_gateway {}
 
 /// The README's sample.
 #[cfg(doctest)]

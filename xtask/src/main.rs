@@ -8,6 +8,7 @@ mod fuzz;
 mod hostile;
 mod image;
 mod interrupt;
+mod lambda;
 mod log;
 mod process;
 mod provision;
@@ -45,6 +46,8 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Attack a server with hostile clients and print what it costs
     Hostile(hostile::Args),
+    /// Run the chat as a Lambda function behind the local gateway
+    Lambda(lambda::Args),
     /// Build the container image of the test services, where a Docker engine answers
     Image(image::Args),
 }
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
         Command::Conformance(args) => conformance::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
         Command::Hostile(args) => hostile::run(&args),
+        Command::Lambda(args) => lambda::run(&args),
         Command::Image(args) => image::run(&args),
     });
     match outcome {

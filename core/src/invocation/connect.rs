@@ -80,6 +80,10 @@ impl Invocation {
     async fn run_on_connect_once(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
         let id = channel.id().clone();
         let refused = |error: Error| Refusal::of_error(&error);
+        if held::is_held(self.hub(), &id).await.map_err(refused)? {
+            // Whoever posts it holds the lock until the connection is there.
+            return Ok(Some(id));
+        }
         let busy = || Refusal::unavailable("the connection is being made by another try");
         let ttl = Lock::ttl(&channel);
         let lock = Lock::take(self.hub(), &id, ttl, self.posts).await.map_err(refused)?.ok_or_else(busy)?;

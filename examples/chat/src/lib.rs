@@ -4,12 +4,14 @@ mod echo;
 mod fan;
 mod pages;
 mod room;
+mod store;
 
 use std::time::Duration;
 
 use strait_core::{App, AppBuilder, Limits, RateLimit, Retention};
 
 pub use pages::page;
+pub use store::{Store, UnknownStore};
 
 /// How many messages of a room are kept, and for how long.
 const KEPT: Retention = Retention { count: 50, age: Duration::from_hours(24) };

@@ -3,17 +3,12 @@
 use std::io::{IsTerminal, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::num::NonZeroUsize;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Context;
+use chat::Store;
 use clap::Parser;
 use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
-use strait_store_memory::MemoryStore;
-#[cfg(feature = "postgres")]
-use strait_store_postgres::{PostgresConfig, PostgresStore};
-#[cfg(feature = "redis")]
-use strait_store_redis::{RedisConfig, RedisStore};
 use tracing::Level;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -44,45 +39,12 @@ struct Arguments {
     /// How many connections may be open at once
     #[arg(long, default_value_t = ServerLimits::default().connections, value_name = "NUMBER")]
     connections: usize,
-}
 
-/// Where channels and topics are kept.
-#[derive(Debug, Clone)]
-enum Store {
-    Memory,
-    #[cfg(feature = "redis")]
-    Redis(Box<RedisConfig>),
-    #[cfg(feature = "postgres")]
-    Postgres(Box<PostgresConfig>),
-}
-
-impl FromStr for Store {
-    type Err = UnknownStore;
-
-    fn from_str(store: &str) -> Result<Self, UnknownStore> {
-        if store == "memory" {
-            return Ok(Self::Memory);
-        }
-        match store.split_once("://").map_or("", |(scheme, _)| scheme) {
-            #[cfg(feature = "redis")]
-            "redis" | "rediss" => Ok(Self::Redis(Box::new(RedisConfig::from_url(store)?))),
-            #[cfg(feature = "postgres")]
-            "postgres" | "postgresql" => Ok(Self::Postgres(Box::new(PostgresConfig::from_url(store)?))),
-            _ => Err(UnknownStore::Unknown),
-        }
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-enum UnknownStore {
-    #[error("the store must be memory, or redis://… or postgres://… if this chat was built with it")]
-    Unknown,
-    #[cfg(feature = "redis")]
-    #[error(transparent)]
-    Redis(#[from] strait_store_redis::ConfigError),
-    #[cfg(feature = "postgres")]
-    #[error(transparent)]
-    Postgres(#[from] strait_store_postgres::ConfigError),
+    /// Post to channels at API Gateway too, with region and credentials of the environment: for a fleet of nodes and
+    /// functions on one store
+    #[cfg(feature = "lambda")]
+    #[arg(long)]
+    gateway: bool,
 }
 
 fn address(text: &str) -> Result<SocketAddr, &'static str> {
@@ -115,13 +77,9 @@ fn main() -> anyhow::Result<()> {
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .context("the metrics recorder could not be installed")?;
-    let app = match arguments.store {
-        Store::Memory => chat::app().store(MemoryStore::new()),
-        #[cfg(feature = "redis")]
-        Store::Redis(config) => chat::app().store(RedisStore::new(*config)),
-        #[cfg(feature = "postgres")]
-        Store::Postgres(config) => chat::app().store(PostgresStore::new(*config)),
-    };
+    let app = arguments.store.give(chat::app());
+    #[cfg(feature = "lambda")]
+    let app = if arguments.gateway { app.gateway(strait_adapter_lambda::ApiGateway::from_env()?) } else { app };
     let app = app.lease(Duration::from_millis(arguments.lease)).build()?;
     Server::new(app)
         .limits(ServerLimits { connections: arguments.connections, ..ServerLimits::default() })

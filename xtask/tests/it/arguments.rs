@@ -4,7 +4,7 @@ use crate::xtask::{Folder, run};
 fn without_a_command_all_are_listed() {
     let (status, output) = run(&Folder::new(), &[], &[]);
     assert_eq!(status, Some(0), "{output}");
-    for command in ["test-all", "services", "bench", "conformance", "image"] {
+    for command in ["test-all", "services", "bench", "conformance", "lambda", "image"] {
         let lines = output.lines().filter(|line| line.trim_start().starts_with(command));
         assert_eq!(lines.count(), 1, "{command} in {output}");
     }

@@ -207,7 +207,7 @@ impl EventHub {
         own.find_map(|publisher| replying.get(&(channel.clone(), publisher.turn)).cloned())
     }
 
-    /// Posts, and tells who could not be posted to.
+    /// Posts, and tells who could not be posted to in time.
     async fn post_parcels(&self, spread: &Spread, parcels: Vec<Parcel>) -> Vec<Rest> {
         let posts: Vec<Post> = parcels
             .iter()
@@ -228,7 +228,9 @@ impl EventHub {
                         failed.push(parcel.rest());
                     }
                 },
-                Some(_) => failed.push(parcel.rest()),
+                Some(Posted::Throttled | Posted::Unsent) => failed.push(parcel.rest()),
+                // What trying again does not change.
+                Some(_) => self.lose(&spread.topic, vec![parcel.rest()], spread.retained),
             }
         }
         failed

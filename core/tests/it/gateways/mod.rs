@@ -1,5 +1,6 @@
 //! Channels at a gateway: invocations of one application, alone and together with nodes.
 
+mod costs;
 mod fake;
 mod fanout;
 mod handshakes;

@@ -1,58 +1,66 @@
-//! Two chats on one Redis, or on one Postgres, are one chat.
+//! Chats on one Redis, or on one Postgres, are one chat: nodes, functions, and both.
 
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::kit::Server;
+use crate::kit::{Client, Server};
 use crate::room::{join, login};
 
 fn url(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: use `cargo xtask test-all`"))
 }
 
-/// A name of this process's own.
-fn part() -> String {
-    format!("chat_{}", std::process::id())
+/// A name of this test's own.
+fn part(test: &str) -> String {
+    format!("chat_{test}_{}", std::process::id())
 }
 
-async fn empty_redis(url: &str) {
+/// Runs a chat on a part of the test run's Redis that nobody else uses, and empties it.
+async fn on_redis<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
+    let (url, part) = (url("STRAIT_TEST_REDIS_URL"), part(test));
+    let chatted = tokio::spawn(chat(format!("{url}?prefix={part}:"))).await;
+    empty_redis(&url, &part);
+    chatted.expect("it was one chat");
+}
+
+/// As [`on_redis`], in a schema of its own.
+async fn on_postgres<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
+    let (url, part) = (url("STRAIT_TEST_POSTGRES_URL"), part(test));
+    let chatted = tokio::spawn(chat(format!("{url}?schema={part}"))).await;
+    drop_schema(&url, &part).await;
+    chatted.expect("it was one chat");
+}
+
+fn empty_redis(url: &str, part: &str) {
     let client = redis::Client::open(url).expect("a URL");
     let mut connection = client.get_connection().expect("Redis answers");
     let mut scan = redis::cmd("SCAN");
-    scan.cursor_arg(0).arg("MATCH").arg(format!("{}*", part()));
+    scan.cursor_arg(0).arg("MATCH").arg(format!("{part}*"));
     let keys: Vec<String> = scan.iter(&mut connection).expect("Redis answers").flatten().collect();
     for key in keys {
         redis::cmd("DEL").arg(key).exec(&mut connection).expect("Redis answers");
     }
 }
 
-async fn drop_schema(url: &str) {
+async fn drop_schema(url: &str, part: &str) {
     let mut connection = PgConnection::connect(url).await.expect("Postgres answers");
-    let drop = format!("DROP SCHEMA IF EXISTS {} CASCADE", part());
+    let drop = format!("DROP SCHEMA IF EXISTS {part} CASCADE");
     sqlx::query(AssertSqlSafe(drop)).execute(&mut connection).await.expect("it is dropped");
 }
 
 #[tokio::test]
 async fn two_nodes_on_one_redis_are_one_chat() {
-    let url = url("STRAIT_TEST_REDIS_URL");
-    let store = format!("{url}?prefix={}:", part());
-    let chatted = tokio::spawn(async move { chat_on_two_nodes(&store).await }).await;
-    empty_redis(&url).await;
-    chatted.expect("it was one chat");
+    on_redis("nodes", chat_on_two_nodes).await;
 }
 
 #[tokio::test]
 async fn two_nodes_on_one_postgres_are_one_chat() {
-    let url = url("STRAIT_TEST_POSTGRES_URL");
-    let store = format!("{url}?schema={}", part());
-    let chatted = tokio::spawn(async move { chat_on_two_nodes(&store).await }).await;
-    drop_schema(&url).await;
-    chatted.expect("it was one chat");
+    on_postgres("nodes", chat_on_two_nodes).await;
 }
 
-async fn chat_on_two_nodes(store: &str) {
-    let (one, two) = (Server::start(&["--store", store]), Server::start(&["--store", store]));
-    let (mut ada, mut bob) = (join(&one, "lobby").await, join(&two, "lobby").await);
+/// Ada on one side and Bob on the other one are in one room.
+async fn are_one_chat(one: &Server, two: &Server) -> (Client, Client) {
+    let (mut ada, mut bob) = (join(one, "lobby").await, join(two, "lobby").await);
     login(&mut ada, "ada").await;
     bob.expect(r#"{"event":"joined","user":"ada"}"#).await;
     login(&mut bob, "bob").await;
@@ -67,7 +75,12 @@ async fn chat_on_two_nodes(store: &str) {
     for client in [&mut ada, &mut bob] {
         assert_eq!(client.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada", "bob"] }));
     }
+    (ada, bob)
+}
 
+async fn chat_on_two_nodes(store: String) {
+    let (one, two) = (Server::start(&["--store", &store]), Server::start(&["--store", &store]));
+    let (mut ada, bob) = are_one_chat(&one, &two).await;
     // Who leaves one node has left the other one.
     bob.leave().await;
     ada.expect(r#"{"event":"left","user":"bob"}"#).await;
@@ -81,4 +94,51 @@ async fn chat_on_two_nodes(store: &str) {
     assert_eq!(carl.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["carl"] }));
     drop(ada);
     assert!(one.exit().await.success());
+}
+
+#[cfg(feature = "lambda")]
+mod functions {
+    use super::*;
+
+    #[tokio::test]
+    async fn functions_on_one_redis_are_one_chat() {
+        on_redis("functions", chat_on_functions).await;
+    }
+
+    #[tokio::test]
+    async fn functions_on_one_postgres_are_one_chat() {
+        on_postgres("functions", chat_on_functions).await;
+    }
+
+    #[tokio::test]
+    async fn nodes_and_functions_on_one_redis_are_one_chat() {
+        on_redis("mixed", chat_on_nodes_and_functions).await;
+    }
+
+    #[tokio::test]
+    async fn nodes_and_functions_on_one_postgres_are_one_chat() {
+        on_postgres("mixed", chat_on_nodes_and_functions).await;
+    }
+
+    async fn chat_on_functions(store: String) {
+        let functions = Server::lambda(&store, 3, 1).await;
+        let (mut ada, bob) = are_one_chat(&functions, &functions).await;
+        bob.leave().await;
+        ada.expect(r#"{"event":"left","user":"bob"}"#).await;
+        assert_eq!(ada.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada"] }));
+    }
+
+    async fn chat_on_nodes_and_functions(store: String) {
+        let functions = Server::lambda(&store, 2, 1).await;
+        let node = Server::start_with(&["--store", &store, "--gateway"], &functions.variables());
+        let (mut ada, bob) = are_one_chat(&node, &functions).await;
+        bob.leave().await;
+        ada.expect(r#"{"event":"left","user":"bob"}"#).await;
+        let mut carl = join(&functions, "lobby").await;
+        login(&mut carl, "carl").await;
+        ada.expect(r#"{"event":"joined","user":"carl"}"#).await;
+        ada.leave().await;
+        carl.expect(r#"{"event":"left","user":"ada"}"#).await;
+        assert_eq!(carl.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["carl"] }));
+    }
 }

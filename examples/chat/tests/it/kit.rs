@@ -21,31 +21,86 @@ pub(crate) fn chat(arguments: &[&str]) -> Command {
     command
 }
 
-/// A chat that is killed when it goes out of scope.
+/// A chat that is killed when it goes out of scope: a node, or functions behind the local gateway.
 pub(crate) struct Server {
-    process: Child,
+    runs: Runs,
     pub(crate) address: String,
+}
+
+enum Runs {
+    Node(Child),
+    #[cfg(feature = "lambda")]
+    Functions(strait_adapter_lambda::local::LocalGateway),
 }
 
 impl Server {
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    /// A node whose environment has these variables too.
+    pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, String)]) -> Self {
         let mut command = chat(&["--listen", "127.0.0.1:0"]);
-        let mut process =
-            command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let mut process = command
+            .args(arguments)
+            .envs(variables.iter().cloned())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
         let mut line = String::new();
         BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says where it is");
         let address = line.trim().strip_prefix("listening on http://").expect("it prints its URL").to_owned();
-        Self { process, address }
+        Self { runs: Runs::Node(process), address }
+    }
+
+    /// So many processes of the chat's Lambda function, or one that handles so many invocations at once.
+    #[cfg(feature = "lambda")]
+    pub(crate) async fn lambda(store: &str, processes: usize, together: usize) -> Self {
+        use strait_adapter_lambda::local::{LocalGateway, Options, Program};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let gateway = LocalGateway::start(listener, Options::default()).await.expect("it listens");
+        let program = Program {
+            path: env!("CARGO_BIN_EXE_bootstrap").into(),
+            arguments: Vec::new(),
+            variables: vec![("CHAT_STORE".to_owned(), store.to_owned())],
+        };
+        gateway.run_processes(&program, processes, together);
+        let address = gateway.address().to_string();
+        Self { runs: Runs::Functions(gateway), address }
+    }
+
+    /// What a node must know to post to the connections of these functions' gateway.
+    #[cfg(feature = "lambda")]
+    pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
+        match &self.runs {
+            Runs::Node(_) => Vec::new(),
+            Runs::Functions(gateway) => gateway.variables(),
+        }
+    }
+
+    fn node(&self) -> &Child {
+        match &self.runs {
+            Runs::Node(process) => process,
+            #[cfg(feature = "lambda")]
+            Runs::Functions(_) => panic!("this is no node"),
+        }
     }
 
     pub(crate) async fn client(&self, path: &str) -> Client {
         let stream = TcpStream::connect(&self.address).await.expect("it listens");
+        let path = match &self.runs {
+            // Behind API Gateway the path is in the query; encoded, as it is decoded once more on its way.
+            #[cfg(feature = "lambda")]
+            Runs::Functions(_) if !path.starts_with("/?") => format!("/?path={}", path.replace('%', "%25")),
+            _ => path.to_owned(),
+        };
         let (socket, _) = client_async(format!("ws://{}{path}", self.address), stream).await.expect("it is let in");
         Client(socket)
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.process.id().to_string();
+        let pid = self.node().id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 
@@ -65,9 +120,11 @@ impl Server {
     }
 
     pub(crate) async fn exit(mut self) -> ExitStatus {
+        #[allow(irrefutable_let_patterns, reason = "without functions all are nodes")]
+        let Runs::Node(process) = &mut self.runs else { panic!("this is no node") };
         let wait = async {
             loop {
-                if let Some(status) = self.process.try_wait().expect("it is our process") {
+                if let Some(status) = process.try_wait().expect("it is our process") {
                     return status;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -79,8 +136,15 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        match &mut self.runs {
+            Runs::Node(process) => {
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+            // Its processes end with it.
+            #[cfg(feature = "lambda")]
+            Runs::Functions(_) => {}
+        }
     }
 }
 

@@ -15,9 +15,7 @@ pub(crate) async fn login(client: &mut Client, nickname: &str) {
     client.expect(&format!(r#"{{"event":"joined","user":"{nickname}"}}"#)).await;
 }
 
-#[tokio::test]
-async fn two_clients_chat() {
-    let server = Server::start(&[]);
+async fn two_clients_chat(server: Server) {
     let (mut ada, mut bob) = (join(&server, "lobby").await, join(&server, "lobby").await);
     login(&mut ada, "ada").await;
     bob.expect(r#"{"event":"joined","user":"ada"}"#).await;
@@ -46,9 +44,7 @@ async fn two_clients_chat() {
     assert_eq!(ada.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada"] }));
 }
 
-#[tokio::test]
-async fn rooms_are_apart() {
-    let server = Server::start(&[]);
+async fn rooms_are_apart(server: Server) {
     let (mut tea, mut coffee) = (join(&server, "tea%20%26%20cake").await, join(&server, "coffee").await);
     login(&mut tea, "ada").await;
     assert_eq!(coffee.ask(r#"{"action":"who"}"#).await["users"], json!([]));
@@ -57,9 +53,7 @@ async fn rooms_are_apart() {
     assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["ada"]));
 }
 
-#[tokio::test]
-async fn what_is_not_allowed_is_answered_and_the_channel_stays_open() {
-    let server = Server::start(&[]);
+async fn what_is_not_allowed_is_answered_and_the_channel_stays_open(server: Server) {
     let mut client = join(&server, "lobby").await;
     let code = |answer: Value| answer["error"]["code"].as_str().unwrap_or_default().to_owned();
     assert_eq!(code(client.ask(r#"{"action":"post","text":"x"}"#).await), "unauthenticated");
@@ -69,13 +63,9 @@ async fn what_is_not_allowed_is_answered_and_the_channel_stays_open() {
     assert_eq!(code(client.ask(r#"{"action":"toString"}"#).await), "unknown_route");
     login(&mut client, "ada").await;
     assert_eq!(code(client.ask(r#"{"action":"post","text":""}"#).await), "invalid");
-    client.send(Message::binary(vec![0, 159, 255])).await;
-    assert_eq!(client.next().await, Message::binary(vec![0, 159, 255]), "binary is echoed");
 }
 
-#[tokio::test]
-async fn another_nickname_is_told_as_leaving_and_joining() {
-    let server = Server::start(&[]);
+async fn another_nickname_is_told_as_leaving_and_joining(server: Server) {
     let (mut client, mut other) = (join(&server, "lobby").await, join(&server, "lobby").await);
     login(&mut client, "ada").await;
     other.expect(r#"{"event":"joined","user":"ada"}"#).await;
@@ -83,4 +73,38 @@ async fn another_nickname_is_told_as_leaving_and_joining() {
     other.expect(r#"{"event":"left","user":"ada"}"#).await;
     other.expect(r#"{"event":"joined","user":"grace"}"#).await;
     assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["grace"]));
+}
+
+/// The same tests on a node, and on Lambda functions behind the local gateway.
+macro_rules! on_every_deployment {
+    ($($name:ident)*) => {
+        mod on_a_node {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name(crate::kit::Server::start(&[])).await;
+                }
+            )*
+        }
+
+        #[cfg(feature = "lambda")]
+        mod on_lambda {
+            $(
+                #[tokio::test]
+                async fn $name() {
+                    super::$name(crate::kit::Server::lambda("memory", 1, 4).await).await;
+                }
+            )*
+        }
+    };
+}
+
+on_every_deployment! { two_clients_chat rooms_are_apart what_is_not_allowed_is_answered_and_the_channel_stays_open another_nickname_is_told_as_leaving_and_joining }
+
+#[tokio::test]
+async fn binary_is_echoed() {
+    let server = Server::start(&[]);
+    let mut client = join(&server, "lobby").await;
+    client.send(Message::binary(vec![0, 159, 255])).await;
+    assert_eq!(client.next().await, Message::binary(vec![0, 159, 255]));
 }

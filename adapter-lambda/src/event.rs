@@ -1,0 +1,233 @@
+//! The events that a function is invoked with.
+//!
+//! <https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-websocket-api-route-keys-connect-disconnect.html>
+
+use std::collections::HashMap;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::{Deserialize, Serialize};
+use strait_core::Work;
+
+/// What an invocation is about.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Gateway(Box<GatewayEvent>),
+    Own(Own),
+}
+
+/// Events of our own making.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Own {
+    /// What an earlier invocation had no time for.
+    #[serde(rename = "strait_go_on")]
+    GoOn(Work),
+    /// The janitor.
+    #[serde(rename = "strait_sweep")]
+    Sweep {},
+}
+
+/// A WebSocket API's event, as far as it is read. Members that are null are absent ones.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct GatewayEvent {
+    #[serde(default)]
+    headers: Option<HashMap<String, String>>,
+    #[serde(default)]
+    multi_value_headers: Option<HashMap<String, Vec<String>>>,
+    #[serde(default)]
+    query_string_parameters: Option<HashMap<String, String>>,
+    #[serde(default)]
+    multi_value_query_string_parameters: Option<HashMap<String, Vec<String>>>,
+    pub(crate) request_context: RequestContext,
+    #[serde(default)]
+    pub(crate) body: Option<String>,
+    #[serde(default)]
+    pub(crate) is_base64_encoded: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RequestContext {
+    pub(crate) event_type: EventType,
+    pub(crate) connection_id: String,
+    #[serde(default)]
+    pub(crate) api_id: Option<String>,
+    #[serde(default)]
+    pub(crate) stage: Option<String>,
+    #[serde(default)]
+    pub(crate) identity: Option<Identity>,
+    #[serde(default)]
+    pub(crate) disconnect_status_code: Option<i64>,
+    #[serde(default)]
+    pub(crate) disconnect_reason: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub(crate) enum EventType {
+    Connect,
+    Message,
+    Disconnect,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Identity {
+    #[serde(default)]
+    pub(crate) source_ip: Option<String>,
+}
+
+/// What tells the kinds apart.
+#[derive(Deserialize)]
+struct Kind<'a> {
+    #[serde(borrow, rename = "requestContext")]
+    request_context: Option<&'a serde_json::value::RawValue>,
+    /// Of an EventBridge event.
+    source: Option<String>,
+}
+
+impl Event {
+    /// Reads an event; a scheduled one of EventBridge calls the janitor.
+    pub(crate) fn read(json: &str) -> Result<Self, serde_json::Error> {
+        let kind: Kind<'_> = serde_json::from_str(json)?;
+        if kind.request_context.is_some() {
+            return serde_json::from_str(json).map(Self::Gateway);
+        }
+        if matches!(kind.source.as_deref(), Some("aws.events" | "aws.scheduler")) {
+            return Ok(Self::Own(Own::Sweep {}));
+        }
+        serde_json::from_str(json).map(Self::Own)
+    }
+}
+
+impl GatewayEvent {
+    /// The handshake's headers. What cannot be a header is left out.
+    pub(crate) fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        let many = self.multi_value_headers.iter().flatten();
+        let many = many.flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+        let single = self.headers.iter().flatten().filter(|_| self.multi_value_headers.is_none());
+        for (name, value) in many.chain(single) {
+            if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
+                headers.append(name, value);
+            }
+        }
+        headers
+    }
+
+    /// The query, encoded; API Gateway has decoded it.
+    pub(crate) fn query(&self) -> Option<String> {
+        let mut fields: Vec<(&str, &str)> = match &self.multi_value_query_string_parameters {
+            Some(many) => {
+                many.iter().flat_map(|(name, all)| all.iter().map(move |value| (&**name, &**value))).collect()
+            }
+            None => self.query_string_parameters.iter().flatten().map(|(name, value)| (&**name, &**value)).collect(),
+        };
+        // Maps have no order; a name's values do.
+        fields.sort_by_key(|(name, _)| *name);
+        let query = serde_urlencoded::to_string(&fields).unwrap_or_default();
+        // A form's space is a plus, which is not undone where the path is read.
+        (!query.is_empty()).then(|| query.replace('+', "%20"))
+    }
+
+    /// Where connections of the API are posted to.
+    pub(crate) fn endpoint(&self, region: &str) -> Option<String> {
+        let RequestContext { api_id, stage, .. } = &self.request_context;
+        let (api, stage) = (api_id.as_deref()?, stage.as_deref()?);
+        Some(format!("https://{api}.execute-api.{region}.{}/{stage}", domain(region)))
+    }
+}
+
+/// The domain of AWS' services in a region.
+pub(crate) fn domain(region: &str) -> &'static str {
+    if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" }
+}
+
+/// What a proxy integration answers.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Answer {
+    pub(crate) status_code: u16,
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    pub(crate) headers: HashMap<&'static str, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) body: Option<String>,
+}
+
+impl Answer {
+    pub(crate) fn status(status_code: u16) -> Self {
+        Self { status_code, headers: HashMap::new(), body: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lambda_events::apigw::ApiGatewayWebsocketProxyRequest;
+
+    use super::*;
+
+    const SAMPLES: [&str; 3] = [
+        include_str!("../tests/samples/connect.json"),
+        include_str!("../tests/samples/message.json"),
+        include_str!("../tests/samples/disconnect.json"),
+    ];
+
+    fn read(json: &str) -> GatewayEvent {
+        match Event::read(json) {
+            Ok(Event::Gateway(event)) => *event,
+            other => panic!("{other:?} of {json}"),
+        }
+    }
+
+    #[test]
+    fn samples_are_read_as_the_published_crate_reads_them() {
+        for json in SAMPLES {
+            let (ours, theirs) =
+                (read(json), serde_json::from_str::<ApiGatewayWebsocketProxyRequest>(json).expect(json));
+            let context = theirs.request_context;
+            assert_eq!(Some(&ours.request_context.connection_id), context.connection_id.as_ref());
+            let kind = format!("{:?}", ours.request_context.event_type).to_uppercase();
+            assert_eq!(Some(kind), context.event_type);
+            assert_eq!(ours.request_context.api_id, context.apiid);
+            assert_eq!(ours.request_context.stage, context.stage);
+            assert_eq!(
+                ours.request_context.identity.as_ref().and_then(|i| i.source_ip.clone()),
+                context.identity.source_ip
+            );
+            assert_eq!(ours.request_context.disconnect_status_code, context.disconnect_status_code);
+            assert_eq!(ours.request_context.disconnect_reason, context.disconnect_reason);
+            assert_eq!((ours.body.clone(), ours.is_base64_encoded), (theirs.body, Some(theirs.is_base64_encoded)));
+            assert_eq!(ours.headers(), theirs.multi_value_headers);
+        }
+    }
+
+    #[test]
+    fn a_query_comes_back_encoded_with_all_values_in_order() {
+        let event = read(SAMPLES[0]);
+        assert_eq!(event.query().as_deref(), Some("path=%2Frooms%2Ftea%20%26%20cake&x=1&x=2"));
+        let single = SAMPLES[0].replace("multiValueQuery", "otherQuery");
+        assert_eq!(read(&single).query().as_deref(), Some("path=%2Frooms%2Ftea%20%26%20cake&x=2"));
+        assert_eq!(read(SAMPLES[1]).query(), None);
+    }
+
+    #[test]
+    fn the_event_says_where_connections_are_posted_to() {
+        let event = read(SAMPLES[1]);
+        let expected = "https://abcd1234.execute-api.eu-west-1.amazonaws.com/prod";
+        assert_eq!(event.endpoint("eu-west-1").as_deref(), Some(expected));
+        let china = "https://abcd1234.execute-api.cn-north-1.amazonaws.com.cn/prod";
+        assert_eq!(event.endpoint("cn-north-1").as_deref(), Some(china));
+    }
+
+    #[test]
+    fn a_schedule_calls_the_janitor_and_what_is_unknown_is_refused() {
+        let schedule = include_str!("../tests/samples/schedule.json");
+        for json in [schedule, r#"{"strait_sweep":{}}"#] {
+            assert!(matches!(Event::read(json), Ok(Event::Own(Own::Sweep {}))), "{json}");
+        }
+        for json in ["{}", "[]", "null", r#"{"source":"aws.s3"}"#, r#"{"requestContext":{"eventType":"OTHER"}}"#] {
+            assert!(Event::read(json).is_err(), "{json}");
+        }
+    }
+}

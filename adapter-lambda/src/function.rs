@@ -1,0 +1,213 @@
+//! From an event to an invocation, and back to an answer.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::header;
+use strait_core::{
+    App, ChannelId, ConnectionId, DisconnectReason, Error, GatewayConnection, Handshake, Refusal, Transport,
+};
+
+use crate::event::{Answer, Event, EventType, GatewayEvent, Own};
+
+/// API Gateway waits for 29 s for an answer to `$connect`.
+const INTEGRATION: Duration = Duration::from_secs(28);
+
+/// Handles a function's events, whoever runs it. Clones are the same function.
+#[derive(Debug, Clone)]
+pub struct Function {
+    app: App,
+    endpoint: Option<Arc<str>>,
+    region: String,
+}
+
+/// What is to be answered to an event, and what is to be done once the answer was handed over.
+#[derive(Debug)]
+pub struct Handled {
+    /// The answer, JSON.
+    pub answer: Box<serde_json::value::RawValue>,
+    /// What [`Function::after`] is to be called with.
+    pub after: Option<After>,
+}
+
+/// What is to be done once an answer was handed over.
+#[derive(Debug)]
+pub struct After {
+    held: ChannelId,
+    deadline: Instant,
+}
+
+/// Why an invocation fails: API Gateway tells the client so, and asynchronous invocations are repeated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The event is none of those that are known.
+    #[error("the event cannot be read: it is neither of a WebSocket API, nor scheduled, nor of this function")]
+    Unknown(#[source] serde_json::Error),
+    /// The event does not say where its connection can be posted to.
+    #[error("the event names no API and stage: set AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI")]
+    NoEndpoint,
+    /// The connection's id is none.
+    #[error("the event's connection id is no name")]
+    Connection(#[from] strait_core::InvalidName),
+    /// What the store answered, or what else went wrong.
+    #[error("{0}")]
+    Failed(Error),
+}
+
+impl Function {
+    /// A function of an application that has a gateway. Connections are posted to at `endpoint`, else where their event
+    /// says: `https://{api}.execute-api.{region}.amazonaws.com/{stage}`.
+    #[must_use]
+    pub fn new(app: App, region: &str, endpoint: Option<&str>) -> Self {
+        Self { app, endpoint: endpoint.map(Arc::from), region: region.to_owned() }
+    }
+
+    /// The application.
+    #[must_use]
+    pub fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Handles one event, which must be done by `deadline`.
+    ///
+    /// # Errors
+    /// [`Failure`]; the message, or the end, was not handled.
+    pub async fn handle(&self, event: &str, deadline: SystemTime) -> Result<Handled, Failure> {
+        let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
+        let deadline = Instant::now() + left;
+        match Event::read(event).map_err(Failure::Unknown)? {
+            Event::Gateway(event) => self.of_gateway(*event, deadline).await,
+            Event::Own(own) => {
+                let invocation = self.app.invocation(deadline);
+                match own {
+                    Own::GoOn(work) => invocation.go_on(work).await,
+                    Own::Sweep {} => invocation.sweep().await,
+                }
+                .map_err(failed)?;
+                Ok(answered(&Answer::status(200), None))
+            }
+        }
+    }
+
+    /// Does what is left once the answer was handed over.
+    pub async fn after(&self, after: After) {
+        if let Err(error) = self.app.invocation(after.deadline).connected(&after.held).await {
+            tracing::warn!(channel = %after.held, error = ?error, "what on_connect has sent waits for the first message");
+        }
+    }
+
+    async fn of_gateway(&self, event: GatewayEvent, deadline: Instant) -> Result<Handled, Failure> {
+        let endpoint = match &self.endpoint {
+            Some(endpoint) => Arc::clone(endpoint),
+            None => event.endpoint(&self.region).ok_or(Failure::NoEndpoint)?.into(),
+        };
+        let connection = GatewayConnection { endpoint, id: ConnectionId::new(&event.request_context.connection_id)? };
+        match event.request_context.event_type {
+            EventType::Connect => Ok(self.connect(&event, connection, deadline).await),
+            EventType::Message => {
+                let text = text(&event).map_err(failed)?;
+                self.app.invocation(deadline).message(&connection, &text).await.map_err(failed)?;
+                Ok(answered(&Answer::status(200), None))
+            }
+            EventType::Disconnect => {
+                let reason = reason(&event);
+                self.app.invocation(deadline).disconnect(&connection, reason).await.map_err(failed)?;
+                Ok(answered(&Answer::status(200), None))
+            }
+        }
+    }
+
+    async fn connect(&self, event: &GatewayEvent, connection: GatewayConnection, deadline: Instant) -> Handled {
+        let address = event.request_context.identity.as_ref().and_then(|identity| identity.source_ip.as_deref());
+        let peer =
+            address.and_then(|address| address.parse::<IpAddr>().ok()).map(|address| SocketAddr::new(address, 0));
+        let query = event.query();
+        // API Gateway speaks TLS with its clients, the local one does not.
+        let transport = if connection.endpoint.starts_with("https") { Transport::Tls } else { Transport::Plain };
+        let headers = event.headers();
+        let handshake = Handshake { connection, path: "/", query: query.as_deref(), headers, peer, transport };
+        let invocation = self.app.invocation(deadline.min(Instant::now() + INTEGRATION));
+        match invocation.connect(handshake).await {
+            Ok(handshaken) => {
+                let mut answer = Answer::status(200);
+                if let Some(chosen) = handshaken.subprotocol.as_ref().and_then(|name| name.to_str().ok()) {
+                    answer.headers.insert("Sec-WebSocket-Protocol", chosen.to_owned());
+                }
+                answered(&answer, handshaken.held.map(|held| After { held, deadline }))
+            }
+            Err(refusal) => answered(&refused(&refusal), None),
+        }
+    }
+}
+
+fn failed(error: Error) -> Failure {
+    if let Some(source) = error.source() {
+        tracing::error!(code = error.code(), error = %source, "an invocation failed");
+    }
+    Failure::Failed(error)
+}
+
+fn answered(answer: &Answer, after: Option<After>) -> Handled {
+    let answer = serde_json::value::to_raw_value(answer).expect("an answer is a number and strings");
+    Handled { answer, after }
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    metrics::counter!("strait_handshakes_refused_total", "status" => refusal.status.as_str().to_owned()).increment(1);
+    tracing::debug!(status = refusal.status.as_u16(), "a handshake was refused");
+    let mut answer =
+        Answer { body: Some(refusal.message.clone().into_owned()), ..Answer::status(refusal.status.as_u16()) };
+    if let Some(after) = refusal.retry_after {
+        answer.headers.insert(header::RETRY_AFTER.as_str(), after.as_secs().max(1).to_string());
+    }
+    answer
+}
+
+/// A message's text, which may come encoded.
+fn text(event: &GatewayEvent) -> Result<String, Error> {
+    let body = event.body.clone().unwrap_or_default();
+    if event.is_base64_encoded != Some(true) {
+        return Ok(body);
+    }
+    Ok(String::from_utf8(BASE64_STANDARD.decode(body)?)?)
+}
+
+/// Who ended a connection. API Gateway says with which close code (RFC 6455 §7.4), and who sent it in words only.
+fn reason(event: &GatewayEvent) -> DisconnectReason {
+    let words = event.request_context.disconnect_reason.as_deref().unwrap_or_default();
+    match event.request_context.disconnect_status_code {
+        // Idle, or older than a connection can be.
+        Some(1001) if words.to_ascii_lowercase().contains("going away") => DisconnectReason::Lost,
+        // The client closed, with or without a code.
+        Some(1000 | 1001 | 1005 | 3000..=4999) => DisconnectReason::Client,
+        _ => DisconnectReason::Lost,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_told_by_the_close_code() {
+        let event = |code: i64, words: &str| {
+            let json = format!(
+                r#"{{"requestContext":{{"eventType":"DISCONNECT","connectionId":"a","disconnectStatusCode":{code},
+                "disconnectReason":{words:?}}}}}"#
+            );
+            match Event::read(&json) {
+                Ok(Event::Gateway(event)) => reason(&event),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(event(1005, "Client-side close frame status not set"), DisconnectReason::Client);
+        assert_eq!(event(1000, "Connection Closed Normally"), DisconnectReason::Client);
+        assert_eq!(event(4001, ""), DisconnectReason::Client);
+        assert_eq!(event(1001, "Going away"), DisconnectReason::Lost);
+        assert_eq!(event(1006, "Connection Closed Abnormally"), DisconnectReason::Lost);
+    }
+}

@@ -1,0 +1,227 @@
+//! The gateway client: `@connections` of an API Gateway WebSocket API.
+//!
+//! <https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-connections.html>
+
+mod credentials;
+mod http_client;
+mod lines;
+mod settings;
+mod sign;
+mod signed;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::{Method, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed};
+use tokio::sync::Semaphore;
+
+pub use credentials::CredentialsError;
+use lines::Lines;
+pub use settings::{ConfigError, Settings};
+#[cfg(all(test, feature = "local"))]
+pub(crate) use sign::sign_request;
+pub(crate) use signed::{SignedClient, variable};
+
+/// All but what RFC 3986 §2.3 calls unreserved: connection ids end with `=`.
+const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: where a
+/// connection is posted to is kept with its channel.
+#[derive(Debug)]
+pub struct ApiGateway {
+    client: SignedClient,
+    settings: Settings,
+    lines: Lines,
+    under_way: Arc<Semaphore>,
+    complained: AtomicBool,
+}
+
+/// What one try came to.
+enum Tried {
+    Done(StatusCode),
+    /// The connection failed, or no answer came in time.
+    Failed,
+}
+
+impl ApiGateway {
+    /// A client with the default settings, with region and credentials of the environment: `AWS_REGION`, and
+    /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, or the container's endpoint.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is missing.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::with(Settings::default())
+    }
+
+    /// As [`from_env`](Self::from_env), with other settings.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is missing.
+    pub fn with(settings: Settings) -> Result<Self, ConfigError> {
+        Ok(Self::new(settings, SignedClient::from_env("execute-api")?))
+    }
+
+    pub(crate) fn new(settings: Settings, client: SignedClient) -> Self {
+        let under_way = Arc::new(Semaphore::new(settings.at_once.max(1)));
+        Self { client, settings, lines: Lines::default(), under_way, complained: AtomicBool::new(false) }
+    }
+
+    /// Tries until there is an answer that trying again does not change, or the deadline has come.
+    async fn request(&self, method: Method, to: &GatewayConnection, body: &Bytes, deadline: Instant) -> Tried {
+        let id = utf8_percent_encode(to.id.as_str(), ID);
+        let url = format!("{}/@connections/{id}", to.endpoint.trim_end_matches('/'));
+        let mut pause = FIRST_PAUSE;
+        let mut last = Tried::Failed;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return last;
+            }
+            let limit = self.settings.request.min(left);
+            last = match self.client.send(method.clone(), &url, body.clone(), limit).await {
+                Ok((status, _)) if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
+                    Tried::Done(status)
+                }
+                Ok((status, answer)) => {
+                    if status == StatusCode::FORBIDDEN {
+                        self.complain(&to.endpoint, &answer);
+                    }
+                    return Tried::Done(status);
+                }
+                Err(error) => {
+                    tracing::debug!(error = %error, endpoint = &*to.endpoint, "the gateway did not answer");
+                    Tried::Failed
+                }
+            };
+            // Full jitter, so that those who were throttled together do not come back together.
+            let wait = pause.mul_f64(fastrand::f64());
+            if Instant::now() + wait >= deadline {
+                return last;
+            }
+            tokio::time::sleep(wait).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Loudly, but not for each message.
+    fn complain(&self, endpoint: &str, answer: &Bytes) {
+        let answer = String::from_utf8_lossy(answer);
+        if self.complained.swap(true, Ordering::Relaxed) {
+            tracing::debug!(endpoint, answer = &*answer, "the gateway refuses us again");
+        } else {
+            tracing::error!(
+                endpoint,
+                answer = &*answer,
+                "the gateway refuses us: allow execute-api:ManageConnections on this API and stage, and check endpoint, \
+                 region and credentials"
+            );
+        }
+    }
+
+    async fn post_one(&self, to: &GatewayConnection, payload: Bytes, deadline: Instant) -> Posted {
+        if payload.len() > self.settings.max_message {
+            return Posted::TooLarge;
+        }
+        let tried = self.request(Method::POST, to, &payload, deadline).await;
+        self.outcome(&tried)
+    }
+
+    fn outcome(&self, tried: &Tried) -> Posted {
+        match tried {
+            Tried::Failed => Posted::Unsent,
+            Tried::Done(status) => {
+                let outcome = match *status {
+                    status if status.is_success() => Posted::Sent,
+                    StatusCode::GONE => Posted::Gone,
+                    StatusCode::PAYLOAD_TOO_LARGE => Posted::TooLarge,
+                    StatusCode::TOO_MANY_REQUESTS => Posted::Throttled,
+                    status if status.is_server_error() => Posted::Unsent,
+                    // 400 for an id that is none, 404 for a path that is none.
+                    _ => Posted::Misconfigured,
+                };
+                if outcome == Posted::Sent {
+                    self.complained.store(false, Ordering::Relaxed);
+                } else if outcome == Posted::Misconfigured {
+                    tracing::warn!(status = status.as_u16(), "the gateway does not understand us");
+                }
+                outcome
+            }
+        }
+    }
+
+    /// Posts to one connection in order; after one that was not sent the later ones are not tried.
+    async fn post_line(
+        &self,
+        (to, payloads): (GatewayConnection, Vec<(usize, Bytes)>),
+        deadline: Instant,
+    ) -> Vec<(usize, Posted)> {
+        let _in_order = self.lines.enter(&to).await;
+        let Ok(_under_way) = self.under_way.acquire().await else { return Vec::new() };
+        let mut outcomes = Vec::new();
+        let mut failed = None;
+        for (at, payload) in payloads {
+            let outcome = match failed {
+                Some(failed) => failed,
+                None => self.post_one(&to, payload, deadline).await,
+            };
+            failed = (outcome != Posted::Sent).then_some(outcome);
+            outcomes.push((at, outcome));
+        }
+        outcomes
+    }
+}
+
+#[async_trait]
+impl Gateway for ApiGateway {
+    fn capabilities(&self) -> Capabilities {
+        self.settings.capabilities()
+    }
+
+    async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted> {
+        let mut lines: Vec<(GatewayConnection, Vec<(usize, Bytes)>)> = Vec::new();
+        let mut found = HashMap::new();
+        for (at, post) in posts.iter().enumerate() {
+            let line = *found.entry(&post.to).or_insert_with(|| {
+                lines.push((post.to.clone(), Vec::new()));
+                lines.len() - 1
+            });
+            lines[line].1.push((at, post.frame.payload()));
+        }
+        let mut outcomes = vec![Posted::Unsent; posts.len()];
+        let mut lines = lines.into_iter();
+        let mut posting = FuturesUnordered::new();
+        let most = self.settings.at_once.max(1);
+        posting.extend(lines.by_ref().take(most).map(|line| self.post_line(line, deadline)));
+        while let Some(posted) = posting.next().await {
+            for (at, outcome) in posted {
+                outcomes[at] = outcome;
+            }
+            posting.extend(lines.next().map(|line| self.post_line(line, deadline)));
+        }
+        outcomes
+    }
+
+    async fn close(&self, to: &GatewayConnection, _: &Close, deadline: Instant) -> Posted {
+        // What was posted before it arrives before it.
+        let _in_order = self.lines.enter(to).await;
+        let tried = self.request(Method::DELETE, to, &Bytes::new(), deadline).await;
+        self.outcome(&tried)
+    }
+
+    async fn probe(&self, to: &GatewayConnection, deadline: Instant) -> Probed {
+        match self.request(Method::GET, to, &Bytes::new(), deadline).await {
+            Tried::Done(status) if status.is_success() => Probed::Alive,
+            Tried::Done(StatusCode::GONE) => Probed::Gone,
+            Tried::Done(_) | Tried::Failed => Probed::Unknown,
+        }
+    }
+}

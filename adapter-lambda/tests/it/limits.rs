@@ -1,0 +1,41 @@
+//! What API Gateway takes and what not.
+
+use strait_core::{App, AppBuilder, Endpoint};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::kit::Deployment;
+
+fn app() -> AppBuilder {
+    let limits = strait_core::Limits { message: 200 * 1024, ..strait_core::Limits::default() };
+    let endpoint = Endpoint::new("a", "/a").public().limits(limits);
+    let endpoint = endpoint.on("large", async || "x".repeat(129 * 1024)).on_message(async |text: String| text);
+    App::new().endpoint(endpoint)
+}
+
+#[tokio::test]
+async fn binary_messages_close_with_1003() {
+    let deployment = Deployment::start(app).await;
+    let mut client = deployment.connect("/a").await;
+    client.send(Message::binary(vec![1, 2, 3])).await;
+    assert_eq!(client.closed().await, 1003);
+    deployment.idle().await;
+}
+
+#[tokio::test]
+async fn a_frame_of_more_than_32_kib_closes_with_1009() {
+    let deployment = Deployment::start(app).await;
+    let mut client = deployment.connect("/a").await;
+    let most = "x".repeat(32 * 1024);
+    assert_eq!(client.ask(&most).await, most);
+    client.send("x".repeat(32 * 1024 + 1)).await;
+    assert_eq!(client.closed().await, 1009);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_large_is_not_posted_but_told() {
+    let deployment = Deployment::start(app).await;
+    let mut client = deployment.connect("/a").await;
+    client.send(r#"{"action":"large"}"#).await;
+    client.expect(r#"{"gap":{}}"#).await;
+    assert!(deployment.gateway.journal().iter().all(|entry| entry.outcome != "413"));
+}

@@ -1,0 +1,26 @@
+//! The chat as a Lambda function behind an API Gateway WebSocket API. `CHAT_STORE` says where channels and topics are
+//! kept; with `memory`, the default, one instance is all there can be.
+
+use anyhow::Context;
+use chat::Store;
+use tracing::Level;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(filter) => filter.parse().context("RUST_LOG must be a level, or targets with levels")?,
+        Err(_) => Targets::new().with_default(Level::WARN),
+    };
+    // CloudWatch adds the time to each line.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
+    tracing_subscriber::registry().with(filter).with(lines).init();
+    let store: Store = match std::env::var("CHAT_STORE") {
+        Ok(store) => store.parse().context("CHAT_STORE")?,
+        Err(_) => Store::Memory,
+    };
+    strait_adapter_lambda::run(store.give(chat::app())).await?;
+    Ok(())
+}
