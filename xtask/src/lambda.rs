@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "127.0.0.1:9001", value_name = "ADDRESS:PORT")]
     listen: String,
 
-    /// Where the function keeps channels and topics: memory, or redis://HOST:PORT
+    /// Where the function keeps channels and topics: memory, or redis://… or postgres://… as the chat takes it
     #[arg(long, default_value = "memory", value_name = "STORE")]
     store: String,
 

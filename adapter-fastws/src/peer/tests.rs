@@ -23,3 +23,27 @@ async fn a_task_that_has_had_its_turn_is_no_full_socket() {
     assert!(matches!(written.await, Poll::Ready(Ok(()))));
     assert!(!peer.out.lock().outbox.blocked);
 }
+
+/// Woken or not.
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: std::sync::Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn more_than_may_be_held_back_for_a_handler_goes_and_wakes() {
+    let limits = Limits { queue: 1_000, ..Limits::default() };
+    let peer = Peer::new(&limits, strait_core::Gaps::default());
+    let woken = std::sync::Arc::new(Woken::default());
+    peer.register(&Context::from_waker(&std::sync::Arc::clone(&woken).into()));
+    let (topic, frame) = (Topic::new("a").expect("a name"), Frame::new(FrameKind::Text, &["x".repeat(600).as_bytes()]));
+    peer.handler_begins(1);
+    peer.events(&topic, std::slice::from_ref(&frame), Some(1));
+    assert!(!woken.0.load(Ordering::SeqCst), "it is held back");
+    peer.events(&topic, std::slice::from_ref(&frame), Some(1));
+    assert!(woken.0.load(Ordering::SeqCst), "it goes");
+}

@@ -12,6 +12,9 @@ fn bad_arguments_exit_2_and_say_what_to_do() {
         (&["--store", "redis://localhost/x"], "number of the database"),
         (&["--store", "postgres://localhost/x?sslmode=perhaps"], "sslmode"),
         (&["--store", "mysql://x"], "memory"),
+        (&["--store", "memory://x"], "memory"),
+        (&["--lease", "1"], "100"),
+        (&["--lease", "18446744073709551615"], "3600000"),
         (&["--runtime", "0"], "per-core"),
     ] {
         let output = chat(arguments).output().expect("it runs");

@@ -40,8 +40,12 @@ async fn a_fan_carries_what_is_published_as_it_was() {
 }
 
 async fn get(server: &Server, path: &str) -> String {
+    ask(server, "GET", path, "Connection: close\r\n").await
+}
+
+async fn ask(server: &Server, method: &str, path: &str, headers: &str) -> String {
     let mut socket = TcpStream::connect(&server.address).await.expect("it listens");
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address);
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}\r\n", server.address);
     socket.write_all(request.as_bytes()).await.expect("it is sent");
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("it is answered");
@@ -69,6 +73,25 @@ async fn the_page_and_all_that_it_loads_are_served() {
     let room = get(&server, "/rooms/tea%20room").await;
     assert!(room.starts_with("HTTP/1.1 303") && room.contains("location: /#tea%20room"), "{room}");
     assert!(get(&server, "/nothing").await.starts_with("HTTP/1.1 404"));
+    assert!(get(&server, "/rooms/a/b").await.starts_with("HTTP/1.1 404"));
     assert!(get(&server, "/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(get(&server, "/metrics").await.contains("strait_connections"));
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_or_no_room_is_told_so() {
+    let server = Server::start(&[]);
+    for path in ["/echo", "/fan"] {
+        assert!(get(&server, path).await.starts_with("HTTP/1.1 426"), "{path}");
+    }
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nConnection: ";
+    let without_upgrade = ask(&server, "GET", "/rooms/lobby", &format!("{key}close\r\n")).await;
+    assert!(without_upgrade.starts_with("HTTP/1.1 426"), "{without_upgrade}");
+    let posted = ask(&server, "POST", "/rooms/lobby", "Connection: close\r\n").await;
+    assert!(posted.starts_with("HTTP/1.1 426"), "{posted}");
+    for room in ["x".repeat(260), "%00".to_owned()] {
+        let headers = format!("{key}Upgrade, close\r\nUpgrade: websocket\r\n");
+        let refused = ask(&server, "GET", &format!("/rooms/{room}"), &headers).await;
+        assert!(refused.starts_with("HTTP/1.1 422"), "{room}: {refused}");
+    }
 }
