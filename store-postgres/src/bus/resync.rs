@@ -16,14 +16,7 @@ const AT_ONCE: usize = 500;
 
 /// Begins anew where things stand now, and catches up. Answers where polling goes on, if not where it stands.
 pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool) -> Result<Option<Mark>, StoreError> {
-    let registration = if is_on { None } else { Some(Registration::new(store, &node.id).await?) };
-    let (registration, topics) = {
-        let Some(mut hearing) = node.hearing() else { return Ok(None) };
-        if let Some(registration) = registration {
-            hearing.registration = registration;
-        }
-        (hearing.registration.clone(), hearing.all())
-    };
+    let Some((registration, topics)) = place(store, node, is_on).await? else { return Ok(None) };
     // From before the heads are read, so that nothing falls in between.
     let mark = poll(store, node, None).await?.mark;
     if topics.is_empty() {
@@ -39,6 +32,28 @@ pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool)
         catch_up(store, node, &start.topic, start.head).await?;
     }
     Ok(Some(mark))
+}
+
+/// The node's place on the bus, a new one if it has lost it, and the topics that it hears; `None` if it has left, which
+/// is the usual reason for a place that is gone.
+async fn place(
+    store: &PostgresStore,
+    node: &Node,
+    is_on: bool,
+) -> Result<Option<(Registration, Vec<(Topic, Position)>)>, StoreError> {
+    if is_on || node.hearing().is_none() {
+        return Ok(node.hearing().map(|hearing| (hearing.registration.clone(), hearing.all())));
+    }
+    let registration = Registration::new(store, &node.id).await?;
+    let kept = node.hearing().map(|mut hearing| {
+        hearing.registration = registration.clone();
+        hearing.all()
+    });
+    match kept {
+        Some(topics) => Ok(Some((registration, topics))),
+        // It left meanwhile.
+        None => registration.give_back(store).await.map(|()| None),
+    }
 }
 
 async fn catch_up(store: &PostgresStore, node: &Node, topic: &Topic, head: Position) -> Result<(), StoreError> {
