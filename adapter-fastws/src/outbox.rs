@@ -31,8 +31,8 @@ pub(crate) struct Outbox {
     tail: BytesMut,
     /// Whether there are events in the tail.
     tail_events: bool,
-    /// Events that the running handler's own channel has published.
-    held: Vec<(Topic, Frame)>,
+    /// Events that the running handler's own channel has published, and what came behind them; without a frame, a gap.
+    held: Vec<(Topic, Option<Frame>)>,
     held_bytes: usize,
     state: State,
     /// The socket took no more the last time.
@@ -147,11 +147,19 @@ impl Outbox {
     /// An event that is held back until the handler has ended, or as much is held as may wait.
     pub(crate) fn hold(&mut self, topic: &Topic, frame: &Frame, policy: &Policy) {
         if self.state == State::Open {
-            self.held.push((topic.clone(), frame.clone()));
+            self.held.push((topic.clone(), Some(frame.clone())));
             self.held_bytes += frame.bytes().len().max(LEAST);
             if self.held_bytes > policy.limit {
                 self.release(policy);
             }
+        }
+    }
+
+    /// Tells of lost events behind those that are held back.
+    pub(crate) fn hold_gap(&mut self, topic: &Topic) {
+        let told = self.held.iter().rev().find(|(held, _)| held == topic).is_some_and(|(_, frame)| frame.is_none());
+        if self.state == State::Open && !told {
+            self.held.push((topic.clone(), None));
         }
     }
 
@@ -164,7 +172,10 @@ impl Outbox {
     pub(crate) fn release(&mut self, policy: &Policy) {
         self.held_bytes = 0;
         for (topic, frame) in std::mem::take(&mut self.held) {
-            self.event(&topic, frame.bytes(), policy);
+            match frame {
+                Some(frame) => self.event(&topic, frame.bytes(), policy),
+                None => self.gap(&topic, policy),
+            }
         }
     }
 

@@ -371,7 +371,12 @@ impl Outlet for Peer {
     }
 
     fn gap(&self, topic: &Topic) {
-        self.lock().outbox.gap(topic, &self.policy);
+        let mut out = self.lock();
+        if out.outbox.holds() {
+            return out.outbox.hold_gap(topic);
+        }
+        out.outbox.gap(topic, &self.policy);
+        drop(out);
         self.waker.wake();
     }
 

@@ -47,3 +47,21 @@ fn more_than_may_be_held_back_for_a_handler_goes_and_wakes() {
     peer.events(&topic, std::slice::from_ref(&frame), Some(1));
     assert!(woken.0.load(Ordering::SeqCst), "it goes");
 }
+
+#[test]
+fn a_gap_does_not_overtake_what_is_held_back_for_a_handler() {
+    let peer = Peer::new(&Limits::default(), strait_core::Gaps::default());
+    let topic = Topic::new("a").expect("a name");
+    peer.handler_begins(1);
+    peer.events(&topic, &[Frame::new(FrameKind::Text, &[b"own"])], Some(1));
+    peer.gap(&topic);
+    peer.gap(&topic);
+    peer.events(&topic, &[Frame::new(FrameKind::Text, &[b"later"])], None);
+    peer.reply(FrameKind::Text, &[b"reply"]);
+    peer.handler_ended();
+    let mut written = Vec::new();
+    let cx = &mut Context::from_waker(std::task::Waker::noop());
+    assert!(matches!(peer.poll_write(Some(&mut written), cx), Poll::Ready(Ok(()))));
+    let expected = [&b"\x81\x05reply"[..], b"\x81\x03own", b"\x81\x15{\"gap\":{\"topic\":\"a\"}}", b"\x81\x05later"];
+    assert_eq!(String::from_utf8_lossy(&written), String::from_utf8_lossy(&expected.concat()));
+}

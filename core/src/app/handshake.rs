@@ -137,9 +137,10 @@ fn path_in_query(query: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     let given = query.split('&').enumerate().find_map(|(at, field)| Some((at, field.strip_prefix("path=")?)));
     let Some((at, path)) = given else { return Some(("/".into(), query.into())) };
     let rest: Vec<&str> = query.split('&').enumerate().filter(|(other, _)| *other != at).map(|(_, f)| f).collect();
-    // The query's encoding is undone here, the path's own by segment later.
-    let path = percent_decode_str(path).decode_utf8().ok()?;
-    Some((path, rest.join("&").into()))
+    // The query's encoding, in which a plus is a space, is undone here, the path's own by segment later.
+    let spaced = path.replace('+', " ");
+    let path = percent_decode_str(&spaced).decode_utf8().ok()?.into_owned();
+    Some((path.into(), rest.join("&").into()))
 }
 
 fn origin_passes(origins: &Origins, headers: &HeaderMap, transport: Transport) -> bool {
@@ -296,9 +297,8 @@ struct Unanswered {
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        // Without a runtime the node ends, and its lease with it.
-        if let (Some(id), Ok(runtime)) = (self.id.take(), tokio::runtime::Handle::try_current()) {
-            runtime.spawn(ending::undo(self.hub.clone(), id));
+        if let Some(id) = self.id.take() {
+            ending::undo(&self.hub, id);
         }
     }
 }
@@ -393,6 +393,7 @@ mod tests {
         assert_eq!(found("path=/rooms/a&x=1"), expected("/rooms/a", "x=1"));
         assert_eq!(found("x=1&path=%2Frooms%2Fa%20b"), expected("/rooms/a b", "x=1"));
         assert_eq!(found("path=%2Frooms%2Fa%252Fb%2520c"), expected("/rooms/a%2Fb%20c", ""));
+        assert_eq!(found("path=/rooms/a+b%2Bc"), expected("/rooms/a b+c", ""));
         assert_eq!(found("x=1"), expected("/", "x=1"));
         assert_eq!(found("path=%ff"), None);
     }

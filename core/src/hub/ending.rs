@@ -1,10 +1,12 @@
 //! The end of a channel: claim it, run `on_disconnect`, sweep what is stored.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
+use parking_lot::Mutex;
 use tokio::time::{sleep, timeout};
 
 use super::EventHub;
@@ -65,11 +67,43 @@ pub(crate) async fn end_claimed(app: App, claim: Claim) {
     }
 }
 
+/// Records of channels that nobody was told of, which are removed one after the other: while the store is away they may
+/// become many.
+#[derive(Default)]
+pub(super) struct Undoing(Mutex<Undo>);
+
+#[derive(Default)]
+struct Undo {
+    waiting: VecDeque<ChannelId>,
+    is_running: bool,
+}
+
+impl Undoing {
+    fn next(&self) -> Option<ChannelId> {
+        let mut undo = self.0.lock();
+        let next = undo.waiting.pop_front();
+        undo.is_running = next.is_some();
+        next
+    }
+}
+
 /// Removes the record of a channel that nobody was told of, if there is one.
-pub(crate) async fn undo(hub: EventHub, id: ChannelId) {
-    let fence = Fence { id, generation: 1 };
-    if let Some(Some(claim)) = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await {
-        persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
+pub(crate) fn undo(hub: &EventHub, id: ChannelId) {
+    // Without a runtime the node ends, and its lease with it.
+    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+    let mut undo = hub.0.undoing.0.lock();
+    undo.waiting.push_back(id);
+    if !std::mem::replace(&mut undo.is_running, true) {
+        runtime.spawn(undo_all(hub.clone()));
+    }
+}
+
+async fn undo_all(hub: EventHub) {
+    while let Some(id) = hub.0.undoing.next() {
+        let fence = Fence { id, generation: 1 };
+        if let Some(Some(claim)) = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await {
+            persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
+        }
     }
 }
 

@@ -148,9 +148,11 @@ impl Retained {
         progress.last = before_held.or(head).or(progress.last);
     }
 
-    /// Whether a member is to have an event.
-    fn is_for(joined: &HashMap<u64, Position>, key: u64, position: &Position) -> bool {
-        joined.get(&key).is_none_or(|joined| !is_over(joined, position))
+    /// Hands events to those members that had joined when they were published.
+    async fn deliver(&self, members: &Members, events: &[Placed]) {
+        let joined = self.joined.lock().clone();
+        let is_for = |key, position: &Position| joined.get(&key).is_none_or(|joined| !is_over(joined, position));
+        deliver(members, events, is_for).await;
     }
 }
 
@@ -187,7 +189,7 @@ async fn try_recover(hub: &EventHub, members: &Members) {
         let after = match retained.next() {
             Next::Done => return,
             Next::Deliver(events) => {
-                deliver(members, &events, |_, _| true).await;
+                retained.deliver(members, &events).await;
                 continue;
             }
             Next::Replay(after) => after,
@@ -234,8 +236,7 @@ async fn replay(
                 let Some((last, _)) = events.last() else { return Ok(any) };
                 after = *last;
                 any = true;
-                let joined = retained.joined.lock().clone();
-                deliver(members, &events, |key, position| Retained::is_for(&joined, key, position)).await;
+                retained.deliver(members, &events).await;
                 retained.progress.lock().last = Some(after);
                 if !more {
                     return Ok(any);

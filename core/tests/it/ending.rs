@@ -181,6 +181,24 @@ async fn a_handshake_whose_store_did_not_answer_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn many_handshakes_without_an_answer_leave_one_task() {
+    let (log, kept) = (Log::default(), Kept::default());
+    let (store, faults) = faulty();
+    let node = Node::start(app(&log, &kept).store(store).lease(Duration::from_secs(60))).await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    faults.always("open", Fault::LoseAnswer(StoreErrorKind::Timeout));
+    faults.always("claim", Fault::Refuse(StoreErrorKind::Unavailable));
+    for _ in 0..100 {
+        assert_eq!(node.refused("/rooms/a", &[]).await.status, 503);
+    }
+    assert!(tasks() <= before + 1, "{} tasks more", tasks() - before);
+    faults.heal("claim");
+    eventually("all that was stored is removed", || faults.calls("remove") == 100).await;
+    eventually("the task has ended", || tasks() == before).await;
+}
+
+#[tokio::test]
 async fn a_store_that_fails_is_asked_until_the_end_is_done() {
     for (op, fault) in [
         ("claim", Fault::Refuse(StoreErrorKind::Unavailable)),

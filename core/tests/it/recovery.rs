@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use strait_core::store::StoreErrorKind;
-use strait_core::testkit::{Fault, Faults};
+use strait_core::testkit::{Fault, Faults, Gate};
 use strait_core::{App, Channel, Endpoint, Limits, Payload, Publish, Retention};
 
 use crate::client::Client;
@@ -133,4 +133,23 @@ async fn who_joined_later_is_not_replayed_what_was_before() {
     faults.hear();
     expect(&early, 1..=4).await;
     expect(&late, 3..=4).await;
+}
+
+#[tokio::test]
+async fn who_joined_during_a_replay_gets_nothing_of_before() {
+    let (node, faults) = node().await;
+    let early = member(&node, "kept").await;
+    faults.deafen();
+    publish(&node, "kept", 1..=2).await;
+    let gate = Gate::new();
+    faults.next("replay", 1, &Fault::HoldAnswer(gate.clone()));
+    faults.hear();
+    crate::log::eventually("the replay", || gate.waiting() == 1).await;
+    // It waits for the replay, which does not have it.
+    publish(&node, "kept", 3..=3).await;
+    let late = member(&node, "kept").await;
+    gate.open();
+    publish(&node, "kept", 4..=4).await;
+    expect(&early, 1..=4).await;
+    expect(&late, 4..=4).await;
 }

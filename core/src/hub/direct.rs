@@ -1,0 +1,187 @@
+//! What is meant for one channel, or one user's: sends and closes wherever it is connected; and what is asked of a topic.
+
+use std::sync::Arc;
+
+use super::{EventHub, Inner, PAGE};
+use crate::close::Close;
+use crate::error::Error;
+use crate::event::{Event, EventKind, Payload, Position};
+use crate::frame::Frame;
+use crate::name::{ChannelId, Topic, UserId};
+use crate::store::{Command, Delivered, Location, Page, Present, RecordPhase, Sink};
+
+impl EventHub {
+    /// Sends to one channel, wherever it is; `false` if there is no such channel. A detached channel gets it when it
+    /// is back.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn send(&self, id: &ChannelId, payload: Payload) -> Result<bool, Error> {
+        if let Some(channel) = self.0.channel(id)
+            && channel.inner.endpoint.grace.is_none()
+        {
+            channel.send(&payload).await?;
+            return Ok(true);
+        }
+        Ok(self.send_all(std::slice::from_ref(id), payload).await? > 0)
+    }
+
+    /// Sends to every channel of a user, and tells to how many.
+    ///
+    /// # Errors
+    /// What the store answers; some of the channels may have been sent to.
+    pub async fn send_to_user(&self, user: &UserId, payload: Payload) -> Result<usize, Error> {
+        let mut sent = 0;
+        let topic = Topic::of_user(user)?;
+        let mut cursor = None;
+        loop {
+            let page = self.0.store.members(&topic, cursor.as_deref(), PAGE).await?;
+            let ids: Vec<_> = page.items.into_iter().map(|member| member.fence.id).collect();
+            sent += self.send_all(&ids, payload.clone()).await?;
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(sent),
+            }
+        }
+    }
+
+    async fn send_all(&self, ids: &[ChannelId], payload: Payload) -> Result<usize, Error> {
+        let event = Arc::new(Event::message(payload));
+        let sends: Vec<_> = ids.iter().map(|id| (id.clone(), Arc::clone(&event))).collect();
+        let mut sent = 0;
+        let mut at_gateways = Vec::new();
+        let delivered = self.0.store.deliver(&sends).await?;
+        for ((channel, event), delivered) in sends.into_iter().zip(delivered) {
+            sent += usize::from(match delivered {
+                Delivered::Absent => false,
+                Delivered::Stored(_) => true,
+                Delivered::At { location: location @ Location::Gateway { .. }, .. } => {
+                    at_gateways.push((channel, location));
+                    false
+                }
+                Delivered::At { location, position } => {
+                    self.command(&location, Command::Deliver { channel, position, event }).await?
+                }
+            });
+        }
+        if !at_gateways.is_empty() {
+            sent += self.send_at_gateway(&at_gateways, &event).await?;
+        }
+        Ok(sent)
+    }
+
+    /// Closes a channel, wherever it is connected; `false` if it is not.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn close_channel(&self, id: &ChannelId, close: Close) -> Result<bool, Error> {
+        if let Some(channel) = self.0.channel(id) {
+            channel.close(close);
+            return Ok(true);
+        }
+        match self.0.store.get(id).await? {
+            Some(record) if matches!(record.phase, RecordPhase::Opening | RecordPhase::Open) => {
+                self.command(&record.location, Command::Close { channel: id.clone(), close }).await
+            }
+            Some(_) | None => Ok(false),
+        }
+    }
+
+    /// Closes every channel of a user, and tells how many.
+    ///
+    /// # Errors
+    /// What the store answers; some of the channels may have been closed.
+    pub async fn close_user(&self, user: &UserId, close: Close) -> Result<usize, Error> {
+        let topic = Topic::of_user(user)?;
+        let (mut closed, mut cursor) = (0, None);
+        loop {
+            let page = self.0.store.members(&topic, cursor.as_deref(), PAGE).await?;
+            for member in page.items {
+                let command = Command::Close { channel: member.fence.id, close: close.clone() };
+                closed += usize::from(self.command(&member.location, command).await?);
+            }
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(closed),
+            }
+        }
+    }
+
+    /// One page of who is present in a topic.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub async fn presence(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Present>, Error> {
+        Ok(self.0.store.presence(topic, cursor, limit).await?)
+    }
+
+    /// The last `limit` events that are kept of a topic, in order; how many are kept [`AppBuilder::retain`] says.
+    ///
+    /// # Errors
+    /// What the store answers.
+    ///
+    /// [`AppBuilder::retain`]: crate::AppBuilder::retain
+    pub async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, Error> {
+        Ok(self.0.store.history(topic, limit).await?)
+    }
+
+    async fn command(&self, location: &Location, command: Command) -> Result<bool, Error> {
+        match location {
+            Location::Node { node, .. } if *node == self.0.node => {
+                let here = self.0.channel(command.channel()).is_some();
+                self.0.command(command);
+                Ok(here)
+            }
+            Location::Node { node, .. } => Ok(self.bus_to_send().await?.send(node, &[command]).await?),
+            Location::Gateway { .. } => {
+                let Command::Close { channel, close } = command else { return Ok(false) };
+                match self.0.store.get(&channel).await? {
+                    Some(record) if record.phase != RecordPhase::Dead => {
+                        Ok(self.close_at_gateway(record, &close).await)
+                    }
+                    Some(_) | None => Ok(false),
+                }
+            }
+        }
+    }
+}
+
+impl Sink for Inner {
+    fn events(&self, topic: &Topic, events: &[(Position, Arc<Event>)]) {
+        if let Some(members) = self.members(topic) {
+            self.delivery[self.shard(topic)].push(&members, events);
+        }
+    }
+
+    fn command(&self, command: Command) {
+        match command {
+            Command::Deliver { channel, event, .. } => {
+                if let Some(channel) = self.channel(&channel)
+                    && event.kind == EventKind::Message
+                {
+                    channel.inner.outlet.send(&Frame::of(&event.payload));
+                }
+            }
+            Command::Close { channel, close } => {
+                if let Some(channel) = self.channel(&channel) {
+                    channel.close(close);
+                }
+            }
+            Command::Evict { fence } => {
+                if let Some(channel) = self.channel(&fence.id)
+                    && channel.fence().generation <= fence.generation
+                {
+                    channel.displace();
+                }
+            }
+        }
+    }
+
+    fn gap(&self, topics: &[Topic]) {
+        for topic in topics {
+            if let Some(members) = self.members(topic) {
+                self.delivery[self.shard(topic)].gap(&members);
+            }
+        }
+    }
+}
