@@ -5,9 +5,10 @@ use bytes::Bytes;
 use strait_core::store::{
     AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, StoredSession, TokenHash, Versioned,
 };
-use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic};
+use strait_core::{ChannelId, Event, NodeId, Position, Retention};
 
 use crate::clock::{Tick, Timeline};
+use crate::places::Places;
 use crate::random::Random;
 use crate::stream::Stream;
 
@@ -42,22 +43,13 @@ pub(crate) struct Channel {
     pub(crate) due: Tick,
     pub(crate) location: Location,
     pub(crate) grace: Option<Duration>,
-    /// Sorted by topic.
-    pub(crate) topics: Vec<Place>,
+    pub(crate) topics: Places,
     endpoint: Arc<str>,
     opening: Bytes,
     opened_at: Tick,
     state: Option<Box<Versioned<Bytes>>>,
     session: Option<Box<Versioned<StoredSession>>>,
     rare: Option<Box<Rare>>,
-}
-
-/// A channel's place among a topic's members.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(crate) topic: Topic,
-    /// The row in the topic's index, 0 if it needs none.
-    pub(crate) row: u64,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +73,7 @@ impl Channel {
             due: 0,
             location: new.location,
             grace: new.grace,
-            topics: Vec::new(),
+            topics: Places::default(),
             endpoint: new.endpoint,
             opening: new.opening,
             opened_at: now,
@@ -232,7 +224,7 @@ impl Channel {
     /// Gives back what a removed channel held, without waiting for the map to reclaim its place.
     pub(crate) fn clear(&mut self) {
         self.mapped = Mapped::Gone;
-        self.topics = Vec::new();
+        self.topics = Places::default();
         self.opening = Bytes::new();
         self.state = None;
         self.session = None;

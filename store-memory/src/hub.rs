@@ -8,7 +8,7 @@ use strait_core::store::{
 };
 use strait_core::{ChannelId, Event, NodeId, Position, Topic};
 
-use crate::channel::{Channel, Phase, Place};
+use crate::channel::{Channel, Phase};
 use crate::store::{Inner, MemoryStore, conflict};
 
 impl Inner {
@@ -16,20 +16,13 @@ impl Inner {
         if !channel.obeys(&subscription.fence) {
             return Subscribed::Dead;
         }
-        let found = channel.topics.binary_search_by(|place| place.topic.cmp(&subscription.topic));
+        let found = channel.topics.get(&subscription.topic);
         self.topics.entry(&subscription.topic, |topic| {
-            let answer = match found {
-                Ok(place) => {
-                    let place = &mut channel.topics[place];
-                    place.row = topic.rejoin(place.row, subscription, &self.time);
-                    Subscribed::Already { head: topic.head() }
-                }
-                Err(place) => {
-                    let row = topic.join(subscription, &self.time);
-                    channel.topics.insert(place, Place { topic: topic.name.clone(), row });
-                    Subscribed::Joined { head: topic.head() }
-                }
+            let (row, answer) = match found {
+                Some(row) => (topic.rejoin(row, subscription, &self.time), Subscribed::Already { head: topic.head() }),
+                None => (topic.join(subscription, &self.time), Subscribed::Joined { head: topic.head() }),
             };
+            channel.topics.set(topic.name.clone(), row);
             self.topics.queue(topic, self.time.now());
             answer
         })
@@ -39,10 +32,9 @@ impl Inner {
         if !channel.obeys(fence) {
             return false;
         }
-        let Ok(place) = channel.topics.binary_search_by(|place| place.topic.cmp(topic)) else { return false };
-        let place = channel.topics.remove(place);
+        let Some(row) = channel.topics.remove(topic) else { return false };
         self.topics.existing(topic, |topic| {
-            topic.leave(place.row, &self.time);
+            topic.leave(row, &self.time);
             self.topics.queue(topic, self.time.now());
         });
         true
@@ -118,9 +110,10 @@ impl EventHubStore for MemoryStore {
     }
 
     async fn topics(&self, id: &ChannelId) -> Result<Vec<Topic>, StoreError> {
-        let topics = self.inner.channels.with(id, |channel| {
-            channel.topics.iter().filter(|_| channel.is_alive()).map(|place| place.topic.clone()).collect()
-        });
+        let topics = self
+            .inner
+            .channels
+            .with(id, |channel| if channel.is_alive() { channel.topics.topics() } else { Vec::new() });
         Ok(topics.unwrap_or_default())
     }
 

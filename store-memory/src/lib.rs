@@ -25,6 +25,7 @@ mod idempotency;
 mod index;
 mod limits;
 mod nodes;
+mod places;
 mod random;
 mod records;
 mod stats;

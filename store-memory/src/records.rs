@@ -102,17 +102,13 @@ impl Inner {
         channel.phase = Phase::Dead;
         channel.generation += 1;
         self.channels.schedule(channel, after(now, ttl));
-        Claim {
-            fence: channel.fence(),
-            record: channel.record(&self.time),
-            topics: channel.topics.iter().map(|place| place.topic.clone()).collect(),
-        }
+        Claim { fence: channel.fence(), record: channel.record(&self.time), topics: channel.topics.topics() }
     }
 
     fn remove(&self, channel: &mut Channel) {
-        for place in std::mem::take(&mut channel.topics) {
-            self.topics.existing(&place.topic, |topic| {
-                topic.leave(place.row, &self.time);
+        for (topic, row) in channel.topics.take() {
+            self.topics.existing(&topic, |topic| {
+                topic.leave(row, &self.time);
                 self.topics.queue(topic, self.time.now());
             });
         }

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::event::{Event, EventKind, Payload, Position, Publisher};
 use crate::frame::Frame;
 use crate::gateway::GatewayConnection;
-use crate::hub::{Joined, Publish};
+use crate::hub::{Memberships, Publish};
 use crate::name::{ChannelId, Topic, UserId};
 use crate::outlet::Outlet;
 use crate::store::{Change, Fence, Patch, PresenceEntry, Record, Versioned, Written};
@@ -69,7 +69,7 @@ pub(crate) struct Live {
     session_version: u64,
     session: Option<Arc<SessionValue>>,
     state: StateValue,
-    pub(crate) topics: Vec<Joined>,
+    pub(crate) topics: Memberships,
     /// What the channel has left, but the store may not know: it is asked again.
     pub(crate) unswept: Vec<Topic>,
     /// The users whose indexes name this channel, and whether they surely do.

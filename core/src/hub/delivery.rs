@@ -20,8 +20,10 @@ use crate::panics::survived;
 const MOST_WAITING: usize = 16 * 1024;
 /// Above so many, publishers on this node wait.
 const PLENTY: usize = 1024;
-/// After so many members other tasks get their turn.
+/// After so many members other tasks get their turn…
 const MEMBERS_A_TURN: usize = 256;
+/// …or after so many bytes: a socket takes megabytes at once from one who writes, and each costs time.
+const BYTES_A_TURN: usize = 256 * 1024;
 
 /// See the [module's documentation](self).
 #[derive(Default)]
@@ -180,8 +182,10 @@ pub(super) async fn deliver(
     let personal = events.iter().any(|(_, event)| event.exclude.is_some() || event.publisher.is_some());
     let members: Arc<List> = members.snapshot();
     metrics::counter!("strait_events_delivered_total").increment((frames.len() * members.len()) as u64);
+    let each: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
+    let turn = (BYTES_A_TURN / each.max(1)).clamp(1, MEMBERS_A_TURN);
     for (done, (key, member)) in members.iter().enumerate() {
-        if done % MEMBERS_A_TURN == MEMBERS_A_TURN - 1 {
+        if done % turn == turn - 1 {
             tokio::task::yield_now().await;
         }
         let outlet = member.outlet();

@@ -83,8 +83,13 @@ impl Drop for Unfinished {
 }
 
 impl Joined {
-    fn is_stored_of(&self, topic: &Topic) -> bool {
-        self.stored && self.members.topic == *topic
+    pub(super) fn topic(&self) -> &Topic {
+        &self.members.topic
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(topic: Topic) -> Self {
+        Self { members: Arc::new(Members::new(topic, false)), key: 0, stored: false, shown: None }
     }
 }
 
@@ -146,7 +151,7 @@ impl EventHub {
         if channel.is_at_gateway() {
             return self.join_at_gateway(channel, topic, presence).await;
         }
-        let is_stored = || channel.inner.live.lock().topics.iter().any(|joined| joined.is_stored_of(topic));
+        let is_stored = || channel.inner.live.lock().topics.get(topic).is_some_and(|joined| joined.stored);
         if presence.is_none() && is_stored() {
             return Ok(());
         }
@@ -160,7 +165,7 @@ impl EventHub {
         }
         let joined = self.add_member(channel, topic).await?;
         if let Some(superfluous) = note(channel, joined) {
-            self.remove_members(vec![superfluous]).await;
+            self.remove_members([superfluous]).await;
         }
         if channel.inner.live.lock().left {
             return Err(ended());
@@ -171,8 +176,7 @@ impl EventHub {
             Ok(answer) if !matches!(answer[..], [] | [Subscribed::Dead]) => {
                 let mut live = channel.inner.live.lock();
                 live.unswept.retain(|unswept| unswept != topic);
-                let joined = live.topics.iter_mut().find(|joined| joined.members.topic == *topic);
-                if let Some(joined) = joined {
+                if let Some(joined) = live.topics.get_mut(topic) {
                     if let (Some(retained), [Subscribed::Joined { head }]) = (&joined.members.retained, &answer[..]) {
                         retained.joined(joined.key, *head);
                     }
@@ -247,15 +251,14 @@ impl EventHub {
     async fn forget(&self, channel: &Channel, topic: &Topic) -> bool {
         let joined = {
             let mut live = channel.inner.live.lock();
-            let at = live.topics.iter().position(|joined| joined.members.topic == *topic);
-            let joined = at.map(|at| live.topics.swap_remove(at));
+            let joined = live.topics.remove(topic);
             if joined.is_some() && !live.unswept.contains(topic) {
                 live.unswept.push(topic.clone());
             }
             joined
         };
         let found = joined.is_some();
-        self.remove_members(joined.into_iter().collect()).await;
+        self.remove_members(joined).await;
         found
     }
 
@@ -270,7 +273,7 @@ impl EventHub {
         self.remove_members(joined).await;
     }
 
-    async fn remove_members(&self, joined: Vec<Joined>) {
+    async fn remove_members(&self, joined: impl IntoIterator<Item = Joined>) {
         for Joined { members, key, .. } in joined {
             members.remove(key);
             if members.is_empty() {
@@ -345,11 +348,7 @@ impl EventHub {
 fn note(channel: &Channel, joined: Joined) -> Option<Joined> {
     let mut live = channel.inner.live.lock();
     // Only one of two subscriptions at once, or of one renewed with presence, is the member.
-    if live.left || live.topics.iter().any(|other| other.members.topic == joined.members.topic) {
-        return Some(joined);
-    }
-    live.topics.push(joined);
-    None
+    if live.left { Some(joined) } else { live.topics.insert(joined) }
 }
 
 pub(super) fn ended() -> Error {

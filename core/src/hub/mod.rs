@@ -6,6 +6,7 @@ pub(crate) mod ending;
 pub(crate) mod gateways;
 pub(crate) mod lease;
 mod members;
+mod memberships;
 mod publish;
 mod recovery;
 
@@ -22,7 +23,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use gateways::Gateways;
 pub use gateways::{Continuation, Work};
-pub(crate) use members::Joined;
+pub(crate) use memberships::Memberships;
 pub use publish::Publish;
 
 use delivery::Delivery;

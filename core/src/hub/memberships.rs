@@ -1,0 +1,130 @@
+//! A channel's own notes of its memberships: a list, and an index of it once looking through it would take long. Most channels
+//! have few, and pay one word for the index that they lack.
+
+use std::collections::HashMap;
+
+use foldhash::fast::RandomState;
+
+use super::members::Joined;
+use crate::name::Topic;
+
+/// The longest list that is looked through.
+const FEW: usize = 32;
+
+type Index = HashMap<Topic, usize, RandomState>;
+
+/// See the [module's documentation](self). A topic is there once at most.
+#[derive(Default)]
+pub(crate) struct Memberships {
+    list: Vec<Joined>,
+    /// Where in the list each topic is, from when it has become long until it is short again.
+    #[expect(clippy::box_collection, reason = "most channels have none")]
+    index: Option<Box<Index>>,
+}
+
+impl Memberships {
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Joined> {
+        self.list.iter()
+    }
+
+    fn position(&self, topic: &Topic) -> Option<usize> {
+        match &self.index {
+            Some(index) => index.get(topic).copied(),
+            None => self.list.iter().position(|joined| joined.topic() == topic),
+        }
+    }
+
+    pub(super) fn get(&self, topic: &Topic) -> Option<&Joined> {
+        self.position(topic).map(|at| &self.list[at])
+    }
+
+    pub(super) fn get_mut(&mut self, topic: &Topic) -> Option<&mut Joined> {
+        self.position(topic).map(|at| &mut self.list[at])
+    }
+
+    /// Adds a membership, or gives it back if there is one of this topic already.
+    pub(super) fn insert(&mut self, joined: Joined) -> Option<Joined> {
+        if self.get(joined.topic()).is_some() {
+            return Some(joined);
+        }
+        if let Some(index) = &mut self.index {
+            index.insert(joined.topic().clone(), self.list.len());
+        }
+        self.list.push(joined);
+        if self.index.is_none() && self.list.len() > FEW {
+            let places = self.list.iter().enumerate().map(|(at, joined)| (joined.topic().clone(), at));
+            self.index = Some(Box::new(places.collect()));
+        }
+        None
+    }
+
+    pub(super) fn remove(&mut self, topic: &Topic) -> Option<Joined> {
+        let at = self.position(topic)?;
+        let joined = self.list.swap_remove(at);
+        if let Some(index) = &mut self.index {
+            index.remove(topic);
+            // The last one has taken its place.
+            if let Some(moved) = self.list.get(at) {
+                index.insert(moved.topic().clone(), at);
+            }
+        }
+        if self.list.len() <= FEW / 2 {
+            self.index = None;
+        }
+        Some(joined)
+    }
+}
+
+impl IntoIterator for Memberships {
+    type Item = Joined;
+    type IntoIter = std::vec::IntoIter<Joined>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn topic(number: usize) -> Topic {
+        Topic::new(format!("room:{number}")).expect("a name")
+    }
+
+    fn check(memberships: &Memberships, expected: &HashSet<usize>, all: usize) {
+        let found: HashSet<_> = memberships.iter().map(|joined| joined.topic().clone()).collect();
+        assert_eq!((memberships.len(), found.len()), (expected.len(), expected.len()));
+        for number in 0..all {
+            let (topic, joined) = (topic(number), memberships.get(&topic(number)));
+            assert_eq!(joined.map(Joined::topic), expected.contains(&number).then_some(&topic), "{number}");
+        }
+    }
+
+    /// Up over the length from which on there is an index, and down again, in any order.
+    #[test]
+    fn each_topic_is_found_once_however_many_there_are() {
+        const ALL: usize = 4 * FEW;
+        let (mut memberships, mut expected) = (Memberships::default(), HashSet::new());
+        // Each of these steps comes by all of them, in an order of its own.
+        for step in [1, 37, 5, 101, 127, 11] {
+            for number in (0..ALL).map(|at| at * step % ALL) {
+                assert_eq!(memberships.insert(Joined::of(topic(number))).is_none(), expected.insert(number));
+                check(&memberships, &expected, ALL);
+            }
+            assert!(memberships.insert(Joined::of(topic(step))).is_some());
+            for number in (0..ALL - step % 7).map(|at| at * (step + 2) % ALL) {
+                assert_eq!(memberships.remove(&topic(number)).is_some(), expected.remove(&number));
+                check(&memberships, &expected, ALL);
+            }
+            assert!(memberships.index.is_none());
+        }
+        assert_eq!(memberships.into_iter().count(), expected.len());
+    }
+}
