@@ -198,30 +198,36 @@ impl Peer {
         }
     }
 
-    /// What the sweeper finds at `now`.
-    pub(crate) fn sweep(&self, now: u64) {
+    /// What the sweeper finds at `now`; tells whether it has woken the task for it.
+    pub(crate) fn sweep(&self, now: u64) -> bool {
+        let found = self.due(now);
+        found.into_iter().for_each(|flags| self.flag(flags));
+        found.is_some()
+    }
+
+    fn due(&self, now: u64) -> Option<u8> {
         let passed = |since: u64, limit: Duration| now.saturating_sub(since) >= limit.as_millis() as u64;
         let closing = self.closing_since.load(Ordering::Relaxed);
         if closing != 0 {
-            if passed(closing, self.times.closing) {
-                self.flag(flag::CLOSE_LATE);
-            }
-            return;
+            return passed(closing, self.times.closing).then_some(flag::CLOSE_LATE);
         }
         if self.paused.load(Ordering::Relaxed) {
-            return self.seen_at(now);
+            self.seen_at(now);
+            return None;
         }
         let message = self.message_since.load(Ordering::Relaxed);
         if message != 0 && passed(message, self.times.silent) {
-            return self.flag(flag::MESSAGE_LATE);
+            return Some(flag::MESSAGE_LATE);
         }
         let seen = self.seen.load(Ordering::Relaxed);
         if passed(seen, self.times.silent) {
-            self.flag(flag::SILENT);
-        } else if passed(seen.max(self.pinged.load(Ordering::Relaxed)), self.times.ping) {
-            self.pinged.store(now, Ordering::Relaxed);
-            self.flag(flag::PING);
+            return Some(flag::SILENT);
         }
+        let ping = passed(seen.max(self.pinged.load(Ordering::Relaxed)), self.times.ping);
+        if ping {
+            self.pinged.store(now, Ordering::Relaxed);
+        }
+        ping.then_some(flag::PING)
     }
 
     pub(crate) fn control(&self, frame: &Bytes) {

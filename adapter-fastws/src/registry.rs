@@ -14,6 +14,8 @@ use crate::peer::{Peer, flag, millis};
 
 const COARSEST: Duration = Duration::from_secs(1);
 const FINEST: Duration = Duration::from_millis(5);
+/// After so many tasks were woken they get their turn, and others with them: thousands may be due at the same time.
+const WOKEN_AT_ONCE: usize = 16;
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
@@ -91,9 +93,21 @@ impl Registry {
             }
             if let Some(registry) = registry.upgrade() {
                 let now = millis(Instant::now());
-                registry.peers.lock().iter().for_each(|(_, peer)| peer.sweep(now));
+                let mut from = 0;
+                while let Some(rest) = registry.sweep_from(from, now) {
+                    from = rest;
+                    tokio::task::yield_now().await;
+                }
             }
         }
+    }
+
+    /// Looks at the connections from a key on; tells where to go on if enough were woken.
+    fn sweep_from(&self, from: usize, now: u64) -> Option<usize> {
+        let peers = self.peers.lock();
+        let due = |key: &usize| peers.get(*key).is_some_and(|peer| peer.sweep(now));
+        let last = (from..peers.capacity()).filter(due).nth(WOKEN_AT_ONCE - 1);
+        last.map(|last| last + 1)
     }
 }
 
@@ -131,5 +145,33 @@ impl Drop for Registered {
         }
         drop(peers);
         registry.connections.decrement(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use strait_core::{Gaps, Limits};
+
+    use super::*;
+
+    #[test]
+    fn who_is_due_at_the_same_time_is_woken_a_few_at_a_time() {
+        const ALL: usize = 100;
+        let registry = Registry::new(Arc::default());
+        let peer = || Arc::new(Peer::new(&Limits::default(), Gaps::default()));
+        let peers: Vec<_> = (0..ALL).map(|_| peer()).collect();
+        let place = || registry.take_place(ALL).expect("there is room");
+        let mut registered: Vec<_> = peers.iter().map(|peer| Some(place().register(peer))).collect();
+        // One in three has gone.
+        registered.iter_mut().step_by(3).for_each(|gone| *gone = None);
+        assert_eq!(registry.sweep_from(0, millis(Instant::now())), None);
+        let now = millis(Instant::now() + Limits::default().silent);
+        let woken = || peers.iter().filter(|peer| peer.take_flags() == flag::SILENT).count();
+        let (mut from, mut turns) = (Some(0), Vec::new());
+        while let Some(key) = from {
+            from = registry.sweep_from(key, now);
+            turns.push(woken());
+        }
+        assert_eq!(turns, [WOKEN_AT_ONCE, WOKEN_AT_ONCE, WOKEN_AT_ONCE, WOKEN_AT_ONCE, 66 - 4 * WOKEN_AT_ONCE]);
     }
 }

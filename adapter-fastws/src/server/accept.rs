@@ -12,7 +12,9 @@ use tokio::time::sleep;
 
 use super::ServerLimits;
 use super::drain::Stage;
+use super::pace::{Pace, Paced};
 use super::pending::{Pending, Ticket};
+use super::rate::Rate;
 use super::route::Router;
 
 /// The longest head of a request, in bytes.
@@ -28,6 +30,8 @@ pub(super) struct Accept {
     pub(super) router: Router,
     pub(super) limits: ServerLimits,
     pub(super) pending: Arc<Pending>,
+    pub(super) pace: Arc<Pace>,
+    pub(super) rate: Arc<Rate>,
     pub(super) stage: watch::Receiver<Stage>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
@@ -38,10 +42,12 @@ impl Accept {
         let this = Arc::new(self);
         let mut accepted = 0;
         loop {
+            this.rate.pass().await;
             match this.listener.accept().await {
                 Ok((socket, remote)) => {
                     let ticket = this.pending.enter().await;
-                    tokio::spawn(Arc::clone(&this).serve(socket, remote, ticket));
+                    let serving = Box::pin(Arc::clone(&this).serve(socket, remote, ticket));
+                    tokio::spawn(Paced::new(&this.pace, serving));
                     accepted = (accepted + 1) % AT_ONCE;
                     if accepted == 0 {
                         tokio::task::yield_now().await;
@@ -60,7 +66,10 @@ impl Accept {
     async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Arc<Ticket>) {
         tokio::select! {
             () = self.answer_all(socket, remote, &ticket) => {}
-            () = ticket.given_up() => tracing::debug!("a socket was closed, as others wait"),
+            () = ticket.given_up() => {
+                metrics::counter!("strait_handshakes_given_up_total").increment(1);
+                tracing::debug!("a socket was closed, as others wait");
+            }
         }
     }
 

@@ -2,7 +2,9 @@
 
 mod accept;
 mod drain;
+mod pace;
 mod pending;
+mod rate;
 mod route;
 mod runtimes;
 
@@ -26,6 +28,7 @@ pub use runtimes::Runtimes;
 use crate::service::Channels;
 use drain::Stage;
 use pending::Pending;
+use rate::Rate;
 use route::{Fallback, Router};
 
 /// What the server as a whole may use.
@@ -36,6 +39,9 @@ pub struct ServerLimits {
     /// Sockets that have not become connections: 1,024. When one more comes, the one that has been quiet for longest is
     /// closed; those that are being authenticated are not.
     pub handshakes: usize,
+    /// Sockets accepted in a second by all runtimes together: 4,000, and once as many more after a quiet second. The others
+    /// wait in the kernel's queue.
+    pub accepts_per_second: u32,
     /// How long a TLS handshake, a request's header, or the time between two requests of a socket may take: 10 s.
     pub handshake: Duration,
     /// Over how long a drain spreads the closes, so that not all clients come back at once: at most 10 s, and no more
@@ -50,6 +56,7 @@ impl Default for ServerLimits {
         Self {
             connections: 10_000,
             handshakes: 1_024,
+            accepts_per_second: 4_000,
             handshake: Duration::from_secs(10),
             spread: Duration::from_secs(10),
             drain: Duration::from_secs(35),
@@ -62,6 +69,7 @@ impl ServerLimits {
         let checks = [
             (self.connections > 0, "`connections` must be at least 1"),
             (self.handshakes > 0, "`handshakes` must be at least 1"),
+            (self.accepts_per_second > 0, "`accepts_per_second` must be at least 1"),
             (!self.handshake.is_zero(), "`handshake` must be longer than nothing"),
         ];
         match checks.iter().find(|(works, _)| !works) {
@@ -88,6 +96,7 @@ pub struct Server {
     /// How many connections its runtimes have together.
     places: Arc<AtomicUsize>,
     pending: Arc<Pending>,
+    rate: Arc<Rate>,
 }
 
 impl fmt::Debug for Server {
@@ -110,6 +119,7 @@ impl Server {
             stage: watch::Sender::new(Stage::Serve),
             places: Arc::default(),
             pending: Pending::new(ServerLimits::default().handshakes),
+            rate: Arc::new(Rate::new(ServerLimits::default().accepts_per_second)),
         }
     }
 
@@ -117,6 +127,7 @@ impl Server {
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
         self.pending = Pending::new(limits.handshakes);
+        self.rate = Arc::new(Rate::new(limits.accepts_per_second));
         self
     }
 
@@ -191,6 +202,8 @@ impl Server {
             router,
             limits: self.limits,
             pending: Arc::clone(&self.pending),
+            pace: Arc::default(),
+            rate: Arc::clone(&self.rate),
             stage: self.stage.subscribe(),
             #[cfg(feature = "tls")]
             tls: self.tls.clone(),

@@ -169,6 +169,23 @@ async fn who_is_being_authenticated_is_not_given_up() {
 }
 
 #[tokio::test]
+async fn more_sockets_than_a_second_brings_wait_and_are_let_in() {
+    let start = Instant::now();
+    let limits = ServerLimits { accepts_per_second: 20, ..server_limits() };
+    let node = serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(limits)).await;
+    let mut clients = Vec::new();
+    for _ in 0..25 {
+        clients.push(node.client("/echo").await);
+    }
+    // Twenty at once, and one each 50 ms.
+    assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
+    for client in clients {
+        client.leave().await;
+    }
+    node.end().await;
+}
+
+#[tokio::test]
 async fn runtimes_share_the_room() {
     let app = App::new().endpoint(echo("/echo")).store(store()).build().expect("it is well formed");
     let limits = ServerLimits { handshakes: 4, handshake: Duration::from_secs(60), ..server_limits() };

@@ -40,6 +40,10 @@ struct Arguments {
     #[arg(long, default_value_t = ServerLimits::default().connections, value_name = "NUMBER")]
     connections: usize,
 
+    /// How many sockets are accepted in a second; the others wait
+    #[arg(long, default_value_t = ServerLimits::default().accepts_per_second, value_name = "NUMBER")]
+    accepts: u32,
+
     /// Post to channels at API Gateway too, with region and credentials of the environment: for a fleet of nodes and
     /// functions on one store
     #[cfg(feature = "lambda")]
@@ -81,8 +85,9 @@ fn main() -> anyhow::Result<()> {
     #[cfg(feature = "lambda")]
     let app = if arguments.gateway { app.gateway(strait_adapter_lambda::ApiGateway::from_env()?) } else { app };
     let app = app.lease(Duration::from_millis(arguments.lease)).build()?;
+    let Arguments { connections, accepts: accepts_per_second, .. } = arguments;
     Server::new(app)
-        .limits(ServerLimits { connections: arguments.connections, ..ServerLimits::default() })
+        .limits(ServerLimits { connections, accepts_per_second, ..ServerLimits::default() })
         .fallback(chat::page())
         .metrics(move || metrics.render())
         .run(arguments.listen, arguments.runtime, listening)

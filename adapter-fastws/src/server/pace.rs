@@ -1,0 +1,143 @@
+//! Turns for sockets that are no connections yet: so many at most between two looks at all sockets, whatever the runtime has woken
+//! at once, so that connections have theirs in between.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+/// So many have their turn, each worth some messages at least and a handshake at most.
+const AT_ONCE: u64 = 4;
+
+/// See the [module's documentation](self). Those of one runtime.
+#[derive(Debug, Default)]
+pub(super) struct Pace(Mutex<Turns>);
+
+#[derive(Debug, Default)]
+struct Turns {
+    /// The number that the next one draws.
+    next: u64,
+    /// Lower numbers may go.
+    admitted: u64,
+    /// Who has drawn a number from `admitted` on, in order.
+    waiting: VecDeque<Waker>,
+    /// A task lets them go.
+    runs: bool,
+}
+
+impl Pace {
+    /// Comes back when it is this one's turn; `number` is what it has drawn, if it waits.
+    fn poll_turn(self: &Arc<Self>, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<()> {
+        let mut turns = self.0.lock();
+        let drawn = number.unwrap_or(turns.next);
+        if number.is_none() {
+            turns.next += 1;
+        }
+        if drawn < turns.admitted {
+            *number = None;
+            return Poll::Ready(());
+        }
+        if number.replace(drawn).is_none() {
+            turns.waiting.push_back(cx.waker().clone());
+        } else {
+            let place = (drawn - turns.admitted) as usize;
+            turns.waiting[place].clone_from(cx.waker());
+        }
+        if !std::mem::replace(&mut turns.runs, true) {
+            tokio::spawn(Arc::clone(self).run());
+        }
+        Poll::Pending
+    }
+
+    /// Lets so many go, again and again, until nobody waits.
+    async fn run(self: Arc<Self>) {
+        loop {
+            // Behind all that is ready, and a look at the sockets.
+            tokio::task::yield_now().await;
+            let mut turns = self.0.lock();
+            turns.admitted += AT_ONCE;
+            let go = turns.waiting.len().min(AT_ONCE as usize);
+            turns.waiting.drain(..go).for_each(Waker::wake);
+            if turns.waiting.is_empty() {
+                turns.waiting.shrink_to(0);
+                turns.runs = false;
+                return;
+            }
+        }
+    }
+}
+
+/// A future each poll of which waits for its turn.
+pub(super) struct Paced<F> {
+    pace: Arc<Pace>,
+    number: Option<u64>,
+    future: F,
+}
+
+impl<F> Paced<F> {
+    pub(super) fn new(pace: &Arc<Pace>, future: F) -> Self {
+        Self { pace: Arc::clone(pace), number: None, future }
+    }
+}
+
+impl<F: Future + Unpin> Future for Paced<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        std::task::ready!(this.pace.poll_turn(&mut this.number, cx));
+        Pin::new(&mut this.future).poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn each_turn_of_the_runtime_takes_so_many_in_their_order() {
+        const ALL: usize = 40;
+        let (pace, done) = (Arc::<Pace>::default(), Arc::<Mutex<Vec<usize>>>::default());
+        for number in 0..ALL {
+            let done = Arc::clone(&done);
+            tokio::spawn(Paced::new(&pace, Box::pin(async move { done.lock().push(number) })));
+        }
+        let mut before = 0;
+        while before < ALL {
+            tokio::task::yield_now().await;
+            let now = done.lock().len();
+            assert!(now - before <= AT_ONCE as usize, "{} in one turn", now - before);
+            before = now;
+        }
+        assert_eq!(*done.lock(), Vec::from_iter(0..ALL));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_while_it_waits_holds_nobody_up() {
+        let pace = Arc::<Pace>::default();
+        let polls = Arc::<AtomicUsize>::default();
+        let mut waiting: Vec<_> = (0..18)
+            .map(|_| {
+                let polls = Arc::clone(&polls);
+                Paced::new(&pace, poll_fn(move |_| Poll::Ready(polls.fetch_add(1, Ordering::Relaxed))))
+            })
+            .collect();
+        for paced in &mut waiting {
+            assert!(paced.now_or_never().is_none());
+        }
+        let last = waiting.pop().expect("there is one");
+        drop(waiting);
+        assert_eq!(last.await, 0);
+        // What was not used is there for the next ones, without a wait.
+        assert!(Paced::new(&pace, std::future::ready(())).now_or_never().is_some());
+        assert!(!pace.0.lock().runs);
+    }
+}
