@@ -8,6 +8,7 @@ pub(crate) mod lease;
 mod members;
 mod publish;
 mod recovery;
+mod strays;
 
 use std::fmt;
 use std::hash::BuildHasher;
