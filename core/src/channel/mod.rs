@@ -6,6 +6,7 @@ mod state;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -53,6 +54,8 @@ pub(crate) struct Inner {
     pub(crate) lease: AtomicU64,
     /// The store lost the node's lease while it surely held: nobody else can have ended the channel.
     pub(crate) forgotten: AtomicBool,
+    /// It has no record any more, and waits for its close.
+    pub(crate) stray: AtomicBool,
     /// This node has begun to end it.
     pub(crate) ending: AtomicBool,
     close_asked: AtomicBool,
@@ -146,6 +149,7 @@ impl Channel {
                 joining: tokio::sync::Mutex::const_new(()),
                 lease: AtomicU64::new(u64::MAX),
                 forgotten: AtomicBool::new(false),
+                stray: AtomicBool::new(false),
                 ending: AtomicBool::new(false),
                 close_asked: AtomicBool::new(false),
                 turn: AtomicU32::new(turn),
@@ -182,6 +186,12 @@ impl Channel {
         let turn = self.inner.turn.load(Ordering::Relaxed).wrapping_add(1).max(1);
         self.inner.turn.store(turn, Ordering::Release);
         self.inner.outlet.handler_begins(turn);
+    }
+
+    /// Whether no handler may start: the node is not sure of its lease, or the channel has no record any more.
+    pub(crate) fn is_suspended(&self, now: Instant) -> bool {
+        // A channel at a gateway is on no node whose lease could end.
+        !self.is_at_gateway() && (!self.app().hub().is_sure_at(now) || self.inner.stray.load(Ordering::Acquire))
     }
 
     pub(crate) fn app(&self) -> &App {

@@ -9,6 +9,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -147,6 +148,10 @@ impl Conversation {
 
     /// The handshake was answered: `on_connect` runs, unless the channel was closed before.
     pub fn opened(&mut self, cx: &mut Context<'_>) {
+        if self.channel.inner.stray.load(Ordering::Acquire) {
+            // Its turn to be closed comes later, `on_connect` must not.
+            self.channel.close(Close::restart("this node lost its lease"));
+        }
         if let Some(event) = self.asked_close() {
             return self.handle(event, cx);
         }
@@ -266,10 +271,9 @@ impl Conversation {
         }
     }
 
-    /// Without a sure lease no handler starts.
+    /// Without a sure lease, or a record, no handler starts.
     fn look_at_the_lease(&mut self, now: Instant, cx: &mut Context<'_>) {
-        // A channel at a gateway is on no node whose lease could end.
-        let suspended = !self.channel.is_at_gateway() && !self.channel.app().hub().is_sure_at(now);
+        let suspended = self.channel.is_suspended(now);
         if suspended != self.suspended {
             self.suspended = suspended;
             self.handle(if suspended { Event::Suspend } else { Event::Unsuspend }, cx);

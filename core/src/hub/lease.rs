@@ -188,7 +188,8 @@ impl EventHub {
         self.0.lease.number.fetch_add(1, Ordering::AcqRel);
         // Many at once, so that it is done long before the new term ends.
         let channels = stream::iter(self.connected());
-        channels.for_each_concurrent(ATTACHED_AT_ONCE, |channel| self.attach_anew(channel)).await;
+        let strays = channels.map(|channel| self.attach_anew(channel)).buffer_unordered(ATTACHED_AT_ONCE);
+        self.see_off(strays.filter_map(std::future::ready).collect().await);
         self.0.lease.lost.store(false, Ordering::Release);
         self.0.lease.hold(sure_until);
         self.wake_all();
@@ -199,7 +200,8 @@ impl EventHub {
         self.0.lease.number.load(Ordering::Acquire)
     }
 
-    async fn attach_anew(&self, channel: Channel) {
+    /// Gives the channel back if it could not be attached, with what its client is to be told.
+    async fn attach_anew(&self, channel: Channel) -> Option<(Channel, Close)> {
         let location = self.location_of(&channel);
         let by = AttachAs::Holder { generation: channel.fence().generation };
         let attach = self.0.store.attach(channel.id(), Attach { by, location, next_token: None });
@@ -208,17 +210,21 @@ impl EventHub {
                 channel.inner.generation.store(record.generation, Ordering::Release);
                 channel.inner.lease.store(self.lease_number(), Ordering::Release);
                 channel.inner.forgotten.store(false, Ordering::Release);
+                channel.inner.stray.store(false, Ordering::Release);
                 if channel.inner.live.lock().left {
                     // It has ended meanwhile, and its claim was of the generation before: nobody else ends it.
                     tokio::spawn(ending::end(channel, DisconnectReason::Lost, true));
                 }
+                None
             }
-            Some(Ok(Attached::Refused)) => channel.close(Close::restart("taken over while this node was away")),
+            Some(Ok(Attached::Refused)) => {
+                Some((channel, Close::restart("ended or taken over while this node was away")))
+            }
             failed => {
                 if let Some(Err(error)) = failed {
                     tracing::warn!(error = %error, "a channel could not be attached again");
                 }
-                channel.close(Close::restart("this node lost its lease"));
+                Some((channel, Close::restart("this node lost its lease")))
             }
         }
     }

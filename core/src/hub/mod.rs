@@ -9,6 +9,7 @@ mod members;
 mod memberships;
 mod publish;
 mod recovery;
+mod strays;
 
 use std::fmt;
 use std::hash::BuildHasher;

@@ -180,3 +180,33 @@ async fn a_store_that_lost_leases_and_channels_leaves_their_ends_to_the_node() {
     eventually("on_disconnect", || fixture.log.all() == ["connect", "disconnect"]).await;
     fixture.regain_the_lease().await;
 }
+
+#[tokio::test]
+async fn channels_that_the_store_has_lost_are_closed_one_after_the_other() {
+    let fixture = Fixture::new().await;
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(fixture.node.connect("/").await);
+    }
+    for client in &clients {
+        assert_eq!(client.ask("before").await, "before");
+        forget(&fixture, client).await;
+    }
+    fixture.store.release(fixture.node.hub().node()).await.unwrap();
+    let few = || fixture.node.hub().channels() < clients.len();
+    eventually("the first close", few).await;
+    let first = std::time::Instant::now();
+    // The node has a lease again and takes clients, but nothing that a channel without a record sends is handled.
+    for client in &clients {
+        client.send("after");
+    }
+    fixture.regain_the_lease().await;
+    assert_eq!(fixture.node.connect("/").await.ask("hello").await, "hello");
+    let lost = clients.len();
+    for client in clients {
+        assert_eq!(client.closed().await.0, 1012, "and no answer before");
+        client.ended().await;
+    }
+    assert!(first.elapsed() > TERM / 4, "all are closed within {:?}", first.elapsed());
+    eventually("on_disconnect", || fixture.log.count("disconnect") == lost).await;
+}

@@ -48,6 +48,30 @@ async fn eventually(what: &str, limit: Duration, mut holds: impl AsyncFnMut() ->
     }
 }
 
+async fn are_sent_away<const N: usize>(clients: [&mut Client; N]) {
+    for client in clients {
+        loop {
+            match client.next().await {
+                Message::Close(close) => {
+                    assert_eq!(close.map(|close| u16::from(close.code)), Some(1012));
+                    break;
+                }
+                Message::Text(_) => {}
+                other => panic!("{other:?} instead of a close"),
+            }
+        }
+    }
+}
+
+/// Clients of both see each other, and nothing of who was there before.
+async fn are_one_chat(one: &Server, two: &Server) {
+    let (mut carl, mut dora) = (guest(one, "carl").await, guest(two, "dora").await);
+    carl.send(r#"{"action":"typing"}"#).await;
+    while dora.json().await != serde_json::json!({ "event": "typing", "user": "carl" }) {}
+    let who = ask(&mut dora, "who", r#"{"action":"who"}"#).await;
+    assert_eq!(who["users"], serde_json::json!(["carl", "dora"]), "nothing is left of who was there before");
+}
+
 #[tokio::test]
 async fn the_channels_of_a_killed_node_end_once_each_and_soon() {
     let redis = testkit::Server::start(&[]).await;
@@ -153,21 +177,24 @@ async fn after_a_wipe_clients_are_sent_away_and_served_again() {
     let (one, two) = (node(&redis), node(&redis));
     let (mut ada, mut bob) = (guest(&one, "ada").await, guest(&two, "bob").await);
     let _: String = redis.ask(&["FLUSHALL"]).await;
-    for client in [&mut ada, &mut bob] {
-        loop {
-            match client.next().await {
-                Message::Close(close) => {
-                    assert_eq!(close.map(|close| u16::from(close.code)), Some(1012));
-                    break;
-                }
-                Message::Text(_) => {}
-                other => panic!("{other:?} instead of a close"),
-            }
-        }
+    are_sent_away([&mut ada, &mut bob]).await;
+    are_one_chat(&one, &two).await;
+}
+
+#[tokio::test]
+async fn after_an_outage_longer_than_the_lease_with_all_data_lost_clients_are_served_again() {
+    let mut redis = testkit::Server::start(&[]).await;
+    let (one, two) = (node(&redis), node(&redis));
+    let (mut ada, mut bob) = (guest(&one, "ada").await, guest(&two, "bob").await);
+    redis.kill();
+    tokio::time::sleep(LEASE * 2).await;
+    redis.run().await;
+    are_sent_away([&mut ada, &mut bob]).await;
+    for server in [&one, &two] {
+        eventually("readiness to be green", Duration::from_secs(10), async || {
+            server.head("/readyz", "").await.starts_with("HTTP/1.1 200")
+        })
+        .await;
     }
-    let (mut carl, mut dora) = (guest(&one, "carl").await, guest(&two, "dora").await);
-    carl.send(r#"{"action":"typing"}"#).await;
-    while dora.json().await != serde_json::json!({ "event": "typing", "user": "carl" }) {}
-    let who = ask(&mut dora, "who", r#"{"action":"who"}"#).await;
-    assert_eq!(who["users"], serde_json::json!(["carl", "dora"]), "nothing is left of who was there before");
+    are_one_chat(&one, &two).await;
 }
