@@ -120,6 +120,7 @@ impl Invocation {
             return Err(Refusal::of_error(&error));
         }
         let id = channel.id().clone();
+        let opening = channel.inner.at.clone().map(|at| hub.gateways().opens(at, Arc::clone(&channel.inner.outlet)));
         let mut conversation = Conversation::new(channel.clone());
         conversation.limit(self.posts.saturating_duration_since(Instant::now()));
         match drive(&mut conversation, line, |conversation, cx| conversation.opened(cx)).await {
@@ -135,6 +136,10 @@ impl Invocation {
                 return Err(refusal);
             }
         }
+        // What it has published is for this channel too, if it has subscribed.
+        line.replied();
+        self.settle().await;
+        drop(opening);
         let sent = line.take();
         let kept = async {
             if sent.is_empty() {

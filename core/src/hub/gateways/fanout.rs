@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use futures_util::stream::{self, FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 
 use super::work::{Next, Passing, Rest, Spread, Todo};
@@ -16,8 +17,13 @@ use crate::hub::lease::jittered;
 use crate::name::{ChannelId, Topic};
 use crate::store::{Member, StoreError};
 
-/// How many members are posted to before time is looked at again.
-const MEMBERS_AT_ONCE: usize = 64;
+/// How many members are posted to at once: more than a gateway takes requests, so that some that are slow keep nobody else
+/// waiting.
+const MEMBERS_AT_ONCE: usize = 256;
+/// How many bytes of events go to the members together: what is left of them must fit into one asynchronous invocation.
+pub(super) const BYTES_AT_ONCE: usize = 96 * 1024;
+/// How many members that were left over are looked up at once.
+const LOOKED_UP_AT_ONCE: usize = 32;
 /// How often what is left may be handed over before it counts as lost.
 const MOST_HANDED: u32 = 16;
 /// How often a listing is tried.
@@ -45,6 +51,22 @@ impl Parcel {
 }
 
 type Replied = watch::Receiver<bool>;
+
+/// Parts events so that no part is much longer than may go together.
+fn bounded(events: Vec<Passing>) -> Vec<Vec<Passing>> {
+    let (mut parts, mut bytes) = (Vec::<Vec<Passing>>::new(), 0);
+    for passing in events {
+        bytes += passing.event.payload.bytes().len();
+        match parts.last_mut() {
+            Some(part) if bytes <= BYTES_AT_ONCE => part.push(passing),
+            _ => {
+                bytes = passing.event.payload.bytes().len();
+                parts.push(vec![passing]);
+            }
+        }
+    }
+    parts
+}
 
 impl EventHub {
     /// Takes a publication to the topic's members at gateways, in the background, behind those before it.
@@ -98,7 +120,7 @@ impl EventHub {
                     Waiting::Relay => relays = true,
                 }
             }
-            if !events.is_empty() {
+            for events in bounded(events) {
                 self.spread(Spread::new(topic.clone(), events, false)).await;
             }
             if relays {
@@ -113,7 +135,8 @@ impl EventHub {
         let capabilities = gateway.capabilities();
         let frames: Vec<Option<Frame>> =
             spread.events.iter().map(|passing| capabilities.encode(&passing.event.payload)).collect();
-        let (mut own, mut failed) = (Vec::new(), Vec::new());
+        let (topic, retained) = (spread.topic.clone(), spread.retained);
+        let (mut own, mut failed, mut posting) = (Vec::new(), Vec::new(), FuturesUnordered::new());
         while !self.is_late() {
             let members = match self.next_members(&mut spread).await {
                 Ok(Some(members)) => members,
@@ -121,28 +144,34 @@ impl EventHub {
                 Err(error) => {
                     tracing::error!(error = %error, "the members at gateways could not be listed");
                     metrics::counter!("strait_gateway_lost_total").increment(1);
+                    // Those that were listed are posted to.
+                    while posting.next().await.is_some() {}
                     return false;
                 }
             };
             let mut members = members.into_iter();
-            while members.len() > 0 && !self.is_late() {
-                let mut now = Vec::new();
-                for member in members.by_ref().take(MEMBERS_AT_ONCE) {
-                    let Some(parcel) = self.parcel(&spread, &frames, member) else { continue };
-                    match self.replying_to(&spread, &parcel.channel) {
-                        Some(replied) => own.push((replied, parcel)),
-                        None => now.push(parcel),
-                    }
+            while !self.is_late()
+                && let Some(member) = members.next()
+            {
+                let Some(parcel) = self.parcel(&spread, &frames, member) else { continue };
+                match self.replying_to(&spread, &parcel.channel) {
+                    Some(replied) => own.push((replied, parcel)),
+                    None => posting.push(self.post_parcel(&topic, retained, parcel)),
                 }
-                failed.extend(self.post_parcels(&spread, now).await);
+                while posting.len() >= MEMBERS_AT_ONCE {
+                    failed.extend(posting.next().await.flatten());
+                }
             }
             let left = members.map(|member| Rest { channel: member.fence.id, joined: member.joined });
             spread.rest.extend(left);
         }
+        while let Some(left) = posting.next().await {
+            failed.extend(left);
+        }
         for (mut replied, parcel) in own {
             // The publisher gets its own event after the reply; if that never comes, it gets it all the same.
             let _ = tokio::time::timeout_at(self.post_deadline().into(), replied.wait_for(|replied| *replied)).await;
-            failed.extend(self.post_parcels(&spread, vec![parcel]).await);
+            failed.extend(self.post_parcel(&topic, retained, parcel).await);
         }
         self.hand_over(spread, failed).await
     }
@@ -151,8 +180,11 @@ impl EventHub {
     async fn next_members(&self, spread: &mut Spread) -> Result<Option<Vec<Member>>, StoreError> {
         if !spread.rest.is_empty() {
             let mut members = Vec::new();
-            for Rest { channel, joined } in std::mem::take(&mut spread.rest) {
-                if let Some(record) = self.store().get(&channel).await? {
+            let rest = stream::iter(std::mem::take(&mut spread.rest));
+            let looking = rest.map(async |rest| (rest.joined, self.store().get(&rest.channel).await));
+            let mut found = std::pin::pin!(looking.buffered(LOOKED_UP_AT_ONCE));
+            while let Some((joined, record)) = found.next().await {
+                if let Some(record) = record? {
                     members.push(Member { fence: record.fence(), location: record.location, joined });
                 }
             }
@@ -207,38 +239,36 @@ impl EventHub {
         own.find_map(|publisher| replying.get(&(channel.clone(), publisher.turn)).cloned())
     }
 
-    /// Posts, and tells who could not be posted to in time.
-    async fn post_parcels(&self, spread: &Spread, parcels: Vec<Parcel>) -> Vec<Rest> {
-        let posts: Vec<Post> = parcels
-            .iter()
-            .flat_map(|parcel| parcel.frames.iter().map(|frame| Post { to: parcel.to.clone(), frame: frame.clone() }))
-            .collect();
-        let mut outcomes = self.post(&posts, self.post_deadline()).await.into_iter();
-        let mut failed = Vec::new();
-        for parcel in parcels {
-            let outcomes = outcomes.by_ref().take(parcel.frames.len());
-            // One that was not sent is answered for all that come after it.
-            match outcomes.filter(|outcome| *outcome != Posted::Sent).last() {
-                None => {}
-                Some(Posted::Gone) => match self.absent(&parcel.channel, &parcel.to).await {
-                    Ok(Absent::Ended) => {}
-                    Ok(Absent::NotReady) => self.post_when_ready(spread, parcel),
-                    Err(error) => {
-                        tracing::warn!(error = %error, "a connection that is gone was not looked up");
-                        failed.push(parcel.rest());
-                    }
-                },
-                Some(Posted::Throttled | Posted::Unsent) => failed.push(parcel.rest()),
-                // What trying again does not change.
-                Some(_) => self.lose(&spread.topic, vec![parcel.rest()], spread.retained),
+    /// Posts to a member, and tells if it could not be posted to in time.
+    async fn post_parcel(&self, topic: &Topic, retained: bool, parcel: Parcel) -> Option<Rest> {
+        let posts: Vec<Post> =
+            parcel.frames.iter().map(|frame| Post { to: parcel.to.clone(), frame: frame.clone() }).collect();
+        let outcomes = self.post(&posts, self.post_deadline()).await;
+        // One that was not sent is answered for all that come after it.
+        match outcomes.into_iter().rfind(|outcome| *outcome != Posted::Sent)? {
+            Posted::Gone => match self.absent(&parcel.channel, &parcel.to).await {
+                Ok(Absent::Ended) => None,
+                Ok(Absent::NotReady) => {
+                    self.post_when_ready(topic, retained, parcel);
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error, "a connection that is gone was not looked up");
+                    Some(parcel.rest())
+                }
+            },
+            Posted::Throttled | Posted::Unsent => Some(parcel.rest()),
+            // What trying again does not change.
+            Posted::Sent | Posted::TooLarge | Posted::Misconfigured => {
+                self.lose(topic, vec![parcel.rest()], retained);
+                None
             }
         }
-        failed
     }
 
     /// Tries again until the connection's handshake has been answered.
-    fn post_when_ready(&self, spread: &Spread, parcel: Parcel) {
-        let (hub, topic, retained) = (self.clone(), spread.topic.clone(), spread.retained);
+    fn post_when_ready(&self, topic: &Topic, retained: bool, parcel: Parcel) {
+        let (hub, topic) = (self.clone(), topic.clone());
         self.in_background(async move {
             let (deadline, mut pause) = (hub.post_deadline().into(), PAUSE);
             let posts: Vec<Post> =

@@ -22,6 +22,7 @@ use crate::event::{Event, EventKind};
 use crate::gateway::{Gateway, GatewayConnection, Post, Posted};
 use crate::handler::DisconnectReason;
 use crate::name::{ChannelId, Topic};
+use crate::outlet::Outlet;
 use crate::store::{BusNode, Location, Record, RecordPhase, StoreError};
 use fanout::Waiting;
 pub(crate) use members::shards;
@@ -41,6 +42,8 @@ pub(crate) struct Gateways {
     topics: Mutex<HashMap<Topic, VecDeque<Waiting>>>,
     /// The handlers that run in invocations of this process, and whether their reply is out.
     replying: Mutex<HashMap<(ChannelId, u32), watch::Receiver<bool>>>,
+    /// The connections whose handshake an invocation of this process is answering, and where what is sent to them waits.
+    opening: Mutex<HashMap<GatewayConnection, Arc<dyn Outlet>>>,
     /// Gap notices that are under way.
     owed: Mutex<HashSet<(ChannelId, Topic)>>,
     tasks: Arc<Tasks>,
@@ -113,6 +116,18 @@ impl Tasks {
     }
 }
 
+/// A connection that opens here, until this is dropped.
+pub(crate) struct Opening<'a> {
+    gateways: &'a Gateways,
+    connection: GatewayConnection,
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.gateways.opening.lock().remove(&self.connection);
+    }
+}
+
 /// Why a gateway does not know a connection.
 enum Absent {
     /// Its handshake may not have been answered yet.
@@ -134,6 +149,23 @@ impl Gateways {
 
     pub(crate) fn has_ended(&self, channel: ChannelId, turn: u32) {
         self.replying.lock().remove(&(channel, turn));
+    }
+
+    /// While the handshake of a channel is being answered, what this process sends to its connection goes to its outlet:
+    /// the gateway would not take it before the answer, which waits for what is being sent.
+    pub(crate) fn opens(&self, connection: GatewayConnection, outlet: Arc<dyn Outlet>) -> Opening<'_> {
+        self.opening.lock().insert(connection.clone(), outlet);
+        Opening { gateways: self, connection }
+    }
+
+    /// Gives a message to a connection that is opening here; `false` if it is none.
+    fn give(&self, post: &Post) -> bool {
+        let opening = self.opening.lock();
+        let found = if opening.is_empty() { None } else { opening.get(&post.to) };
+        if let Some(outlet) = found {
+            outlet.send(&post.frame);
+        }
+        found.is_some()
     }
 
     /// An invocation begins that may post until `deadline`.
@@ -195,6 +227,17 @@ impl EventHub {
             tracing::error!("a channel is at a gateway that this process cannot post to, give one with `gateway`");
             return vec![Posted::Misconfigured; posts.len()];
         };
+        let given: Vec<bool> = posts.iter().map(|post| self.0.gateways.give(post)).collect();
+        if given.contains(&true) {
+            let others = posts.iter().zip(&given).filter(|(_, given)| !**given).map(|(post, _)| post.clone());
+            let mut outcomes = self.post_to(gateway, &others.collect::<Vec<_>>(), deadline).await.into_iter();
+            let outcome = |given| if given { Some(Posted::Sent) } else { outcomes.next() };
+            return given.into_iter().filter_map(outcome).collect();
+        }
+        self.post_to(gateway, posts, deadline).await
+    }
+
+    async fn post_to(&self, gateway: &Arc<dyn Gateway>, posts: &[Post], deadline: Instant) -> Vec<Posted> {
         let outcomes = gateway.post(posts, deadline).await;
         for outcome in &outcomes {
             metrics::counter!("strait_gateway_posts_total", "outcome" => outcome.label()).increment(1);
@@ -283,7 +326,11 @@ impl EventHub {
                 }
             }
             waiting = not_ready;
-            if waiting.is_empty() || Instant::now() + pause >= deadline {
+            if waiting.is_empty() {
+                break;
+            }
+            if Instant::now() + pause >= deadline {
+                failed = Some(Error::unavailable("the channel's connection is not established yet, try again later"));
                 break;
             }
             tokio::time::sleep(pause).await;

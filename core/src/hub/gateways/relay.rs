@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::EventHub;
+use super::fanout::BYTES_AT_ONCE;
 use super::work::{Passing, Spread, Todo, Work};
 use crate::event::EventKind;
 use crate::name::Topic;
@@ -10,8 +11,6 @@ use crate::store::{Relay, Replay, StoreError};
 
 /// How many events are posted before the cursor moves.
 const EVENTS_AT_ONCE: usize = 64;
-/// How many bytes of them: what is left of them must fit into one asynchronous invocation.
-const BYTES_AT_ONCE: usize = 96 * 1024;
 
 impl EventHub {
     /// Posts what is new, unless somebody else does.

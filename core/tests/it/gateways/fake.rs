@@ -127,10 +127,10 @@ impl Gateway for FakeGateway {
         self.capabilities
     }
 
-    async fn post(&self, posts: &[Post], _: Instant) -> Vec<Posted> {
+    async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted> {
         let latency = self.inner.lock().latency;
-        if !latency.is_zero() {
-            tokio::time::sleep(latency).await;
+        if !latency.is_zero() && tokio::time::timeout_at(deadline.into(), tokio::time::sleep(latency)).await.is_err() {
+            return vec![Posted::Unsent; posts.len()];
         }
         let mut failed: HashMap<String, Posted> = HashMap::new();
         let mut inner = self.inner.lock();
@@ -190,6 +190,11 @@ impl Continuation for Later {
 }
 
 impl Later {
+    /// How many bytes each of them is.
+    pub(crate) fn sizes(&self) -> Vec<usize> {
+        self.0.lock().iter().map(String::len).collect()
+    }
+
     pub(crate) fn take(&self) -> Vec<Work> {
         let work = std::mem::take(&mut *self.0.lock());
         work.iter().map(|work| serde_json::from_str(work).expect("it was serialised")).collect()

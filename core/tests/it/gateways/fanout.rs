@@ -93,7 +93,7 @@ async fn what_there_is_no_time_for_is_handed_over_and_arrives_once() {
     for n in 0..MEMBERS {
         function.connect(&format!("c{n}"), "/?path=/a").await;
     }
-    gateway.latency(Duration::from_millis(20));
+    gateway.latency(Duration::from_millis(50));
     function.message_within("c0", "event", Duration::from_millis(100)).await;
     let first: usize = (0..MEMBERS).map(|n| gateway.seen(&format!("c{n}")).len()).sum();
     assert!(first < MEMBERS, "the time was short");
@@ -144,4 +144,70 @@ async fn members_are_posted_to_in_bounded_slices() {
     publish(&function, "event").await;
     function.gateway.sees("c299", &["event"]).await;
     assert!(largest.load(SeqCst) <= 64, "{largest:?} at once");
+}
+
+/// A gateway at which posts to one connection take as long as they may.
+#[derive(Debug, Clone)]
+struct Stuck(FakeGateway, &'static str);
+
+#[strait_core::testkit::async_trait]
+impl strait_core::Gateway for Stuck {
+    fn capabilities(&self) -> strait_core::Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn post(&self, posts: &[strait_core::Post], until: std::time::Instant) -> Vec<Posted> {
+        if posts.iter().any(|post| post.to.id.as_str() == self.1) {
+            tokio::time::sleep_until(until.into()).await;
+            return vec![Posted::Throttled; posts.len()];
+        }
+        self.0.post(posts, until).await
+    }
+
+    async fn close(
+        &self,
+        to: &strait_core::GatewayConnection,
+        close: &strait_core::Close,
+        until: std::time::Instant,
+    ) -> Posted {
+        self.0.close(to, close, until).await
+    }
+
+    async fn probe(&self, to: &strait_core::GatewayConnection, until: std::time::Instant) -> strait_core::Probed {
+        self.0.probe(to, until).await
+    }
+}
+
+#[tokio::test]
+async fn one_member_that_is_stuck_keeps_no_other_one_waiting() {
+    const MEMBERS: usize = 200;
+    let gateway = FakeGateway::new().with(|capabilities| capabilities.patience = Duration::from_secs(600));
+    let app = app(&MemoryStore::new()).gateway(Stuck(gateway.clone(), "c1"));
+    let function = Function { app: app.build().expect("it builds"), gateway };
+    for n in 0..MEMBERS {
+        function.connect(&format!("c{n}"), "/?path=/a").await;
+    }
+    publish(&function, "event").await;
+    for n in (0..MEMBERS).filter(|n| *n != 1) {
+        function.gateway.sees(&format!("c{n}"), &["event"]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_is_handed_over_fits_into_an_asynchronous_invocation() {
+    let (store, gateway, later) = (MemoryStore::new(), FakeGateway::new(), Later::default());
+    let function = Function::new(app(&store).continuation(later.clone()), &gateway);
+    function.connect("c1", "/?path=/a").await;
+    // An invocation whose time is over: whatever it publishes is handed over.
+    let over = function.app.invocation(std::time::Instant::now());
+    for n in 0..8 {
+        publish(&function, &n.to_string().repeat(60 * 1024)).await;
+    }
+    crate::log::eventually("all is handed over", || later.sizes().len() >= 7).await;
+    drop(over);
+    assert!(later.sizes().iter().all(|size| *size < 256 * 1024), "{:?}", later.sizes());
+    for work in later.take() {
+        function.go_on(work).await;
+    }
+    crate::log::eventually("all events", || gateway.seen("c1").len() == 8).await;
 }

@@ -195,3 +195,32 @@ async fn sessions_are_seen_by_the_next_invocation_and_a_logout_too() {
     ];
     gateway.sees("c1", &expected).await;
 }
+
+/// The gateway takes nothing for a connection before its handshake is answered, and the answer waits for what is being
+/// posted.
+#[tokio::test]
+async fn on_connects_own_events_and_sends_to_its_own_user_are_held_too() {
+    async fn join(channel: Channel, hub: strait_core::EventHub) -> Result<(), Error> {
+        let topic = strait_core::Topic::new("t")?;
+        channel.subscribe(&topic).await?;
+        channel.publish(&topic, Payload::text("joined")).await?;
+        let sent = hub.send_to_user(&strait_core::UserId::new("ada")?, Payload::text("direct")).await?;
+        channel.send(&Payload::text(format!("{sent} sent"))).await
+    }
+    async fn ada() -> Result<Session<()>, Error> {
+        Ok(Session::new("ada", ())?)
+    }
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let gateway = FakeGateway::new().with(|capabilities| capabilities.handshake = std::time::Duration::from_secs(60));
+    let endpoint = Endpoint::new("a", "/a").authenticate(ada).on_connect(join);
+    let function = Function::new(App::new().endpoint(endpoint).state(log).store(store), &gateway);
+    let began = std::time::Instant::now();
+    let held = function.handshake("c1", "/?path=/a").await.expect("let in").expect("something is held");
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    gateway.establish("c1");
+    function.connected(&held).await;
+    gateway.sees("c1", &["direct", "1 sent", "joined"]).await;
+    // From here on it is a connection like others.
+    function.handshake("c2", "/?path=/a").await.expect("let in");
+    crate::log::eventually("the second one's", || gateway.seen("c1").len() == 5).await;
+}
