@@ -39,7 +39,7 @@ pub struct ServerLimits {
     /// Sockets that have not become connections: 1,024. When one more comes, the one that has been quiet for longest is
     /// closed; those that are being authenticated are not.
     pub handshakes: usize,
-    /// Sockets accepted in a second by all runtimes together: 4,000, and once as many more after a quiet second. The others
+    /// Sockets accepted in a second by all runtimes together: 20,000, and once as many more after a quiet second. The others
     /// wait in the kernel's queue.
     pub accepts_per_second: u32,
     /// How long a TLS handshake, a request's header, or the time between two requests of a socket may take: 10 s.
@@ -56,7 +56,7 @@ impl Default for ServerLimits {
         Self {
             connections: 10_000,
             handshakes: 1_024,
-            accepts_per_second: 4_000,
+            accepts_per_second: 20_000,
             handshake: Duration::from_secs(10),
             spread: Duration::from_secs(10),
             drain: Duration::from_secs(35),
