@@ -65,6 +65,8 @@ impl Accept {
 
     async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Arc<Ticket>) {
         tokio::select! {
+            // What has come already is read before the socket makes room.
+            biased;
             () = self.answer_all(socket, remote, &ticket) => {}
             () = ticket.given_up() => {
                 metrics::counter!("strait_handshakes_given_up_total").increment(1);
