@@ -18,7 +18,6 @@ type Index = HashMap<Topic, usize, RandomState>;
 pub(crate) struct Memberships {
     list: Vec<Joined>,
     /// Where in the list each topic is, from when it has become long until it is short again.
-    #[expect(clippy::box_collection, reason = "most channels have none")]
     index: Option<Box<Index>>,
 }
 
