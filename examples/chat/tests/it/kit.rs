@@ -99,8 +99,13 @@ impl Server {
         Client(socket)
     }
 
+    /// The node's process.
+    pub(crate) fn process(&self) -> u32 {
+        self.node().id()
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = self.node().id().to_string();
+        let pid = self.process().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 

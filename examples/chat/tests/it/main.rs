@@ -9,4 +9,6 @@ mod fleet;
 #[cfg(feature = "redis")]
 mod fleet_faults;
 mod kit;
+#[cfg(feature = "redis")]
+mod remote_topics;
 mod room;
