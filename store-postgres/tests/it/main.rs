@@ -6,6 +6,8 @@ mod conformance;
 mod faults;
 mod kit;
 mod outbox;
+mod places;
 mod pooler;
 mod restart;
 mod tables;
+mod wakes;
