@@ -52,25 +52,3 @@ async fn no_wake_up_of_the_own_process_is_missed() {
     let one = store(&schema);
     assert_eq!(count_missed(&one, &one).await, 0);
 }
-
-/// What is published while it is about to be heard, by the same process.
-#[tokio::test]
-async fn no_wake_up_is_missed_by_who_begins_to_hear() {
-    let schema = Schema::new();
-    let one = store(&schema);
-    let (ears, bus) = hearing(&one, &[]).await;
-    let mut missed = 0;
-    for round in 0..60 {
-        let name = format!("t{round}");
-        let topics = [topic(&name)];
-        let publishing = async {
-            for _ in 0..4 {
-                publish(&one, publication(&name, "x")).await;
-            }
-        };
-        let (heads, ()) = tokio::join!(bus.interest(&topics, &[]), publishing);
-        let before = heads.unwrap()[0].offset as usize;
-        missed += usize::from(is_late(&ears, &name, 4 - before).await);
-    }
-    assert_eq!(missed, 0);
-}
