@@ -112,12 +112,13 @@ statements! {
     relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, relay_token = NULL \
                   WHERE name = $1 AND relay_token = $2 RETURNING 1";
 
-    join_bus = "SELECT {s}.join_bus($1, $2)";
+    join_bus = "SELECT {s}.join_bus($1, $2, $3)";
     leave_bus = "SELECT {s}.leave_bus($1, $2)";
     beat_bus = "SELECT {s}.beat_bus($1, $2, $3)";
     hear = "SELECT * FROM {s}.hear($1, $2, $3, $4)";
     send = "SELECT {s}.send_commands($1, $2, $3, $4, $5, $6, $7, $8)";
-    /// What has become visible since a snapshot, for one node. The first row is the present snapshot.
+    /// What has become visible since a snapshot, for one node. The first row is the present snapshot. Interest is asked
+    /// for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed.
     poll = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
                 {s}.micros(pg_postmaster_start_time()) AS born, \
                 EXISTS (SELECT FROM {s}.hearer WHERE number = $1 AND id = $3) AS is_on, \
@@ -133,7 +134,7 @@ statements! {
                 UNION ALL \
                 SELECT * FROM {s}.feed WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))) \
             ) f \
-            WHERE f.node = $1 OR EXISTS (SELECT FROM {s}.interest i WHERE i.topic = f.topic AND i.node = $1) \
+            WHERE f.node = $1 OR (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = $1) \
             ORDER BY seq NULLS FIRST";
     sequence = "SELECT * FROM {s}.sequence_outbox($1)";
     rotate = "SELECT {s}.rotate_feed()";

@@ -47,7 +47,7 @@ impl PostgresStore {
         let inner = Inner {
             sql: Statements::new(&config.schema),
             ready: OnceCell::new(),
-            nodes: Nodes::default(),
+            nodes: Nodes::new(),
             waker: Waker::new(&config),
             listening: Listening::default(),
             database: Database::new(&config),
@@ -78,8 +78,9 @@ impl PostgresStore {
         if found < LATEST {
             migrate(&mut connection, &config.schema).await.map_err(failed)?;
         }
+        connection.close().await.map_err(failed)?;
         self.inner.waker.begin(&self.inner);
-        connection.close().await.map_err(failed)
+        Ok(())
     }
 
     /// Closes all connections. Calls that come later fail as unavailable.

@@ -1,10 +1,12 @@
--- Puts a node on the bus, for a time; null if a node of that name is on it.
-CREATE FUNCTION {s}.join_bus(a_id text, a_ttl bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+-- Puts a node on the bus, for a time; null if a node of that name is on it. Who has not heard that it got its place, and
+-- asks again, gets another number.
+CREATE FUNCTION {s}.join_bus(a_id text, a_ttl bigint, a_holder text) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     joined bigint;
 BEGIN
     PERFORM {s}.sweep_bus();
-    INSERT INTO {s}.hearer (id, until) VALUES (a_id, clock_timestamp() + {s}.millis(a_ttl))
+    PERFORM {s}.leave_bus(number, id) FROM {s}.hearer WHERE id = a_id AND holder = a_holder;
+    INSERT INTO {s}.hearer (id, holder, until) VALUES (a_id, a_holder, clock_timestamp() + {s}.millis(a_ttl))
         ON CONFLICT (id) DO NOTHING RETURNING number INTO joined;
     RETURN joined;
 END

@@ -70,7 +70,7 @@ BEGIN
         IF t.name IS DISTINCT FROM i.topic THEN
             IF is_locked THEN PERFORM {s}.save_topic(t); END IF;
             is_locked := i.changing;
-            t := CASE WHEN is_locked THEN {s}.lock_topic(i.topic) ELSE {s}.hold_topic(i.topic) END;
+            t := {s}.lock_topic(i.topic, is_locked);
         END IF;
         o_item := i.item;
         o_answer := 2;
@@ -128,11 +128,24 @@ BEGIN
 END
 $$;
 
+-- Takes a member out of its topic; tells whether other nodes must be woken.
+CREATE FUNCTION {s}.end_membership(m {s}.member, local bigint[]) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    t {s}.topic;
+BEGIN
+    IF m.present OR m.indexed THEN SELECT * INTO t FROM {s}.topic WHERE id = m.topic FOR NO KEY UPDATE; END IF;
+    DELETE FROM {s}.member x WHERE x.channel = m.channel AND x.topic = m.topic;
+    IF NOT m.present AND NOT m.indexed THEN RETURN false; END IF;
+    t := {s}.left(t, m);
+    PERFORM {s}.save_topic(t);
+    RETURN m.present AND {s}.heard_elsewhere(t.id, local);
+END
+$$;
+
 CREATE FUNCTION {s}.unsubscribe_slice(channels text[], generations bigint[], topics text[], local bigint[])
 RETURNS TABLE (o_item bigint, o_left boolean, o_wake boolean) LANGUAGE plpgsql AS $$
 DECLARE
     i record;
-    t {s}.topic;
     m {s}.member;
 BEGIN
     PERFORM FROM {s}.channel WHERE id = ANY (channels) ORDER BY id FOR NO KEY UPDATE;
@@ -149,13 +162,7 @@ BEGIN
             WHERE p.name = i.topic AND x.channel = i.channel AND c.generation = i.generation AND c.phase < 3;
         IF FOUND THEN
             o_left := true;
-            IF m.present OR m.indexed THEN t := {s}.lock_topic(i.topic); END IF;
-            DELETE FROM {s}.member x WHERE x.channel = m.channel AND x.topic = m.topic;
-            IF m.present OR m.indexed THEN
-                t := {s}.left(t, m);
-                PERFORM {s}.save_topic(t);
-                o_wake := o_wake OR (m.present AND {s}.heard_elsewhere(t.id, local));
-            END IF;
+            o_wake := {s}.end_membership(m, local) OR o_wake;
         END IF;
         RETURN NEXT;
     END LOOP;
@@ -168,7 +175,6 @@ RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     held text[];
     m {s}.member;
-    t {s}.topic;
     inbox bigint;
     wake boolean := false;
 BEGIN
@@ -181,15 +187,7 @@ BEGIN
         SELECT x.* FROM {s}.member x JOIN {s}.topic p ON p.id = x.topic WHERE x.channel = ANY (held)
         ORDER BY p.name, x.channel
     LOOP
-        IF m.present OR m.indexed THEN
-            SELECT * INTO t FROM {s}.topic p WHERE p.id = m.topic FOR NO KEY UPDATE;
-        END IF;
-        DELETE FROM {s}.member x WHERE x.channel = m.channel AND x.topic = m.topic;
-        IF m.present OR m.indexed THEN
-            t := {s}.left(t, m);
-            PERFORM {s}.save_topic(t);
-            wake := wake OR (m.present AND {s}.heard_elsewhere(t.id, local));
-        END IF;
+        wake := {s}.end_membership(m, local) OR wake;
     END LOOP;
     FOR inbox IN
         DELETE FROM {s}.topic WHERE name = ANY (ARRAY(SELECT chr(1) || h FROM unnest(held) h)) RETURNING id

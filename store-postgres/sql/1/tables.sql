@@ -118,6 +118,7 @@ CREATE TABLE {s}.outbox (
 CREATE UNLOGGED TABLE {s}.hearer (
     number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     id text COLLATE "C" NOT NULL UNIQUE,
+    holder text COLLATE "C" NOT NULL,
     until timestamptz NOT NULL
 );
 CREATE INDEX hearer_until ON {s}.hearer (until);

@@ -18,29 +18,18 @@ CREATE FUNCTION {s}.current_slot() RETURNS smallint LANGUAGE sql VOLATILE AS $$
     SELECT (floor(extract(epoch FROM clock_timestamp()) / 10)::bigint % 4)::smallint
 $$;
 
--- The topic, made if need be, locked against other publishers. Whoever locks several does so in the order of names,
--- and channels before topics.
-CREATE FUNCTION {s}.lock_topic(wanted text) RETURNS {s}.topic LANGUAGE plpgsql AS $$
+-- The topic, made if need be, locked against other publishers or, if not alone, merely kept from being forgotten. Whoever
+-- locks several does so in the order of names, and channels before topics.
+CREATE FUNCTION {s}.lock_topic(wanted text, alone boolean DEFAULT true) RETURNS {s}.topic LANGUAGE plpgsql AS $$
 DECLARE
     t {s}.topic;
 BEGIN
     LOOP
-        SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR NO KEY UPDATE;
-        IF FOUND THEN RETURN t; END IF;
-        INSERT INTO {s}.topic (name, epoch) VALUES (wanted, {s}.new_epoch())
-            ON CONFLICT (name) DO NOTHING RETURNING * INTO t;
-        IF FOUND THEN RETURN t; END IF;
-    END LOOP;
-END
-$$;
-
--- The topic, made if need be, kept from being forgotten; publishers go on.
-CREATE FUNCTION {s}.hold_topic(wanted text) RETURNS {s}.topic LANGUAGE plpgsql AS $$
-DECLARE
-    t {s}.topic;
-BEGIN
-    LOOP
-        SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR KEY SHARE;
+        IF alone THEN
+            SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR NO KEY UPDATE;
+        ELSE
+            SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR KEY SHARE;
+        END IF;
         IF FOUND THEN RETURN t; END IF;
         INSERT INTO {s}.topic (name, epoch) VALUES (wanted, {s}.new_epoch())
             ON CONFLICT (name) DO NOTHING RETURNING * INTO t;

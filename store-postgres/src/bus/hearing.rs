@@ -50,8 +50,9 @@ impl Hearing {
         }
     }
 
-    pub(super) fn hears(&self, topic: &Topic) -> bool {
-        self.numbers.contains_key(topic)
+    /// Whether it hears a topic, or may be about to.
+    pub(super) fn may_hear(&self, topic: &Topic) -> bool {
+        self.beginning > 0 || self.numbers.contains_key(topic)
     }
 
     /// All topics, and how far each has been heard.
@@ -169,7 +170,9 @@ mod tests {
     #[test]
     fn what_came_before_its_interest_was_known_is_not_lost() {
         let (ears, mut hearing, topic) = hearing();
+        assert!(!hearing.may_hear(&topic));
         hearing.about_to_begin();
+        assert!(hearing.may_hear(&topic), "the database may know already: who publishes wakes this node");
         for offset in 3..6 {
             hearing.event(7, at(1, offset), event());
         }

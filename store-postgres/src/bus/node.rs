@@ -8,11 +8,12 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use strait_core::store::{Health, Sink, StoreError, StoreErrorKind};
 use strait_core::{NodeId, Position, Topic};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::hearing::{Hearing, Registration, Start};
 use super::{left, poll};
 use crate::config::PostgresConfig;
-use crate::database::{Lane, Values};
+use crate::database::{Lane, Values, late};
 use crate::error::error;
 use crate::store::PostgresStore;
 use crate::values::{Read, get, millis, name, position};
@@ -21,25 +22,33 @@ use crate::values::{Read, get, millis, name, position};
 pub(super) const PLACE: Duration = Duration::from_secs(30);
 
 /// This process's nodes.
-#[derive(Debug, Default)]
-pub(crate) struct Nodes(RwLock<Vec<Arc<Node>>>);
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    /// By which the database knows that places are this process's.
+    holder: NodeId,
+    nodes: RwLock<Vec<Arc<Node>>>,
+}
 
 impl Nodes {
+    pub(crate) fn new() -> Self {
+        Self { holder: NodeId::unique(), nodes: RwLock::default() }
+    }
+
     /// Their numbers on the bus: nobody needs to be woken for them.
     pub(crate) fn numbers(&self) -> Vec<i64> {
-        self.0.read().iter().filter_map(|node| Some(node.hearing()?.registration.number)).collect()
+        self.nodes.read().iter().filter_map(|node| Some(node.hearing()?.registration.number)).collect()
     }
 
     pub(crate) fn wake_all(&self) {
-        self.0.read().iter().for_each(|node| node.wake.notify_one());
+        self.nodes.read().iter().for_each(|node| node.wake.notify_one());
     }
 
     pub(crate) fn wake_hearers<'a>(&self, topics: impl Iterator<Item = &'a Topic>) {
-        let nodes = self.0.read();
+        let nodes = self.nodes.read();
         let mut asleep: Vec<_> = nodes.iter().collect();
         for topic in topics {
             asleep.retain(|node| {
-                let hears = node.hearing().is_some_and(|hearing| hearing.hears(topic));
+                let hears = node.hearing().is_some_and(|hearing| hearing.may_hear(topic));
                 if hears {
                     node.wake.notify_one();
                 }
@@ -51,9 +60,23 @@ impl Nodes {
         }
     }
 
+    /// `false` if there is one of that name.
+    fn add(&self, node: &Arc<Node>) -> bool {
+        let mut nodes = self.nodes.write();
+        let is_new = nodes.iter().all(|other| other.id != node.id);
+        if is_new {
+            nodes.push(Arc::clone(node));
+        }
+        is_new
+    }
+
+    fn has(&self, id: &NodeId) -> bool {
+        self.nodes.read().iter().any(|node| node.id == *id)
+    }
+
     /// Wakes a node; `false` if it is not of this process.
     pub(super) fn wake(&self, id: &NodeId) -> bool {
-        let nodes = self.0.read();
+        let nodes = self.nodes.read();
         let node = nodes.iter().find(|node| node.id == *id);
         node.inspect(|node| node.wake.notify_one()).is_some()
     }
@@ -64,6 +87,9 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     /// `None` once the node has left: the sink is let go then, as it may own the node in turn.
     hearing: Mutex<Option<Hearing>>,
+    /// What is heard is changed by many at a time (read) or made anew by one (write): what ends meanwhile would begin
+    /// again in the database.
+    pub(super) changing: tokio::sync::RwLock<()>,
     pub(super) wake: Notify,
     pub(super) stopped: AtomicBool,
     pub(super) pulse: Mutex<Pulse>,
@@ -86,12 +112,15 @@ impl Registration {
 
     /// Puts a node on the bus.
     pub(super) async fn new(store: &PostgresStore, id: &NodeId) -> Result<Self, StoreError> {
-        let values = Values::new().with(id.as_str()).with(millis(PLACE));
+        let holder = &store.inner.nodes.holder;
+        let values = Values::new().with(id.as_str()).with(millis(PLACE)).with(holder.as_str());
         let number: Option<i64> = store.value("start", Lane::Vital, &store.inner.sql.join_bus, values).await?;
-        let taken = "a node of this name is on the bus, every node needs a name of its own";
-        let number = number.ok_or_else(|| error(StoreErrorKind::Conflict, "start", taken))?;
-        Ok(Self { number, id: id.to_string() })
+        Ok(Self { number: number.ok_or_else(taken)?, id: id.to_string() })
     }
+}
+
+fn taken() -> StoreError {
+    error(StoreErrorKind::Conflict, "start", "a node of this name is on the bus, every node needs a name of its own")
 }
 
 /// Ends what [`Hearing::about_to_begin`] began, also if the caller is dropped.
@@ -107,16 +136,26 @@ impl Drop for Beginning<'_> {
 
 impl Node {
     pub(super) async fn join(store: &PostgresStore, id: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<Self>, StoreError> {
+        if store.inner.nodes.has(id) {
+            return Err(taken());
+        }
         let registration = Registration::new(store, id).await?;
         let node = Arc::new(Self {
             id: id.clone(),
             hearing: Mutex::new(Some(Hearing::new(sink, registration))),
+            changing: tokio::sync::RwLock::default(),
             wake: Notify::new(),
             stopped: AtomicBool::new(false),
             pulse: Mutex::new(Pulse { heard_at: Instant::now(), lag: None, is_sound: true }),
         });
-        store.inner.nodes.0.write().push(Arc::clone(&node));
-        Ok(node)
+        if store.inner.nodes.add(&node) {
+            return Ok(node);
+        }
+        // Two began at the same time; the other one finds another place.
+        if let Some(registration) = node.registration() {
+            registration.give_back(store).await?;
+        }
+        Err(taken())
     }
 
     /// Begins polling: what comes after this has returned is heard.
@@ -132,7 +171,7 @@ impl Node {
         let hearing = self.hearing.lock().take()?;
         self.stopped.store(true, Ordering::Release);
         self.wake.notify_one();
-        store.inner.nodes.0.write().retain(|node| !std::ptr::eq(&**node, self));
+        store.inner.nodes.nodes.write().retain(|node| !std::ptr::eq(&**node, self));
         Some(hearing.registration)
     }
 
@@ -164,6 +203,8 @@ impl Node {
         on: &[Topic],
         off: &[Topic],
     ) -> Result<Vec<Position>, StoreError> {
+        let _changing =
+            timeout(store.inner.config.operation, self.changing.read()).await.map_err(|_| late("interest"))?;
         loop {
             let registration = {
                 let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
@@ -176,7 +217,7 @@ impl Node {
             if on.is_empty() && ends.is_empty() {
                 return Ok(Vec::new());
             }
-            let starts = hear(store, "interest", &registration, on.iter(), ends.iter().copied()).await?;
+            let starts = hear(store, "interest", Lane::Work, &registration, on.iter(), ends.iter().copied()).await?;
             let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
             if hearing.registration != registration {
                 continue;
@@ -195,6 +236,7 @@ impl Node {
 pub(super) async fn hear(
     store: &PostgresStore,
     op: &'static str,
+    lane: Lane,
     registration: &Registration,
     on: impl Iterator<Item = &Topic>,
     off: impl Iterator<Item = &Topic>,
@@ -203,7 +245,7 @@ pub(super) async fn hear(
     let (mut on, mut off) = (on, off);
     let values =
         Values::new().with(registration.number).with(&registration.id).with(names(&mut on)).with(names(&mut off));
-    let rows = store.rows(op, Lane::Work, &store.inner.sql.hear, values).await?;
+    let rows = store.rows(op, lane, &store.inner.sql.hear, values).await?;
     let starts: Read<Vec<Start>> = rows
         .iter()
         .map(|row| {

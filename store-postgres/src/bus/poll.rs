@@ -54,17 +54,23 @@ impl Mark {
     }
 }
 
+/// How far a node has read.
+struct Progress {
+    mark: Mark,
+    /// Nothing is missing before the mark.
+    is_whole: bool,
+}
+
 /// Polls until the node leaves.
 pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
     let config = &store.inner.config;
-    let mut since = Some(from);
+    let mut progress = Progress { mark: from, is_whole: true };
     let mut failures: u32 = 0;
     while !node.stopped.load(Ordering::Acquire) {
         let began = Instant::now();
-        match turn(&store, &node, since.take()).await {
-            Ok((mark, again)) => {
+        match turn(&store, &node, &mut progress).await {
+            Ok(again) => {
                 failures = 0;
-                since = Some(mark);
                 // Whoever publishes meanwhile is read with the next poll.
                 sleep(config.debounce.saturating_sub(began.elapsed())).await;
                 if !again {
@@ -72,8 +78,7 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
                     let _ = timeout(config.poll, node.wake.notified()).await;
                 }
             }
-            Err((error, mark)) => {
-                since = mark;
+            Err(error) => {
                 failures += 1;
                 if failures == 1 {
                     tracing::warn!(error = %error, "a node is deaf, it polls on");
@@ -86,25 +91,14 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
 }
 
 /// One poll, and what follows from it. Answers whether the next one is due at once.
-async fn turn(
-    store: &PostgresStore,
-    node: &Arc<Node>,
-    since: Option<Mark>,
-) -> Result<(Mark, bool), (StoreError, Option<Mark>)> {
-    let found = match poll(store, node, since.as_ref()).await {
-        Ok(found) => found,
-        Err(error) => return Err((error, since)),
-    };
-    let is_whole = found.is_on && since.as_ref().is_some_and(|since| found.mark.continues(since));
-    let mut mark = found.mark;
-    if !is_whole {
+async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) -> Result<bool, StoreError> {
+    let found = poll(store, node, Some(&progress.mark)).await?;
+    progress.is_whole &= found.is_on && found.mark.continues(&progress.mark);
+    progress.mark = found.mark;
+    if !progress.is_whole {
         node.pulse.lock().is_sound = false;
-        // What is lost is lost: from here on nothing is.
-        match resync(store, node, found.is_on).await {
-            Ok(Some(fresh)) => mark = fresh,
-            Ok(None) => {}
-            Err(error) => return Err((error, None)),
-        }
+        resync(store, node, found.is_on).await?;
+        progress.is_whole = true;
     }
     node.has_heard();
     let again = found.waiting
@@ -112,7 +106,7 @@ async fn turn(
             tracing::warn!(error = %error, "what transactions have published waits to be sequenced");
             false
         });
-    Ok((mark, again))
+    Ok(again)
 }
 
 /// Reads what is new since a mark, or only where things stand now.

@@ -5,33 +5,36 @@ use std::sync::Arc;
 use strait_core::store::{Replay, StoreError};
 use strait_core::{Position, Topic};
 
-use super::hearing::Registration;
+use super::hearing::{Registration, Start};
 use super::node::{Node, hear};
-use super::poll::{Mark, poll};
 use crate::database::Lane;
 use crate::store::PostgresStore;
 
 /// How many events are replayed at once.
 const AT_ONCE: usize = 500;
 
-/// Begins anew where things stand now, and catches up. Answers where polling goes on, if not where it stands.
-pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool) -> Result<Option<Mark>, StoreError> {
-    let Some((registration, topics)) = place(store, node, is_on).await? else { return Ok(None) };
-    // From before the heads are read, so that nothing falls in between.
-    let mark = poll(store, node, None).await?.mark;
-    if topics.is_empty() {
-        return Ok(Some(mark));
-    }
-    metrics::counter!("strait_postgres_resyncs_total").increment(1);
-    let starts =
-        hear(store, "resync", &registration, topics.iter().map(|(topic, _)| topic), std::iter::empty()).await?;
-    for start in starts {
-        if let Some(mut hearing) = node.hearing() {
-            hearing.renumber(&start.topic, start.number);
-        }
+/// Catches up, at a new place if the node has lost its own. Polling goes on where it was before the heads are read, so
+/// that nothing falls in between.
+pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool) -> Result<(), StoreError> {
+    for start in begin_anew(store, node, is_on).await? {
         catch_up(store, node, &start.topic, start.head).await?;
     }
-    Ok(Some(mark))
+    Ok(())
+}
+
+async fn begin_anew(store: &PostgresStore, node: &Node, is_on: bool) -> Result<Vec<Start>, StoreError> {
+    let _changing = node.changing.write().await;
+    let Some((registration, topics)) = place(store, node, is_on).await? else { return Ok(Vec::new()) };
+    if topics.is_empty() {
+        return Ok(Vec::new());
+    }
+    metrics::counter!("strait_postgres_resyncs_total").increment(1);
+    let on = topics.iter().map(|(topic, _)| topic);
+    let starts = hear(store, "resync", Lane::Vital, &registration, on, std::iter::empty()).await?;
+    if let Some(mut hearing) = node.hearing() {
+        starts.iter().for_each(|start| hearing.renumber(&start.topic, start.number));
+    }
+    Ok(starts)
 }
 
 /// The node's place on the bus, a new one if it has lost it, and the topics that it hears; `None` if it has left, which

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use strait_core::NodeId;
-use strait_core::store::{ChannelStore, EventBus, EventHubStore, Lease, LeaseTerm, StoreError, StoreErrorKind};
-use strait_core::testkit::Ears;
-use strait_store_postgres::sqlx::{Connection, query, raw_sql};
+use strait_core::store::{ChannelStore, EventHubStore, Lease, LeaseTerm, StoreError, StoreErrorKind};
+use strait_store_postgres::sqlx::{Connection, query};
 use strait_store_postgres::{PostgresConfig, PostgresStore};
 
 use crate::kit::proxy::{Proxy, Way, server_of};
@@ -65,30 +64,6 @@ async fn connections_that_are_cut_lose_nothing() {
     assert!(heard[1..].iter().enumerate().all(|(n, text)| *text == n.to_string()), "{heard:?}");
     assert!(!ears.has_gap(&topic("a")));
     eventually("the node to hear", async || bus.health().hears.then_some(())).await;
-}
-
-/// It is about to take a new place, as it has lost its own, when it leaves.
-#[tokio::test]
-async fn who_left_takes_no_new_place() {
-    let schema = Schema::new();
-    let store = schema.store().await;
-    let id = NodeId::unique();
-    let bus = store.start(&id, Ears::new()).await.unwrap();
-    let mut other = schema.connection().await;
-    // Somebody of that name is in its place, and is going.
-    let instead = "UPDATE {s}.hearer SET number = DEFAULT WHERE id = $1";
-    schema.run(instead, id.as_str()).await;
-    raw_sql("BEGIN").execute(&mut other).await.unwrap();
-    query(schema.sql("DELETE FROM {s}.hearer WHERE id = $1")).bind(id.as_str()).execute(&mut other).await.unwrap();
-    let mut looking = schema.connection().await;
-    let waiting = async || {
-        let sql = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{s}.join_bus%'";
-        query(schema.sql(sql)).fetch_optional(&mut looking).await.unwrap()
-    };
-    eventually("it to wait for the name", waiting).await;
-    bus.stop().await;
-    raw_sql("COMMIT").execute(&mut other).await.unwrap();
-    eventually("the name to be free", async || store.start(&id, Ears::new()).await.ok()).await;
 }
 
 #[tokio::test]

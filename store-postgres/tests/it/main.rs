@@ -4,8 +4,13 @@
 
 mod conformance;
 mod faults;
+mod full;
 mod kit;
 mod outbox;
+mod places;
 mod pooler;
 mod restart;
 mod tables;
+#[cfg(feature = "tls")]
+mod tls;
+mod wakes;

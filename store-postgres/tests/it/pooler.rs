@@ -18,7 +18,7 @@ async fn works(schema: &Schema, config: PostgresConfig) {
     let (one, two) = (PostgresStore::new(config.clone()), PostgresStore::new(config));
     let ready = async || one.connect().await.inspect_err(|error: &StoreError| assert!(error.is_retryable())).ok();
     eventually("the pooler", ready).await;
-    let (ears, _bus) = hearing(&two, &["a"]).await;
+    let (ears, bus) = hearing(&two, &["a"]).await;
     let publishing = (0..8).map(|publisher| {
         let store = one.clone();
         async move {
@@ -31,7 +31,10 @@ async fn works(schema: &Schema, config: PostgresConfig) {
     let heard = ears.hear(&topic("a"), 160).await;
     assert!((1..=160).eq(heard.iter().map(|(position, _)| position.offset)));
     assert_eq!(one.history(&topic("a"), 1000).await.unwrap(), heard);
+    // Statements are transactions of several exchanges: one that is under way when the test ends would hold the schema.
+    bus.stop().await;
     one.close().await;
+    two.close().await;
 }
 
 #[tokio::test]

@@ -225,3 +225,36 @@ async fn what_is_over_leaves_nothing_behind() {
     };
     eventually("the sweep", swept).await;
 }
+
+#[tokio::test]
+async fn a_poll_reads_no_interest_but_in_what_it_found() {
+    const TOPICS: i64 = 20_000;
+    let schema = Schema::new();
+    let (store, other) = (schema.store().await, schema.store().await);
+    let (ears, bus) = hearing(&store, &["a"]).await;
+    let many = "INSERT INTO {s}.interest (topic, node) SELECT -n, h.number FROM {s}.hearer h, generate_series(1, 20000) n \
+                WHERE $1 = ''";
+    schema.run(many, "").await;
+    let before = index_reads(&schema).await;
+    for n in 0..20 {
+        publish(&other, publication("a", n.to_string())).await;
+        ears.hear(&topic("a"), n + 1).await;
+    }
+    bus.stop().await;
+    store.close().await;
+    other.close().await;
+    // Sessions tell what they have read when they end.
+    let told = async || Some(index_reads(&schema).await).filter(|reads| *reads > before);
+    eventually("the sessions' end", told).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Leaving reads all, once.
+    let read = index_reads(&schema).await - before;
+    assert!(read < TOPICS * 4, "{read}");
+}
+
+/// How many entries of interest's indexes have been read.
+async fn index_reads(schema: &Schema) -> i64 {
+    let sql =
+        "SELECT sum(idx_tup_read)::bigint FROM pg_stat_all_indexes WHERE schemaname = $1 AND relname = 'interest'";
+    query_scalar(sql).bind(&schema.name).fetch_one(&mut schema.connection().await).await.unwrap()
+}

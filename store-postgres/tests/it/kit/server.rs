@@ -113,30 +113,29 @@ pub(crate) struct Server {
     process: Option<Running>,
     postgres: PathBuf,
     port: u16,
-    folder: Folder,
+    /// As `name=value`, from the next start on.
+    pub(crate) settings: Vec<String>,
+    pub(crate) folder: Folder,
 }
 
 impl Server {
     /// `None`, and said so, if the machine has not got the programs.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_in(Folder::new(), &[]).await
+    }
+
+    /// In a folder, with further options of `initdb`.
+    pub(crate) async fn start_in(folder: Folder, options: &[&str]) -> Option<Self> {
         let (Some(postgres), Some(initdb)) = (program("postgres"), program("initdb")) else {
             skip("there is no postgres with its initdb");
             return None;
         };
-        let folder = Folder::new();
         let mut command = folder.command(&initdb);
-        command.args([
-            "-D",
-            "data",
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C",
-            "--no-sync",
-        ]);
+        command.args(["-D", "data", "--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"]);
+        command.arg("--no-sync").args(options);
         let made = command.output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = Self { process: None, postgres, port: free_port(), folder };
+        let mut server = Self { process: None, postgres, port: free_port(), settings: Vec::new(), folder };
         server.begin().await;
         Some(server)
     }
@@ -149,6 +148,9 @@ impl Server {
         let mut command = self.folder.command(&self.postgres);
         let port = format!("port={}", self.port);
         for setting in [&port, "listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off"] {
+            command.args(["-c", setting]);
+        }
+        for setting in &self.settings {
             command.args(["-c", setting]);
         }
         let log = fs::File::create(self.folder.0.join("log")).unwrap();

@@ -1,0 +1,54 @@
+//! Polls are so far apart that what comes soon was brought by a wake-up; what comes late has missed its own.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use strait_core::testkit::Ears;
+use strait_store_postgres::PostgresStore;
+
+use crate::kit::{Schema, eventually, hearing, publication, publish, topic};
+
+const POLL: Duration = Duration::from_secs(5);
+/// The last poll was when the event before was heard.
+const LATE: Duration = Duration::from_secs(2);
+
+fn store(schema: &Schema) -> PostgresStore {
+    PostgresStore::new(schema.config().poll(POLL))
+}
+
+/// Whether it took longer than a wake-up until so many events of a topic are heard.
+async fn is_late(ears: &Ears, name: &str, most: usize) -> bool {
+    let began = Instant::now();
+    let heard = async || (ears.events(&topic(name)).len() >= most).then_some(());
+    eventually("all events", heard).await;
+    began.elapsed() > LATE
+}
+
+/// Bursts of one to four, with and without time between them, so that wake-ups meet each other, polls and pauses.
+async fn count_missed(publisher: &PostgresStore, hearer: &PostgresStore) -> usize {
+    let (ears, _bus) = hearing(hearer, &["a"]).await;
+    publish(publisher, publication("a", "0")).await;
+    // LISTEN is there after a while.
+    is_late(&ears, "a", 1).await;
+    let (mut published, mut missed) = (1, 0);
+    for round in 0..200 {
+        join_all((0..round % 4 + 1).map(|_| publish(publisher, publication("a", "x")))).await;
+        published += round % 4 + 1;
+        missed += usize::from(is_late(&ears, "a", published).await);
+        tokio::time::sleep(Duration::from_millis(round as u64 % 7)).await;
+    }
+    missed
+}
+
+#[tokio::test]
+async fn no_wake_up_of_another_process_is_missed() {
+    let schema = Schema::new();
+    assert_eq!(count_missed(&store(&schema), &store(&schema)).await, 0);
+}
+
+#[tokio::test]
+async fn no_wake_up_of_the_own_process_is_missed() {
+    let schema = Schema::new();
+    let one = store(&schema);
+    assert_eq!(count_missed(&one, &one).await, 0);
+}
