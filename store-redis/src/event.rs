@@ -1,5 +1,6 @@
 //! Events and commands as bytes, in logs and on shard channels.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -134,12 +135,44 @@ pub(crate) fn decode_entry(mut bytes: Bytes) -> Result<PresenceEntry, Foreign> {
     Ok(PresenceEntry { user, data })
 }
 
-/// What comes with an event or a command on a shard channel: its position, a line feed, and the event.
-pub(crate) fn split_frame(frame: &Bytes) -> Result<(Position, Bytes), Foreign> {
-    // A position is at most 48 characters long.
-    let end = frame.iter().take(64).position(|byte| *byte == b'\n').ok_or(Foreign)?;
-    let position = std::str::from_utf8(&frame[..end]).ok().and_then(parse_position).ok_or(Foreign)?;
-    Ok((position, frame.slice(end + 1..)))
+/// The beginning of a shard channel's message behind its first event's `epoch-offset-`: the check of each event or command,
+/// and the length of each but the last. A line feed and what they tell of follow.
+pub(crate) fn frame_start(parts: impl ExactSizeIterator<Item = (u32, usize)>) -> Vec<u8> {
+    let (mut start, count) = (String::with_capacity(12), parts.len());
+    for (n, (check, length)) in parts.enumerate() {
+        let comma = if n == 0 { "" } else { "," };
+        // A string takes what is written.
+        let _ = write!(start, "{comma}{check}");
+        if n + 1 < count {
+            let _ = write!(start, ":{length}");
+        }
+    }
+    start.into_bytes()
+}
+
+/// The events or commands of a shard channel's message, with their positions.
+pub(crate) fn split_frame(frame: &Bytes) -> Result<Vec<(Position, Bytes)>, Foreign> {
+    let end = frame.iter().position(|byte| *byte == b'\n').ok_or(Foreign)?;
+    let start = std::str::from_utf8(&frame[..end]).map_err(|_| Foreign)?;
+    let mut rest = frame.slice(end + 1..);
+    let mut numbers = start.splitn(3, '-');
+    let mut number = || numbers.next().ok_or(Foreign);
+    let number_of = |text: &str| text.parse::<u64>().map_err(|_| Foreign);
+    let (epoch, mut offset, checks) = (number_of(number()?)?, number_of(number()?)?, number()?);
+    let mut parts = Vec::with_capacity(1);
+    for part in checks.split(',') {
+        let (check, blob) = match part.split_once(':') {
+            Some((check, length)) => {
+                let length = length.parse().ok().filter(|length| *length <= rest.len()).ok_or(Foreign)?;
+                (check, rest.split_to(length))
+            }
+            // The last one has what is left.
+            None => (part, std::mem::take(&mut rest)),
+        };
+        parts.push((Position { epoch, offset, check: check.parse().map_err(|_| Foreign)? }, blob));
+        offset = offset.checked_add(1).ok_or(Foreign)?;
+    }
+    if rest.is_empty() { Ok(parts) } else { Err(Foreign) }
 }
 
 /// `epoch-offset-check`.
@@ -220,6 +253,24 @@ mod tests {
     }
 
     #[test]
+    fn a_message_holds_a_run_of_events() {
+        let blobs = ["first", "", "1,2\n3:4-5"];
+        for count in 1..=blobs.len() {
+            let parts = blobs[..count].iter().enumerate().map(|(n, blob)| (n as u32 + 7, blob.len()));
+            let mut frame = b"1-41-".to_vec();
+            frame.extend(frame_start(parts));
+            frame.push(b'\n');
+            blobs[..count].iter().for_each(|blob| frame.extend(blob.as_bytes()));
+            let split = split_frame(&frame.into()).expect("it is one");
+            let expected = blobs[..count].iter().enumerate().map(|(n, blob)| {
+                let position = Position { epoch: 1, offset: 41 + n as u64, check: n as u32 + 7 };
+                (position, Bytes::from(*blob))
+            });
+            assert_eq!(split, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn what_is_cut_off_or_foreign_is_an_error_and_no_panic() {
         for event in events() {
             let whole = encode(&event);
@@ -241,6 +292,8 @@ mod tests {
         for foreign in ["", "1-2", "1-2-x", "1-2-99999999999", "-1-2-3"] {
             assert_eq!(parse_position(foreign), None);
         }
-        assert!(split_frame(&Bytes::from_static(b"1-2-3")).is_err());
+        for foreign in ["1-2-3", "1-2\n", "1-2-x\n", "1-2-3:4,5\nabc", "1-2-3:1\nab", "1-2-\n", "1-2-3:-1,4\na"] {
+            assert!(split_frame(&Bytes::from_static(foreign.as_bytes())).is_err(), "{foreign:?}");
+        }
     }
 }

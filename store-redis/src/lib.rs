@@ -28,6 +28,7 @@ mod links;
 mod log;
 mod membership;
 mod place;
+mod publish;
 mod random;
 mod records;
 mod reply;

@@ -1,11 +1,11 @@
-//! Publishing, and reading what is kept.
+//! Reading what is kept, and relaying it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::Value;
-use strait_core::store::{Publication, Published, Relay, Replay, StoreError};
+use strait_core::store::{Relay, Replay, StoreError};
 use strait_core::{Event, Position, Topic};
 
 use crate::call::Call;
@@ -15,38 +15,10 @@ use crate::reply::{bytes, integer, list, position, text};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
-/// How long an idempotency key is remembered at least.
-const KEY_TIME: Duration = Duration::from_secs(300);
 /// More events are not asked for at once.
 const MOST: usize = 100_000;
 
 impl Inner {
-    pub(crate) async fn publish(&self, publications: &[Publication]) -> Vec<Result<Published, StoreError>> {
-        let calls: Vec<Call> = publications.iter().map(|publication| self.publication(publication)).collect();
-        let answers = self.router.run("publish", &calls).await;
-        let read = |answer| published(answer).map_err(|foreign| Failure::from(foreign).store("publish"));
-        answers.into_iter().map(|answer| answer.and_then(read)).collect()
-    }
-
-    fn publication(&self, publication: &Publication) -> Call {
-        let topic = self.keys.topic(&publication.topic);
-        let mut keys = vec![topic.meta(), topic.log(), topic.members()];
-        keys.extend(publication.key.as_deref().map(|key| topic.idempotency(key)));
-        let age = publication.retention.map_or(Duration::ZERO, |retention| retention.age);
-        let mut call = Call::script(&scripts::PUBLISH, topic.slot(), &keys)
-            .arg(topic.channel())
-            .arg(event::encode(&publication.event))
-            .arg(self.random.epoch())
-            .arg(self.random.check())
-            .arg(milliseconds(self.config.topic_time.max(age)))
-            .arg(milliseconds(age.max(KEY_TIME)));
-        if let Some(retention) = publication.retention {
-            call = call.arg(retention.count).arg(milliseconds(age));
-        }
-        // With a key a second attempt is found out.
-        if publication.key.is_some() { call } else { call.once() }
-    }
-
     pub(crate) async fn replay(&self, topic: &Topic, after: &Position, limit: usize) -> Result<Replay, StoreError> {
         let keys = self.keys.topic(topic);
         let call = Call::script(&scripts::REPLAY, keys.slot(), &[keys.meta(), keys.log()]);
@@ -94,17 +66,6 @@ impl Inner {
         let answer = self.router.one("relay_done", call.arg(relay.token).arg(position_text(through)).once()).await?;
         let done = integer(&answer).map_err(|foreign| Failure::from(foreign).store("relay_done"))?;
         Ok(done == 1)
-    }
-}
-
-fn published(answer: Value) -> Result<Published, Foreign> {
-    match &list(answer)?[..] {
-        [at, indexed, duplicate] => Ok(Published {
-            position: position(at)?,
-            indexed: integer(indexed)? == 1,
-            duplicate: integer(duplicate)? == 1,
-        }),
-        _ => Err(Foreign),
     }
 }
 

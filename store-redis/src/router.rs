@@ -80,7 +80,8 @@ impl Router {
         self.run(op, calls).await.into_iter().collect()
     }
 
-    async fn attempt(&self, calls: &[Call]) -> Vec<Result<Value, Failure>> {
+    /// As [`run`](Self::run), with failures that may be told to many.
+    pub(crate) async fn attempt(&self, calls: &[Call]) -> Vec<Result<Value, Failure>> {
         let deadline = Instant::now() + self.config.command_timeout;
         let mut answers: Vec<Option<Result<Value, Failure>>> = (0..calls.len()).map(|_| None).collect();
         let mut open: Vec<Open> = (0..calls.len()).map(|at| Open { at, asking: None, repeated: false }).collect();

@@ -25,6 +25,7 @@ scripts! {
     MEMBER: "stream.lua" "member.lua";
     OPEN: "stream.lua" "open.lua";
     PAGE: "page.lua";
+    PASS: "stream.lua" "pass.lua";
     PUBLISH: "stream.lua" "publish.lua";
     RELAY: "stream.lua" "relay.lua";
     RELAY_DONE: "relay_done.lua";

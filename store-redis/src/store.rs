@@ -12,6 +12,7 @@ use strait_core::{ChannelId, Event, NodeId, Position, Topic};
 
 use crate::config::RedisConfig;
 use crate::keys::Keys;
+use crate::publish::Expiries;
 use crate::random::Random;
 use crate::router::Router;
 
@@ -26,6 +27,7 @@ pub(crate) struct Inner {
     pub(crate) keys: Keys,
     pub(crate) router: Router,
     pub(crate) random: Random,
+    pub(crate) expiries: Expiries,
 }
 
 impl fmt::Debug for RedisStore {
@@ -44,6 +46,7 @@ impl RedisStore {
                 keys: Keys::new(&config.prefix),
                 router: Router::new(Arc::clone(&config)),
                 random: Random::new(),
+                expiries: Expiries::new(),
                 config,
             }),
         }

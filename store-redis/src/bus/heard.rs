@@ -28,30 +28,43 @@ impl Heard {
         self.on.load(Ordering::Acquire) == connection
     }
 
-    /// An event has come. What came before is dropped; a hole before it is told first.
-    pub(crate) fn event(&self, position: Position, blob: Bytes, sink: &dyn Sink) {
+    /// Events have come. What came before is dropped; a hole before one is told first.
+    pub(crate) fn events(&self, events: Vec<(Position, Bytes)>, sink: &dyn Sink) {
         let mut last = self.last.lock();
-        let follows = match &*last {
-            Some(before) if before.epoch == position.epoch && position.offset <= before.offset => {
-                // The same once more, on another connection; another check tells of a log that was rolled back.
-                if position.offset < before.offset || position.check == before.check {
-                    return;
+        let mut run = Vec::with_capacity(events.len());
+        for (position, blob) in events {
+            let follows = match &*last {
+                Some(before) if before.epoch == position.epoch && position.offset <= before.offset => {
+                    // The same once more, on another connection; another check tells of a log that was rolled back.
+                    if position.offset < before.offset || position.check == before.check {
+                        continue;
+                    }
+                    false
                 }
-                false
-            }
-            Some(before) => before.epoch == position.epoch && position.offset == before.offset + 1,
-            None => true,
-        };
-        *last = Some(position);
-        if !follows {
-            self.gap(sink);
-        }
-        match crate::event::decode(blob) {
-            Ok(event) => sink.events(&self.topic, &[(position, Arc::<Event>::new(event))]),
-            Err(error) => {
-                tracing::error!(error = %error, "an event was not understood");
+                Some(before) => before.epoch == position.epoch && position.offset == before.offset + 1,
+                None => true,
+            };
+            *last = Some(position);
+            if !follows {
+                self.hand_on(&mut run, sink);
                 self.gap(sink);
             }
+            match crate::event::decode(blob) {
+                Ok(event) => run.push((position, Arc::new(event))),
+                Err(error) => {
+                    tracing::error!(error = %error, "an event was not understood");
+                    self.hand_on(&mut run, sink);
+                    self.gap(sink);
+                }
+            }
+        }
+        self.hand_on(&mut run, sink);
+    }
+
+    fn hand_on(&self, run: &mut Vec<(Position, Arc<Event>)>, sink: &dyn Sink) {
+        if !run.is_empty() {
+            sink.events(&self.topic, run);
+            run.clear();
         }
     }
 

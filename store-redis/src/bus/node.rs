@@ -178,15 +178,17 @@ impl Bus {
         if let Some(topic) = self.store.keys.topic_of_channel(channel) {
             let heard = self.topics.read().get(topic).cloned();
             match (heard, event::split_frame(frame)) {
-                (Some(heard), Ok((position, blob))) => heard.event(position, blob, &*sink),
+                (Some(heard), Ok(events)) => heard.events(events, &*sink),
                 (Some(_), Err(error)) => tracing::error!(error = %error, "an event was not understood"),
                 (None, _) => self.unwanted(channel),
             }
         } else if channel == self.mailbox.channel {
             match event::split_frame(frame) {
-                Ok((position, blob)) => {
-                    if self.mailbox.command(position, blob, &*sink) {
-                        self.needed.notify_one();
+                Ok(commands) => {
+                    for (position, blob) in commands {
+                        if self.mailbox.command(position, blob, &*sink) {
+                            self.needed.notify_one();
+                        }
                     }
                 }
                 Err(error) => tracing::error!(error = %error, "a command was not understood"),

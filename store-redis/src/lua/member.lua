@@ -7,13 +7,10 @@ local was_indexed, was_present = redis.call('ZSCORE', members, channel), redis.c
 if ARGV[11] and ARGV[11] ~= was_indexed and ARGV[11] ~= was_present then return false end
 
 local function follow(event)
-  local h, position = read(meta), nil
-  if h[4] and redis.call('EXISTS', log) == 1 then
-    position = keep(meta, log, epoch, check, event, h[4], h[5])
-  else
-    position = pass(meta, log, epoch, check)
-  end
-  redis.call('SPUBLISH', ARGV[1], position .. '\n' .. event)
+  local h = read(meta)
+  local kept = h[4] and redis.call('EXISTS', log) == 1
+  local e, o = keep(meta, log, h, epoch, 1, {check, event}, 1, kept and h[4] or 0, kept and h[5] or 0, true)
+  redis.call('SPUBLISH', ARGV[1], e .. '-' .. o .. '-' .. check .. '\n' .. event)
 end
 
 local function row(since, event)
@@ -51,6 +48,7 @@ elseif was_indexed then
   redis.call('HDEL', rows, 'm' .. channel)
   if redis.call('EXISTS', members) == 0 then redis.call('HDEL', rows, 'rf', 'rt', 'ru') end
 end
+tell_indexed(meta, members)
 if redis.call('EXISTS', members, present) == 0 then
   redis.call('DEL', rows)
   redis.call('PEXPIRE', meta, ARGV[10])

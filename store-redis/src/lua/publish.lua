@@ -1,16 +1,15 @@
--- KEYS meta, log, members[, key]. ARGV shard channel, event, epoch, check, topic's time, key's time[, count, age].
-local indexed = redis.call('EXISTS', KEYS[3])
-if KEYS[4] then
-  local seen = redis.call('GET', KEYS[4])
-  if seen then return {seen, indexed, 1} end
-end
-local position
-if ARGV[7] then
-  position = keep(KEYS[1], KEYS[2], ARGV[3], ARGV[4], ARGV[2], ARGV[7], ARGV[8])
-else
-  position = pass(KEYS[1], KEYS[2], ARGV[3], ARGV[4])
-end
-if indexed == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[5]) end
-if KEYS[4] then redis.call('SET', KEYS[4], position, 'PX', ARGV[6]) end
-redis.call('SPUBLISH', ARGV[1], position .. '\n' .. ARGV[2])
-return {position, indexed, 0}
+-- A slice of one topic's publications; with a key it is one. KEYS meta, log, members[, key]. ARGV shard channel, epoch,
+-- how many, topic's time, whether expiries are due, key's time, count, age, checks, events, beginning of the frame behind
+-- its offset. The first one's position with 1 for its check if there are indexed members, or {position, the same} of the
+-- publication that had the key before.
+local h, n = read(KEYS[1]), tonumber(ARGV[3])
+local indexed = indexed_in(h, KEYS[3])
+local seen = KEYS[4] and redis.call('GET', KEYS[4])
+if seen then return {seen, indexed} end
+local due = ARGV[5] == '1'
+local epoch, offset = keep(KEYS[1], KEYS[2], h, ARGV[2], n, ARGV, 9, ARGV[7], ARGV[8], due)
+put_off(KEYS[1], h, indexed, due, ARGV[4])
+local place = epoch .. '-' .. offset .. '-'
+if KEYS[4] then redis.call('SET', KEYS[4], place .. ARGV[9], 'PX', ARGV[6]) end
+redis.call('SPUBLISH', ARGV[1], place .. ARGV[9 + 2 * n] .. '\n' .. table.concat(ARGV, '', 9 + n, 8 + 2 * n))
+return place .. indexed

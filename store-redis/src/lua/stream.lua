@@ -1,5 +1,6 @@
--- A stream is a meta hash (e epoch, o offset and c check of the head; while a log is kept: r how many, a for how long,
--- f the first offset kept, b the position before the log's beginning) and a log, whose entries are named offset-check.
+-- A stream is a meta hash (e epoch, o offset and c check of the head; i that the topic has indexed members; while a log is
+-- kept: r how many, a for how long, f the first offset kept, b the position before the log's beginning) and a log, whose
+-- entries are named offset-check.
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -9,7 +10,27 @@ local function now()
 end
 
 local function read(meta)
-  return redis.call('HMGET', meta, 'e', 'o', 'c', 'r', 'a', 'f', 'b')
+  return redis.call('HMGET', meta, 'e', 'o', 'c', 'r', 'a', 'f', 'b', 'i')
+end
+
+-- Whether a topic has indexed members, 1 or 0. A new counter has not been told of them.
+local function indexed_in(h, members)
+  if h[1] then return h[8] and 1 or 0 end
+  return redis.call('EXISTS', members)
+end
+
+-- Notes whether a topic has indexed members with its counter.
+local function tell_indexed(meta, members)
+  local indexed = redis.call('EXISTS', members)
+  if indexed == 1 then redis.call('HSET', meta, 'i', 1) else redis.call('HDEL', meta, 'i') end
+  return indexed
+end
+
+-- The counter of a topic without indexed members is forgotten after so long. `due` is whether that is to be put off: to
+-- an eighth more, so that it need not be at each event.
+local function put_off(meta, h, indexed, due, time)
+  if not h[1] and indexed == 1 then redis.call('HSET', meta, 'i', 1) end
+  if indexed == 0 and (due or not h[1]) then redis.call('PEXPIRE', meta, int(time + math.ceil(time / 8))) end
 end
 
 local function at(h) return h[1] .. '-' .. h[2] .. '-' .. h[3] end
@@ -24,16 +45,18 @@ local function head(meta, seed)
   return h
 end
 
--- Gives an event its position without keeping it; what was kept goes.
-local function pass(meta, log, seed, check)
-  local h = read(meta)
+-- Gives n events their places without keeping them; what was kept goes. `check` is the last one's, `h` what was read.
+-- Answers the first one's epoch and offset.
+local function pass(meta, log, h, seed, n, check)
+  local epoch, last = h[1] or seed, int((h[2] or 0) + n)
   if h[4] or not h[1] then
     redis.call('DEL', log)
     redis.call('HDEL', meta, 'r', 'a', 'f', 'b')
+    redis.call('HSET', meta, 'e', epoch, 'o', last, 'c', check)
+  else
+    redis.call('HSET', meta, 'o', last, 'c', check)
   end
-  h[1], h[2], h[3] = h[1] or seed, int((h[2] or 0) + 1), check
-  redis.call('HSET', meta, 'e', h[1], 'o', h[2], 'c', check)
-  return at(h)
+  return epoch, int((h[2] or 0) + 1)
 end
 
 -- Drops what is too old but the last of it, whose check a replay from there needs.
@@ -45,28 +68,39 @@ local function age_out(log, time, age)
   end
 end
 
-local function keep(meta, log, seed, check, blob, count, age)
+-- Gives n events their places and keeps them: `of` has from `at` on their checks, then the events. `due` is whether the
+-- log's expiry is to be put off, to so much of its age more that it need not be at each event.
+local function keep(meta, log, h, seed, n, of, at, count, age, due)
   count, age = tonumber(count), tonumber(age)
-  if count == 0 or age == 0 then return pass(meta, log, seed, check) end
-  local h, time = read(meta), now()
-  if not h[1] then
-    redis.call('DEL', log)
-    h[1], h[2], h[3] = seed, '0', '0'
+  if count == 0 or age == 0 then return pass(meta, log, h, seed, n, of[at + n - 1]) end
+  local epoch, before, time = h[1] or seed, tonumber(h[2] or 0), now()
+  local t, last = int(time), before + n
+  local function add(i, make)
+    local id = int(before + i) .. '-' .. of[at + i - 1]
+    local event = of[at + n + i - 1]
+    if make then return redis.call('XADD', log, 'MAXLEN', '=', count + 1, id, 't', t, 'e', event) end
+    return redis.call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '=', count + 1, id, 't', t, 'e', event)
   end
-  local offset = h[2] + 1
-  local first = offset - count + 1
-  if redis.call('EXISTS', log) == 0 then
-    first = offset
-    redis.call('HSET', meta, 'b', h[2] .. '-' .. h[3])
+  if not h[1] then redis.call('DEL', log) end
+  local first = last - count + 1
+  if not h[1] or not add(1, false) then
+    redis.call('HSET', meta, 'b', int(before) .. '-' .. (h[3] or '0'))
+    add(1, true)
+    first, due = math.max(first, before + 1), true
   elseif tonumber(h[6] or 0) > first then
     first = h[6]
   end
-  h[2], h[3] = int(offset), check
-  redis.call('XADD', log, 'MAXLEN', '=', count + 1, h[2] .. '-' .. check, 't', int(time), 'e', blob)
-  redis.call('PEXPIRE', log, int(age))
-  redis.call('HSET', meta, 'e', h[1], 'o', h[2], 'c', check, 'r', int(count), 'a', int(age), 'f', int(first))
-  if offset % 16 == 0 then age_out(log, time, age) end
-  return at(h)
+  for i = 2, n do add(i, true) end
+  if due or tonumber(h[5] or 0) ~= age then redis.call('PEXPIRE', log, int(age + math.ceil(age / 8))) end
+  redis.call('HSET', meta, 'e', epoch, 'o', int(last), 'c', of[at + n - 1], 'r', int(count), 'a', int(age), 'f', int(first))
+  if last % 16 < n then age_out(log, time, age) end
+  return epoch, int(before + 1)
+end
+
+-- As `keep` for one event; answers its position.
+local function keep_one(meta, log, seed, check, event, count, age)
+  local epoch, offset = keep(meta, log, read(meta), seed, 1, {check, event}, 1, count, age, true)
+  return epoch .. '-' .. offset .. '-' .. check
 end
 
 -- Up to `limit` events after a position: {1, head, whether there are more, id, event, id, event, …}, or {0, head} for
