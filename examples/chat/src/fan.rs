@@ -7,6 +7,8 @@ use strait_core::{Channel, Endpoint, Error, Json, Payload, Topic};
 use crate::quick;
 
 const PREFIX: &str = "fan:";
+/// Those of them that are kept for a while.
+pub(crate) const KEPT_PREFIX: &str = "fan:kept:";
 
 pub(crate) fn endpoint() -> Endpoint {
     Endpoint::new("fan", "/fan").public().limits(quick()).on("subscribe", subscribe).on("publish", publish)

@@ -23,6 +23,7 @@ pub fn app() -> AppBuilder {
         .endpoint(echo::endpoint())
         .endpoint(fan::endpoint())
         .retain(room::LOG_PREFIX, KEPT)
+        .retain(fan::KEPT_PREFIX, KEPT)
 }
 
 /// The limits of the endpoints that load tests use.

@@ -171,6 +171,28 @@ impl Client {
         }
     }
 
+    /// A client of a node, if that is there and lets it in.
+    pub(crate) async fn connect(address: &str, path: &str) -> Option<Self> {
+        let stream = TcpStream::connect(address).await.ok()?;
+        let (socket, _) = client_async(format!("ws://{address}{path}"), stream).await.ok()?;
+        Some(Self(socket))
+    }
+
+    /// Whether it could be sent.
+    pub(crate) async fn try_send(&mut self, message: impl Into<Message>) -> bool {
+        self.0.send(message.into()).await.is_ok()
+    }
+
+    /// What comes next that is no ping, however long it takes; `None` if the connection ends without a close.
+    pub(crate) async fn try_next(&mut self) -> Option<Message> {
+        loop {
+            match self.0.next().await?.ok()? {
+                Message::Ping(_) | Message::Pong(_) => {}
+                message => return Some(message),
+            }
+        }
+    }
+
     /// As [`next`](Self::next), if it comes before the time is over.
     pub(crate) async fn within(&mut self, time: Duration) -> Option<Message> {
         timeout(time, self.next()).await.ok()

@@ -4,6 +4,8 @@
 
 mod command_line;
 mod endpoints;
+#[cfg(feature = "redis")]
+mod fault_counts;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod fleet;
 #[cfg(feature = "redis")]

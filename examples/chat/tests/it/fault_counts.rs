@@ -1,0 +1,294 @@
+//! What is lost, comes twice or comes late when something goes wrong, counted: numbered messages from one node to another
+//! one through each fault, on a topic that is kept and on one that is not. Prints the rows of the book's table.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use strait_store_redis::testkit;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::kit::{Client, Server};
+
+const LEASE: Duration = Duration::from_millis(1000);
+/// What takes longer is late.
+const LATE: Duration = Duration::from_millis(250);
+const EVERY: Duration = Duration::from_millis(10);
+const QUIET: Duration = Duration::from_millis(1500);
+const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Topic {
+    Kept,
+    Passing,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// Numbers that were answered as published, by when they were sent.
+    published: BTreeMap<u64, Instant>,
+    refused: usize,
+    heard: Vec<(u64, Instant)>,
+    gaps: usize,
+    closes: usize,
+}
+
+impl Topic {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kept => "fan:kept:a",
+            Self::Passing => "fan:a",
+        }
+    }
+}
+
+/// A subscribed connection to the first node that lets it in.
+async fn connected(topic: Topic, nodes: &[String]) -> Client {
+    let subscribe = json!({ "action": "subscribe", "topic": topic.name() }).to_string();
+    loop {
+        for node in nodes {
+            if let Some(mut client) = Client::connect(node, "/fan").await
+                && client.try_send(subscribe.clone()).await
+                && answer(&mut client, "subscribe").await.is_some_and(|answer| answer.get("error").is_none())
+            {
+                return client;
+            }
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+/// Reads on to the answer; `None` if the connection ends before.
+async fn answer(client: &mut Client, action: &str) -> Option<Value> {
+    loop {
+        match client.try_next().await? {
+            Message::Text(text) => {
+                let got: Value = serde_json::from_str(&text).expect("JSON");
+                if got["action"] == action {
+                    return Some(got);
+                }
+            }
+            _ => return None,
+        }
+    }
+}
+
+async fn publish(topic: Topic, nodes: Arc<[String]>, seen: Arc<Mutex<Seen>>, stop: Arc<AtomicBool>) {
+    let mut client = connected(topic, &nodes).await;
+    for n in 0_u64.. {
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        let request = json!({ "action": "publish", "topic": topic.name(), "data": { "n": n } });
+        let sent = Instant::now();
+        let sending = client.try_send(request.to_string()).await;
+        let answered = if sending { answer(&mut client, "publish").await } else { None };
+        match answered {
+            Some(answer) if answer.get("error").is_none() => {
+                seen.lock().published.insert(n, sent);
+            }
+            Some(_) => seen.lock().refused += 1,
+            None => {
+                seen.lock().refused += 1;
+                client = connected(topic, &nodes).await;
+            }
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+async fn listen(topic: Topic, nodes: Arc<[String]>, seen: Arc<Mutex<Seen>>) {
+    let last = &nodes[nodes.len() - 1..];
+    let mut client = connected(topic, last).await;
+    loop {
+        match client.try_next().await {
+            Some(Message::Text(text)) => {
+                let got: Value = serde_json::from_str(&text).expect("JSON");
+                let mut seen = seen.lock();
+                seen.gaps += usize::from(got.get("gap").is_some());
+                seen.heard.extend(got["n"].as_u64().map(|n| (n, Instant::now())));
+            }
+            _ => {
+                seen.lock().closes += 1;
+                client = connected(topic, last).await;
+            }
+        }
+    }
+}
+
+/// The counts of one topic's run.
+struct Counts {
+    lost: usize,
+    twice: usize,
+    told: usize,
+}
+
+impl Seen {
+    fn count(&self, what: &str, topic: Topic) -> Counts {
+        let mut first = BTreeMap::new();
+        for (n, at) in &self.heard {
+            first.entry(*n).or_insert(*at);
+        }
+        let twice = self.heard.len() - first.len();
+        // What was published before the listener had subscribed was not for it.
+        let from = first.keys().next().copied().unwrap_or_default();
+        let lost = self.published.range(from..).filter(|(n, _)| !first.contains_key(n)).count();
+        let delays = self.published.iter().filter_map(|(n, sent)| Some(first.get(n)?.duration_since(*sent)));
+        let (mut late, mut longest) = (0, Duration::ZERO);
+        for delay in delays {
+            late += usize::from(delay > LATE);
+            longest = longest.max(delay);
+        }
+        eprintln!(
+            "| {what} | {topic:?} | {} | {} | {lost} | {twice} | {late} | {} ms | {} | {} |",
+            self.published.len(),
+            self.refused,
+            longest.as_millis(),
+            self.gaps,
+            self.closes,
+        );
+        Counts { lost, twice, told: self.gaps + self.closes }
+    }
+}
+
+/// Runs numbered messages through a fault. `kept_loses` is whether also a retained topic may lose some.
+async fn through(
+    what: &str,
+    options: &[&str],
+    kept_loses: bool,
+    fault: impl AsyncFnOnce(&mut testkit::Server, &[Server]),
+) {
+    let mut redis = testkit::Server::start(options).await;
+    let url = format!("{}/0?command_timeout=300&connect_timeout=300", redis.url());
+    let node = || Server::start(&["--store", &url, "--lease", &LEASE.as_millis().to_string()]);
+    let nodes = [node(), node()];
+    let addresses: Arc<[String]> = nodes.iter().map(|node| node.address.clone()).collect();
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut all = Vec::new();
+    for topic in [Topic::Kept, Topic::Passing] {
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let listening = tokio::spawn(listen(topic, Arc::clone(&addresses), Arc::clone(&seen)));
+        let publishing = tokio::spawn(publish(topic, Arc::clone(&addresses), Arc::clone(&seen), Arc::clone(&stop)));
+        all.push((topic, seen, publishing, listening));
+    }
+    for (_, seen, ..) in &all {
+        while seen.lock().heard.len() < 20 {
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+    fault(&mut redis, &nodes).await;
+    // Until it goes on again, however long that takes.
+    for (topic, seen, ..) in &all {
+        let (before, began) = (seen.lock().heard.len(), Instant::now());
+        while seen.lock().heard.len() < before + 50 {
+            assert!(began.elapsed() < Duration::from_secs(20), "{what}: {topic:?} does not go on");
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+    stop.store(true, Ordering::Release);
+    for (topic, seen, publishing, listening) in all {
+        publishing.await.expect("it published");
+        loop {
+            let heard = seen.lock().heard.len();
+            tokio::time::sleep(QUIET).await;
+            if seen.lock().heard.len() == heard {
+                break;
+            }
+        }
+        listening.abort();
+        let counts = seen.lock().count(what, topic);
+        assert_eq!(counts.twice, 0, "{what}, {topic:?}: nothing comes twice");
+        assert!(counts.lost == 0 || counts.told > 0, "{what}, {topic:?}: who missed something is told");
+        assert!(counts.lost == 0 || kept_loses || topic == Topic::Passing, "{what}: what is kept is not lost");
+    }
+}
+
+#[tokio::test]
+async fn killed_subscriptions() {
+    through("`CLIENT KILL TYPE pubsub`", &[], false, async |redis, _| {
+        let _: i64 = redis.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn all_connections_cut() {
+    through("all connections cut", &[], false, async |redis, _| {
+        for kind in ["pubsub", "normal"] {
+            let _: i64 = redis.ask(&["CLIENT", "KILL", "TYPE", kind]).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn flushed_scripts() {
+    through("`SCRIPT FLUSH`", &[], false, async |redis, _| {
+        let _: String = redis.ask(&["SCRIPT", "FLUSH"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_stopped_for_less_than_the_lease() {
+    through("Redis hangs, 0.5 s", &[], false, async |redis, _| {
+        redis.signal("-STOP");
+        tokio::time::sleep(LEASE / 2).await;
+        redis.signal("-CONT");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_stopped_for_longer_than_the_lease() {
+    through("Redis hangs, 2.5 s", &[], false, async |redis, _| {
+        redis.signal("-STOP");
+        tokio::time::sleep(LEASE * 5 / 2).await;
+        redis.signal("-CONT");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_restarted_with_its_data() {
+    through("restart with data", DURABLE, false, async |redis, _| {
+        redis.kill();
+        redis.run().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_restarted_without_its_data() {
+    through("restart without data", &[], true, async |redis, _| {
+        redis.kill();
+        redis.run().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_back_without_its_data_after_more_than_the_lease() {
+    through("2.5 s away, back without data", &[], true, async |redis, _| {
+        redis.kill();
+        tokio::time::sleep(LEASE * 5 / 2).await;
+        redis.run().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn redis_wiped() {
+    through("`FLUSHALL`", &[], true, async |redis, _| {
+        let _: String = redis.ask(&["FLUSHALL"]).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_publishers_node_killed() {
+    through("publisher's node killed", &[], false, async |_, nodes| nodes[0].signal("-KILL")).await;
+}
