@@ -12,29 +12,29 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ATTACH: "stream.lua" "attach.lua";
-    CLAIM: "stream.lua" "channel.lua" "claim.lua";
-    DELIVER: "stream.lua" "deliver.lua";
-    DETACH: "stream.lua" "channel.lua" "detach.lua";
-    HEAD: "stream.lua" "head.lua";
-    HISTORY: "stream.lua" "history.lua";
-    INBOX: "stream.lua" "inbox.lua";
+    ATTACH: "meta.lua" "attach.lua";
+    CLAIM: "meta.lua" "channel.lua" "claim.lua";
+    DELIVER: "meta.lua" "stream.lua" "deliver.lua";
+    DETACH: "meta.lua" "channel.lua" "detach.lua";
+    HEAD: "meta.lua" "head.lua";
+    HISTORY: "meta.lua" "history.lua";
+    INBOX: "meta.lua" "stream.lua" "inbox.lua";
     LEAVE_BUS: "leave_bus.lua";
     LOCK: "lock.lua";
-    LOOK: "stream.lua" "look.lua";
-    MEMBER: "stream.lua" "member.lua";
-    OPEN: "stream.lua" "open.lua";
+    LOOK: "meta.lua" "look.lua";
+    MEMBER: "meta.lua" "stream.lua" "member.lua";
+    OPEN: "meta.lua" "open.lua";
     PAGE: "page.lua";
-    PASS: "stream.lua" "pass.lua";
-    PUBLISH: "stream.lua" "publish.lua";
-    RELAY: "stream.lua" "relay.lua";
+    PASS: "meta.lua" "pass.lua";
+    PUBLISH: "meta.lua" "stream.lua" "publish.lua";
+    RELAY: "meta.lua" "relay.lua";
     RELAY_DONE: "relay_done.lua";
     REMOVE: "remove.lua";
-    RENEW: "stream.lua" "renew.lua";
-    REPLAY: "stream.lua" "replay.lua";
+    RENEW: "meta.lua" "renew.lua";
+    REPLAY: "meta.lua" "stream.lua" "replay.lua";
     RESERVE: "reserve.lua";
-    SEND: "stream.lua" "send.lua";
-    STAY: "stream.lua" "stay.lua";
+    SEND: "meta.lua" "stream.lua" "send.lua";
+    STAY: "meta.lua" "stay.lua";
     SUBSCRIBE: "subscribe.lua";
     SUBSCRIBED: "subscribed.lua";
     SWEEP: "sweep.lua";
@@ -43,5 +43,5 @@ scripts! {
     UNLOCK: "unlock.lua";
     UNSUBSCRIBE: "unsubscribe.lua";
     VACATE: "vacate.lua";
-    WRITE: "stream.lua" "write.lua";
+    WRITE: "meta.lua" "write.lua";
 }
