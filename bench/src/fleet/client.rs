@@ -7,13 +7,17 @@ use anyhow::{Context, Result, bail};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
 
+use super::PATIENCE;
+
 /// What a node speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Speech {
     Strait,
+    #[value(name = "socketioxide")]
     SocketIo,
 }
 
@@ -91,6 +95,7 @@ impl Client {
             client.expect("0{").await?;
             client.sending.send("40".to_owned()).await?;
             client.expect("40{").await?;
+            client.expect(r#"42["ready""#).await?;
         }
         Ok(client)
     }
@@ -117,7 +122,8 @@ impl Client {
     }
 
     async fn expect(&mut self, beginning: &str) -> Result<()> {
-        let text = self.receiving.text().await?;
+        let text = timeout(PATIENCE, self.receiving.text()).await;
+        let text = text.with_context(|| format!("nothing has come instead of {beginning}…"))??;
         anyhow::ensure!(text.starts_with(beginning), "{text} instead of {beginning}…");
         Ok(())
     }

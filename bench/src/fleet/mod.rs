@@ -22,14 +22,21 @@ use nodes::{Cost, Fleet};
 const IN_FLIGHT: usize = 64;
 /// However long an event takes, it is lost after this.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Topics of the measurement of memory.
-const MANY: usize = 20_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Numbers of topics
     #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100])]
     topics: Vec<usize>,
+    /// Publishers of each topic
+    #[arg(long, default_value_t = 1)]
+    publishers: usize,
+    /// Whom to measure
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Speech::Strait, Speech::SocketIo])]
+    peers: Vec<Speech>,
+    /// Numbers of subscribed topics at which memory is measured; 0 for not at all
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 50_000])]
+    memory: Vec<usize>,
     /// Seconds that count
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
@@ -84,22 +91,28 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "| peer | topics | load | publications/s | p50 µs | p99 µs | requests | commands | nodes' CPU µs | Redis' CPU µs |"
     );
     println!("|---|---|---|---|---|---|---|---|---|---|");
-    for speech in [Speech::Strait, Speech::SocketIo] {
+    for speech in options.peers.iter().copied() {
         for topics in &options.topics {
             for rate in [None, Some(options.rate)] {
                 let load = rate.map_or_else(|| format!("{IN_FLIGHT} in flight"), |rate| format!("{rate:.0}/s"));
                 let local = tokio::task::LocalSet::new();
-                let found = local.block_on(&runtime, measure(speech, *topics, rate, seconds, options.size))?;
+                let found = local.block_on(&runtime, measure(speech, *topics, rate, seconds, options))?;
                 println!("| {speech} | {topics} | {load} | {found} |");
             }
         }
     }
+    let sizes = || options.memory.iter().copied().filter(|topics| *topics > 0);
+    if sizes().next().is_none() {
+        return Ok(());
+    }
     println!();
     println!("| peer | subscribed topics | bytes of the node's memory each | bytes of Redis' memory each |");
     println!("|---|---|---|---|");
-    for speech in [Speech::Strait, Speech::SocketIo] {
-        let (node, redis) = runtime.block_on(memory(speech))?;
-        println!("| {speech} | {MANY} | {node:.0} | {redis:.0} |");
+    for speech in options.peers.iter().copied() {
+        for topics in sizes() {
+            let (node, redis) = runtime.block_on(memory(speech, topics))?;
+            println!("| {speech} | {topics} | {node:.0} | {redis:.0} |");
+        }
     }
     Ok(())
 }
@@ -111,27 +124,37 @@ struct Flight {
     next: u64,
 }
 
-async fn measure(speech: Speech, topics: usize, rate: Option<f64>, seconds: Duration, size: usize) -> Result<Found> {
+async fn measure(
+    speech: Speech,
+    topics: usize,
+    rate: Option<f64>,
+    seconds: Duration,
+    options: &Options,
+) -> Result<Found> {
     let fleet = Fleet::start(speech).await?;
     let mut pairs = Vec::new();
     for topic in 0..topics {
         let topic = format!("fan:{topic}");
         let mut subscriber = Client::connect(speech, fleet.address(1)).await?;
         subscriber.subscribe(&topic).await?;
-        pairs.push((topic, Client::connect(speech, fleet.address(0)).await?, subscriber));
+        let mut publishers = Vec::new();
+        for _ in 0..options.publishers.max(1) {
+            publishers.push(Client::connect(speech, fleet.address(0)).await?);
+        }
+        pairs.push((topic, publishers, subscriber));
     }
     let warm = Instant::now() + Duration::from_secs(1);
     let end = warm + seconds;
     let latency = Rc::new(RefCell::new((Latency::new(), 0_u64)));
     let depth = (IN_FLIGHT / topics).max(1);
     let mut tasks = Vec::new();
-    for (n, (topic, publisher, subscriber)) in pairs.into_iter().enumerate() {
+    for (n, (topic, publishers, subscriber)) in pairs.into_iter().enumerate() {
         let pace = rate.map(|rate| Pace {
             every: Duration::from_secs_f64(topics as f64 / rate),
             first: Duration::from_secs_f64(n as f64 / rate),
         });
-        let work = Work { topic, size, depth, pace, warm, end, found: Rc::clone(&latency) };
-        tasks.push(tokio::task::spawn_local(pair(work, publisher, subscriber)));
+        let work = Work { topic, size: options.size, depth, pace, warm, end, found: Rc::clone(&latency) };
+        tasks.push(tokio::task::spawn_local(pair(work, publishers, subscriber)));
     }
     sleep_until(warm.into()).await;
     let before = fleet.cost().await?;
@@ -160,11 +183,15 @@ struct Work {
     found: Rc<RefCell<(Latency, u64)>>,
 }
 
-/// One publisher and one subscriber of a topic.
-async fn pair(work: Work, publisher: Client, mut subscriber: Client) -> Result<()> {
+/// Publishers that take turns, and one subscriber of a topic.
+async fn pair(work: Work, publishers: Vec<Client>, mut subscriber: Client) -> Result<()> {
     let mut flight = Flight::default();
-    let (mut publishing, answers) = publisher.split();
-    let draining = tokio::task::spawn_local(answers.drain());
+    let (mut publishing, mut draining) = (Vec::new(), Vec::new());
+    for publisher in publishers {
+        let (sending, answers) = publisher.split();
+        publishing.push(sending);
+        draining.push(tokio::task::spawn_local(answers.drain()));
+    }
     let mut due = work.pace.as_ref().map(|pace| Instant::now() + pace.first);
     loop {
         let now = Instant::now();
@@ -178,7 +205,8 @@ async fn pair(work: Work, publisher: Client, mut subscriber: Client) -> Result<(
             };
         if may_send {
             flight.sent.insert(flight.next, Instant::now());
-            publishing.publish(&work.topic, flight.next, work.size).await?;
+            let turn = usize::try_from(flight.next)? % publishing.len();
+            publishing[turn].publish(&work.topic, flight.next, work.size).await?;
             flight.next += 1;
             due = due.zip(work.pace.as_ref()).map(|(due, pace)| due + pace.every);
             continue;
@@ -197,22 +225,22 @@ async fn pair(work: Work, publisher: Client, mut subscriber: Client) -> Result<(
             Err(_) => ensure!(due.is_some() && wait < PATIENCE, "{} events were lost", flight.sent.len()),
         }
     }
-    draining.abort();
+    draining.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
 }
 
 /// What a subscribed topic takes of the node's and of Redis' memory.
-async fn memory(speech: Speech) -> Result<(f64, f64)> {
+async fn memory(speech: Speech, topics: usize) -> Result<(f64, f64)> {
     let fleet = Fleet::start(speech).await?;
     let mut client = Client::connect(speech, fleet.address(1)).await?;
     for n in 0..1000 {
         client.subscribe(&format!("fan:warm {n}")).await?;
     }
     let before = (fleet.resident(1)?, fleet.redis_memory().await?);
-    for n in 0..MANY {
+    for n in 0..topics {
         client.subscribe(&format!("fan:topic {n}")).await?;
     }
     let after = (fleet.resident(1)?, fleet.redis_memory().await?);
-    let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / MANY as f64;
+    let each = |before: u64, after: u64| after.saturating_sub(before) as f64 / topics as f64;
     Ok((each(before.0, after.0), each(before.1, after.1)))
 }

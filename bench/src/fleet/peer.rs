@@ -46,6 +46,8 @@ async fn serve(port: u16, redis: &str) -> Result<()> {
 async fn connect<A: Adapter>(socket: SocketRef<A>) {
     socket.on("subscribe", subscribe);
     socket.on("publish", publish);
+    // What a client sends before the handlers are there is dropped, and this runs beside the answer to its connect.
+    let _sent = socket.emit("ready", &());
 }
 
 async fn subscribe<A: Adapter>(socket: SocketRef<A>, Data(topic): Data<String>) {
