@@ -8,5 +8,7 @@ mod endpoints;
 mod fleet;
 #[cfg(feature = "redis")]
 mod fleet_faults;
+#[cfg(all(feature = "lambda", feature = "redis"))]
+mod functions;
 mod kit;
 mod room;
