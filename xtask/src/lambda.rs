@@ -1,6 +1,6 @@
 //! `cargo xtask lambda`: the chat as a Lambda function, behind the local gateway.
 
-use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{env, ffi::OsString, num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
 use anyhow::Context;
 
@@ -21,8 +21,8 @@ pub(crate) struct Args {
     store: String,
 
     /// How many instances of the function run, or invocations of the one on the memory store
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    instances: usize,
+    #[arg(long, default_value = "4", value_name = "N")]
+    instances: NonZeroUsize,
 
     /// Build for release
     #[arg(long)]
@@ -45,7 +45,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     }
-    let (instances, together) = if args.store == "memory" { (1, args.instances) } else { (args.instances, 1) };
+    let (instances, together) =
+        if args.store == "memory" { (NonZeroUsize::MIN, args.instances) } else { (args.instances, NonZeroUsize::MIN) };
     let mut gateway = cargo();
     gateway.args(["run", "--quiet", "--profile", profile, "-p", "strait-adapter-lambda", "--features", "local"]);
     gateway.args(["--bin", "strait-local-gateway", "--", "--listen", &args.listen]);

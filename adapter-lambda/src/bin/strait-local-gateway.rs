@@ -1,8 +1,10 @@
 //! The local gateway as a program: starts instances of a Lambda function and serves WebSockets in front of them.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
@@ -18,24 +20,24 @@ struct Arguments {
     listen: SocketAddr,
 
     /// How many processes of the function run
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    instances: usize,
+    #[arg(long, default_value = "4", value_name = "N")]
+    instances: NonZeroUsize,
 
     /// How many invocations each of them handles at once (AWS_LAMBDA_MAX_CONCURRENCY)
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    together: usize,
+    #[arg(long, default_value = "1", value_name = "N")]
+    together: NonZeroUsize,
 
     /// What every hop takes longer than on this machine, in milliseconds
     #[arg(long, default_value_t = 0, value_name = "MS")]
     latency: u64,
 
-    /// What goes wrong, and how often: post=429:0.1, post=500, post=hang:0.01, disconnect=lost, disconnect=twice,
+    /// What goes wrong, and with which probability: post=429:0.1, post=500, post=hang:0.01, disconnect=lost, disconnect=twice,
     /// connect=twice, message=error
     #[arg(long, value_name = "FAULT")]
     fault: Vec<Fault>,
 
     /// How many times quicker the idle time of 10 min and the lifetime of 2 h pass
-    #[arg(long, default_value_t = 1.0, value_name = "TIMES")]
+    #[arg(long, default_value_t = 1.0, value_name = "TIMES", value_parser = times)]
     time_scale: f64,
 
     /// Call the janitor every so many seconds; 0 never does
@@ -56,24 +58,46 @@ fn variable(text: &str) -> Result<(String, String), &'static str> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
+fn times(text: &str) -> Result<f64, &'static str> {
+    let times = text.parse().ok().filter(|times: &f64| times.is_finite() && *times > 0.0);
+    times.ok_or("write a number above 0")
+}
+
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments = Arguments::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A closed stderr leaves nobody to tell.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<(), String> {
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(ansi).with_target(false).init();
     let mut program = arguments.program.into_iter();
     let path = PathBuf::from(program.next().unwrap_or_default());
     let program = Program { path, arguments: program.collect(), variables: arguments.env };
     let mut options = Options::default().faster(arguments.time_scale);
     options.latency = Duration::from_millis(arguments.latency);
     options.janitor = (arguments.janitor > 0).then(|| Duration::from_secs(arguments.janitor));
-    let gateway = LocalGateway::start(TcpListener::bind(arguments.listen).await?, options).await?;
+    let cannot = |error| format!("{} cannot be listened on: {error}", arguments.listen);
+    let listener = TcpListener::bind(arguments.listen).await.map_err(cannot)?;
+    let gateway = LocalGateway::start(listener, options).await.map_err(|error| format!("no runtime API: {error}"))?;
     arguments.fault.into_iter().for_each(|fault| gateway.faults().add(fault));
-    gateway.run_processes(&program, arguments.instances, arguments.together);
+    gateway.run_processes(&program, arguments.instances.get(), arguments.together.get());
     let address = gateway.address();
     // A closed stdout leaves nobody to tell.
     let _ = writeln!(std::io::stdout(), "listening on ws://{address}/?path=… (invocations: http://{address}/_local)");
-    end().await;
-    Ok(())
+    tokio::select! {
+        () = end() => Ok(()),
+        () = gateway.broken() => {
+            Err("the function has ended before it asked for an event, it says why above".to_owned())
+        }
+    }
 }
 
 /// Waits for SIGINT or SIGTERM; the instances end with this process's end.

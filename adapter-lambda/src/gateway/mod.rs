@@ -21,6 +21,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed};
 use tokio::sync::Semaphore;
+use tokio::time::{timeout, timeout_at};
 
 pub use credentials::CredentialsError;
 use lines::Lines;
@@ -43,6 +44,7 @@ pub struct ApiGateway {
     lines: Lines,
     under_way: Arc<Semaphore>,
     complained: AtomicBool,
+    silent: AtomicBool,
 }
 
 /// What one try came to.
@@ -72,7 +74,14 @@ impl ApiGateway {
 
     pub(crate) fn new(settings: Settings, client: SignedClient) -> Self {
         let under_way = Arc::new(Semaphore::new(settings.at_once.max(1)));
-        Self { client, settings, lines: Lines::default(), under_way, complained: AtomicBool::new(false) }
+        Self {
+            client,
+            settings,
+            lines: Lines::default(),
+            under_way,
+            complained: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+        }
     }
 
     /// Tries until there is an answer that trying again does not change, or the deadline has come.
@@ -86,19 +95,23 @@ impl ApiGateway {
             if left.is_zero() {
                 return last;
             }
-            let limit = self.settings.request.min(left);
-            last = match self.client.send(method.clone(), &url, body.clone(), limit).await {
+            let Ok(Ok(under_way)) = timeout(left, self.under_way.acquire()).await else { return last };
+            let limit = self.settings.request.min(deadline.saturating_duration_since(Instant::now()));
+            let sent = self.client.send(method.clone(), &url, body.clone(), limit).await;
+            drop(under_way);
+            last = match sent {
                 Ok((status, _)) if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() => {
                     Tried::Done(status)
                 }
                 Ok((status, answer)) => {
+                    self.silent.store(false, Ordering::Relaxed);
                     if status == StatusCode::FORBIDDEN {
                         self.complain(&to.endpoint, &answer);
                     }
                     return Tried::Done(status);
                 }
                 Err(error) => {
-                    tracing::debug!(error = %error, endpoint = &*to.endpoint, "the gateway did not answer");
+                    self.is_silent(&to.endpoint, error.as_ref());
                     Tried::Failed
                 }
             };
@@ -109,6 +122,21 @@ impl ApiGateway {
             }
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// No credentials, no connection, no answer: told once, until something is answered.
+    fn is_silent(&self, endpoint: &str, error: &(dyn std::error::Error + 'static)) {
+        let mut whole = error.to_string();
+        let mut source = error.source();
+        while let Some(error) = source {
+            whole.push_str(&format!(": {error}"));
+            source = error.source();
+        }
+        if self.silent.swap(true, Ordering::Relaxed) {
+            tracing::debug!(endpoint, error = whole, "the gateway could not be asked again");
+        } else {
+            tracing::warn!(endpoint, error = whole, "the gateway could not be asked, it is tried again");
         }
     }
 
@@ -164,8 +192,7 @@ impl ApiGateway {
         (to, payloads): (GatewayConnection, Vec<(usize, Bytes)>),
         deadline: Instant,
     ) -> Vec<(usize, Posted)> {
-        let _in_order = self.lines.enter(&to).await;
-        let Ok(_under_way) = self.under_way.acquire().await else { return Vec::new() };
+        let Ok(_in_order) = timeout_at(deadline.into(), self.lines.enter(&to)).await else { return Vec::new() };
         let mut outcomes = Vec::new();
         let mut failed = None;
         for (at, payload) in payloads {
@@ -212,7 +239,7 @@ impl Gateway for ApiGateway {
 
     async fn close(&self, to: &GatewayConnection, _: &Close, deadline: Instant) -> Posted {
         // What was posted before it arrives before it.
-        let _in_order = self.lines.enter(to).await;
+        let Ok(_in_order) = timeout_at(deadline.into(), self.lines.enter(to)).await else { return Posted::Unsent };
         let tried = self.request(Method::DELETE, to, &Bytes::new(), deadline).await;
         self.outcome(&tried)
     }

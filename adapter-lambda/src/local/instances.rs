@@ -1,13 +1,16 @@
 //! Instances of the function: here, or processes.
 
+use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use super::invocations::Outcome;
 use super::management::label;
-use super::{Program, Shared, events};
+use super::{Program, Shared, events, http_server, runtime_api};
 use crate::function::Function;
 
 /// An instance that ends soon after its start is started anew after a while only.
@@ -16,7 +19,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// As a process would: one invocation at a time, and what is left after its answer before the next one.
 pub(super) async fn run_here(shared: Arc<Shared>, function: Function) {
     loop {
-        let invocation = shared.invocations.next().await;
+        let invocation = shared.invocations.next(None).await;
         // A task of its own, so that a panic fails this invocation only.
         let handling = tokio::spawn({
             let (function, event, deadline) = (function.clone(), invocation.event, invocation.deadline);
@@ -36,7 +39,7 @@ pub(super) async fn run_here(shared: Arc<Shared>, function: Function) {
     }
 }
 
-/// Keeps a process running.
+/// Keeps a process running. Each has a runtime API of its own, so that what it had taken fails when it ends.
 pub(super) async fn run_process(
     shared: Arc<Shared>,
     program: Program,
@@ -44,24 +47,50 @@ pub(super) async fn run_process(
     number: usize,
 ) {
     loop {
-        let mut command = Command::new(&program.path);
-        command
-            .args(&program.arguments)
-            .envs(program.variables.iter().map(|(name, value)| (name, value)))
-            .envs(variables.iter().map(|(name, value)| (*name, value)))
-            .kill_on_drop(true);
-        match command.spawn() {
-            Ok(mut process) => match process.wait().await {
-                Ok(status) => tracing::warn!(number, %status, "an instance has ended, it is started anew"),
-                Err(error) => tracing::error!(number, error = %error, "an instance could not be waited for"),
-            },
+        let process = shared.started.fetch_add(1, Ordering::Relaxed);
+        shared.invocations.begins(process);
+        let ended = match run_once(&shared, &program, &variables, process).await {
+            Ok(status) => status.to_string(),
             Err(error) => {
                 tracing::error!(program = %program.path.display(), error = %error, "the function could not be started");
+                error.to_string()
             }
+        };
+        shared.invocations.ended(process, &format!("the instance has ended: {ended}"));
+        tracing::warn!(number, ended, "an instance has ended, it is started anew");
+        shared.journal.note("instance", "", format!("{number} has ended: {ended}"), SystemTime::now());
+        if !shared.has_begun.load(Ordering::Relaxed) {
+            shared.broken.notify_one();
         }
-        shared.journal.note("instance", "", format!("ended: {number}"), SystemTime::now());
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+async fn run_once(
+    shared: &Arc<Shared>,
+    program: &Program,
+    variables: &[(&'static str, String)],
+    process: u64,
+) -> std::io::Result<ExitStatus> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let runtime_api = listener.local_addr()?;
+    let mut command = Command::new(&program.path);
+    command
+        .args(&program.arguments)
+        .envs(program.variables.iter().map(|(name, value)| (name, value)))
+        .envs(variables.iter().map(|(name, value)| (*name, value)))
+        .env("AWS_LAMBDA_RUNTIME_API", runtime_api.to_string())
+        .kill_on_drop(true);
+    let mut running = command.spawn()?;
+    let id = running.id();
+    shared.processes.lock().extend(id);
+    let answer = move |shared, _, request| runtime_api::answer(shared, Some(process), request);
+    let status = tokio::select! {
+        status = running.wait() => status,
+        () = http_server::serve(listener, Arc::clone(shared), answer) => unreachable!("it serves until it is dropped"),
+    };
+    shared.processes.lock().retain(|other| Some(*other) != id);
+    status
 }
 
 pub(super) async fn sweep(shared: &Shared) -> bool {

@@ -1,6 +1,6 @@
 //! Invocations on their way to an instance of the function and back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -31,13 +31,23 @@ pub(super) enum Outcome {
 #[derive(Default)]
 struct State {
     waiting: VecDeque<(Invocation, Answer)>,
-    running: HashMap<String, Answer>,
+    running: HashMap<String, Running>,
+    /// The processes that run.
+    processes: HashSet<Taker>,
 }
 
 struct Answer {
     answer: oneshot::Sender<Outcome>,
     started: oneshot::Sender<Instant>,
 }
+
+struct Running {
+    answer: oneshot::Sender<Outcome>,
+    by: Taker,
+}
+
+/// Who takes invocations: the number of a process, each start's another one; none here, or where it is not known.
+pub(super) type Taker = Option<u64>;
 
 /// See the [module's documentation](self).
 pub(super) struct Invocations {
@@ -85,26 +95,51 @@ impl Invocations {
         (id, outcome)
     }
 
+    /// A process begins.
+    pub(super) fn begins(&self, process: u64) {
+        self.state.lock().processes.insert(Some(process));
+    }
+
+    /// A process has ended, and what it had taken fails with it.
+    pub(super) fn ended(&self, process: u64, why: &str) {
+        let mut state = self.state.lock();
+        state.processes.remove(&Some(process));
+        let failed: Vec<Running> =
+            state.running.extract_if(|_, running| running.by == Some(process)).map(|(_, running)| running).collect();
+        drop(state);
+        for running in failed {
+            // Who has gone meanwhile needs no answer.
+            let _ = running.answer.send(Outcome::Failed(why.to_owned().into()));
+        }
+    }
+
     /// The next invocation, for an instance.
-    pub(super) async fn next(&self) -> Invocation {
+    pub(super) async fn next(&self, by: Taker) -> Invocation {
         loop {
             let arrived = self.arrived.notified();
-            if let Some(invocation) = self.take() {
+            if by.is_some() && !self.state.lock().processes.contains(&by) {
+                // It is dead, and may have been woken instead of another one.
+                self.arrived.notify_one();
+                std::future::pending::<()>().await;
+            }
+            if let Some(invocation) = self.take(by) {
                 return invocation;
             }
             arrived.await;
         }
     }
 
-    fn take(&self) -> Option<Invocation> {
+    fn take(&self, by: Taker) -> Option<Invocation> {
         let mut state = self.state.lock();
+        if by.is_some() && !state.processes.contains(&by) {
+            return None;
+        }
         let (mut invocation, answer) = state.waiting.pop_front()?;
         invocation.deadline = SystemTime::now() + self.limit;
         let Answer { answer, started } = answer;
         // Who has gone meanwhile needs no answer.
         let _ = started.send(Instant::now());
-        let (unused, _) = oneshot::channel();
-        state.running.insert(invocation.id.clone(), Answer { answer, started: unused });
+        state.running.insert(invocation.id.clone(), Running { answer, by });
         if !state.waiting.is_empty() {
             self.arrived.notify_one();
         }
@@ -115,5 +150,41 @@ impl Invocations {
     pub(super) fn answer(&self, id: &str, outcome: Outcome) -> bool {
         let Some(running) = self.state.lock().running.remove(id) else { return false };
         running.answer.send(outcome).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_process_had_taken_fails_when_it_ends_and_it_takes_nothing_more() {
+        let invocations = Invocations::new(Duration::from_secs(60));
+        invocations.begins(1);
+        invocations.begins(2);
+        let (first, taken) = tokio::join!(
+            async {
+                let (_, outcome) = invocations.invoke("one".to_owned()).await;
+                outcome
+            },
+            async {
+                let taken = invocations.next(Some(1)).await;
+                invocations.ended(1, "killed");
+                taken
+            }
+        );
+        assert_eq!((first, taken.event.as_str()), (Outcome::Failed("killed".into()), "one"));
+        let second = async {
+            let invocation = invocations.next(Some(2)).await;
+            invocations.answer(&invocation.id, Outcome::Answered("two".into()))
+        };
+        let dead = async {
+            tokio::select! {
+                biased;
+                taken = invocations.next(Some(1)) => panic!("a dead process took {taken:?}"),
+                (_, outcome) = invocations.invoke("two".to_owned()) => outcome,
+            }
+        };
+        assert_eq!(tokio::join!(dead, second), (Outcome::Answered("two".into()), true));
     }
 }

@@ -19,7 +19,7 @@ pub struct Entry {
     pub what: String,
     /// The connection, if it is about one.
     pub connection: String,
-    /// How it ended: a status, `failed`, `timed out`.
+    /// How it ended: a status, `failed: …` with the reason, `timed out`.
     pub outcome: String,
     /// How long it took, in microseconds.
     pub took: u64,
@@ -31,7 +31,7 @@ pub(super) struct Journal(Mutex<VecDeque<Entry>>);
 impl Journal {
     pub(super) fn note(&self, what: &str, connection: &str, outcome: String, began: SystemTime) {
         let took = began.elapsed().unwrap_or_default();
-        tracing::info!(connection, outcome, took_ms = took.as_secs_f64() * 1e3, "{what}");
+        tracing::info!(connection, outcome, took = format!("{took:.1?}"), "{what}");
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let entry =
             Entry { at: millis(began), what: what.to_owned(), connection: connection.to_owned(), outcome, took };

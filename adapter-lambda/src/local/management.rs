@@ -132,7 +132,11 @@ pub(super) fn label(outcome: &Outcome) -> String {
             let status = serde_json::from_slice::<serde_json::Value>(body).ok();
             status.and_then(|answer| answer["statusCode"].as_u64()).map_or("answered".to_owned(), |s| s.to_string())
         }
-        Outcome::Failed(_) => "failed".to_owned(),
+        Outcome::Failed(why) => {
+            let told = serde_json::from_slice::<serde_json::Value>(why).ok();
+            let told = told.and_then(|error| error["errorMessage"].as_str().map(str::to_owned));
+            format!("failed: {}", told.unwrap_or_else(|| String::from_utf8_lossy(why).into_owned()))
+        }
         Outcome::TimedOut => "timed out".to_owned(),
     }
 }

@@ -15,13 +15,16 @@ mod signature;
 mod socket;
 mod time;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 pub use faults::{BadFault, Fault, Faults};
@@ -95,6 +98,14 @@ struct Shared {
     secret: String,
     /// Where WebSockets and `@connections` are.
     address: SocketAddr,
+    /// How many processes were started.
+    started: AtomicU64,
+    /// The system's ids of those that run.
+    processes: Mutex<BTreeSet<u32>>,
+    /// Whether any process has asked for an invocation.
+    has_begun: AtomicBool,
+    /// A process has ended before any has asked for one.
+    broken: Notify,
 }
 
 /// A running gateway; it ends when this is dropped.
@@ -133,11 +144,17 @@ impl LocalGateway {
             journal: Journal::default(),
             secret: socket::random_id(),
             address: listener.local_addr()?,
+            started: AtomicU64::new(0),
+            processes: Mutex::default(),
+            has_begun: AtomicBool::new(false),
+            broken: Notify::new(),
             options,
         });
         let mut tasks = vec![
             tokio::spawn(http_server::serve(listener, Arc::clone(&shared), http_server::front)),
-            tokio::spawn(http_server::serve(runtime_listener, Arc::clone(&shared), runtime_api::answer)),
+            tokio::spawn(http_server::serve(runtime_listener, Arc::clone(&shared), |shared, _, request| {
+                runtime_api::answer(shared, None, request)
+            })),
         ];
         if let Some(every) = shared.options.janitor {
             tasks.push(tokio::spawn(instances::call_janitor(Arc::clone(&shared), every)));
@@ -229,6 +246,18 @@ impl LocalGateway {
     /// Invokes the function with the event of a schedule, as the janitor's, and waits for its end; `false` if it failed.
     pub async fn sweep(&self) -> bool {
         instances::sweep(&self.shared).await
+    }
+
+    /// The system's ids of the instances that are processes.
+    #[must_use]
+    pub fn processes(&self) -> Vec<u32> {
+        self.shared.processes.lock().iter().copied().collect()
+    }
+
+    /// Waits until an instance that is a process has ended though none has asked for an invocation yet: the function
+    /// cannot begin at all.
+    pub async fn broken(&self) {
+        self.shared.broken.notified().await;
     }
 
     /// How many connections there are.

@@ -2,24 +2,24 @@
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use http::{HeaderValue, Method, Request, StatusCode};
 use hyper::body::Incoming;
 
 use super::Shared;
 use super::http_server::{Answer, answer as respond, whole};
-use super::invocations::Outcome;
+use super::invocations::{Outcome, Taker};
 use super::time::millis;
 
 const PREFIX: &str = "/2018-06-01/runtime/";
 
-pub(super) async fn answer(shared: Arc<Shared>, _: SocketAddr, request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(shared: Arc<Shared>, by: Taker, request: Request<Incoming>) -> Answer {
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
     let parts: Vec<&str> = path.split('/').collect();
     match (request.method(), &parts[..]) {
-        (&Method::GET, ["invocation", "next"]) => next(&shared).await,
+        (&Method::GET, ["invocation", "next"]) => next(&shared, by).await,
         (&Method::POST, ["invocation", id, how @ ("response" | "error")]) => {
             let body = match whole(request).await {
                 Ok(request) => request.into_body(),
@@ -41,8 +41,9 @@ pub(super) async fn answer(shared: Arc<Shared>, _: SocketAddr, request: Request<
     }
 }
 
-async fn next(shared: &Shared) -> Answer {
-    let invocation = shared.invocations.next().await;
+async fn next(shared: &Shared, by: Taker) -> Answer {
+    shared.has_begun.store(true, Ordering::Relaxed);
+    let invocation = shared.invocations.next(by).await;
     let deadline = millis(invocation.deadline).to_string();
     let mut response = respond(StatusCode::OK, invocation.event);
     let headers = response.headers_mut();

@@ -248,7 +248,7 @@ async fn deliver(shared: Arc<Shared>, connection: Arc<Connection>, text: String)
         Ok(_) | Err(_) => true,
     };
     if failed {
-        let request = outcome.map(|(id, _)| id).unwrap_or_default();
+        let request = outcome.map_or_else(|_| random_uuid(), |(id, _)| id);
         let error = json!({ "message": "Internal server error", "connectionId": connection.id, "requestId": request });
         connection.order(Order::Send(error.to_string()));
     }

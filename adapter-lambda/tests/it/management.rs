@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use strait_adapter_lambda::local::{LocalGateway, Options, Program};
 use strait_core::{App, AppBuilder, Close, Endpoint, Frame, FrameKind, Gateway, Post, Posted, Probed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -64,4 +65,14 @@ async fn the_journal_can_be_looked_at() {
     let mut page = String::new();
     socket.read_to_string(&mut page).await.unwrap();
     assert!(page.contains("<td>connect</td>") && page.contains("<td>POST</td>"), "{page}");
+}
+
+#[tokio::test]
+async fn a_function_that_cannot_begin_is_told() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gateway = LocalGateway::start(listener, Options::default()).await.unwrap();
+    let program = Program { path: "false".into(), arguments: Vec::new(), variables: Vec::new() };
+    gateway.run_processes(&program, 1, 1);
+    tokio::time::timeout(crate::kit::PATIENCE, gateway.broken()).await.expect("it is told");
+    assert!(gateway.journal().iter().any(|entry| entry.outcome.contains("exit status: 1")), "{:?}", gateway.journal());
 }

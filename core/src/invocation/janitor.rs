@@ -117,6 +117,9 @@ impl Invocation {
         while began.elapsed() < term {
             let pause = (term / 3).min(term.saturating_sub(began.elapsed()));
             if Instant::now() + pause >= self.posts {
+                tracing::warn!(
+                    "the janitor ends nothing that others began to end: give the function a time-out that is longer than a lease"
+                );
                 return Ok(());
             }
             tokio::time::sleep(pause).await;

@@ -2,11 +2,9 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::kit::Server;
+use crate::kit::{Server, on_every_deployment};
 
-#[tokio::test]
-async fn an_echo_comes_back_as_it_went() {
-    let server = Server::start(&["--runtime", "shared"]);
+async fn an_echo_comes_back_as_it_went(server: Server) {
     let mut client = server.client("/echo").await;
     for text in [
         r#"{"action":"echo"}"#,
@@ -19,9 +17,7 @@ async fn an_echo_comes_back_as_it_went() {
     }
 }
 
-#[tokio::test]
-async fn a_fan_carries_what_is_published_as_it_was() {
-    let server = Server::start(&["--runtime", "2"]);
+async fn a_fan_carries_what_is_published_as_it_was(server: Server) {
     let (mut one, mut two) = (server.client("/fan").await, server.client("/fan").await);
     for client in [&mut one, &mut two] {
         client.send(r#"{"action":"subscribe","topic":"fan:a"}"#).await;
@@ -38,6 +34,9 @@ async fn a_fan_carries_what_is_published_as_it_was() {
     let answer = one.ask(&json!({ "action": "subscribe", "topic": "" }).to_string()).await;
     assert_eq!(answer["error"]["code"], "invalid");
 }
+
+on_every_deployment! { ["--runtime", "shared"], an_echo_comes_back_as_it_went }
+on_every_deployment! { ["--runtime", "2"], a_fan_carries_what_is_published_as_it_was }
 
 async fn get(server: &Server, path: &str) -> String {
     ask(server, "GET", path, "Connection: close\r\n").await

@@ -79,6 +79,13 @@ impl Server {
         }
     }
 
+    /// The gateway in front of the functions.
+    #[cfg(feature = "lambda")]
+    pub(crate) fn gateway(&self) -> &strait_adapter_lambda::local::LocalGateway {
+        let Runs::Functions(gateway) = &self.runs else { panic!("this is a node") };
+        gateway
+    }
+
     fn node(&self) -> &Child {
         match &self.runs {
             Runs::Node(process) => process,
@@ -222,3 +229,24 @@ impl Client {
         self.0.close(None).await.expect("it closes");
     }
 }
+
+/// The same tests on a node with these arguments, and on Lambda functions behind the local gateway.
+macro_rules! on_every_deployment {
+    ([$($argument:literal),*], $($name:ident)*) => {
+        $(
+            mod $name {
+                #[tokio::test]
+                async fn on_a_node() {
+                    super::$name(crate::kit::Server::start(&[$($argument),*])).await;
+                }
+
+                #[cfg(feature = "lambda")]
+                #[tokio::test]
+                async fn on_lambda() {
+                    super::$name(crate::kit::Server::lambda("memory", 1, 4).await).await;
+                }
+            }
+        )*
+    };
+}
+pub(crate) use on_every_deployment;

@@ -10,6 +10,8 @@ mod fault_counts;
 mod fleet;
 #[cfg(feature = "redis")]
 mod fleet_faults;
+#[cfg(all(feature = "lambda", feature = "redis"))]
+mod functions;
 mod kit;
 #[cfg(feature = "redis")]
 mod remote_topics;

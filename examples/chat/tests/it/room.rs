@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::kit::{Client, Server};
+use crate::kit::{Client, Server, on_every_deployment};
 
 pub(crate) async fn join(server: &Server, room: &str) -> Client {
     let mut client = server.client(&format!("/rooms/{room}")).await;
@@ -75,31 +75,7 @@ async fn another_nickname_is_told_as_leaving_and_joining(server: Server) {
     assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["grace"]));
 }
 
-/// The same tests on a node, and on Lambda functions behind the local gateway.
-macro_rules! on_every_deployment {
-    ($($name:ident)*) => {
-        mod on_a_node {
-            $(
-                #[tokio::test]
-                async fn $name() {
-                    super::$name(crate::kit::Server::start(&[])).await;
-                }
-            )*
-        }
-
-        #[cfg(feature = "lambda")]
-        mod on_lambda {
-            $(
-                #[tokio::test]
-                async fn $name() {
-                    super::$name(crate::kit::Server::lambda("memory", 1, 4).await).await;
-                }
-            )*
-        }
-    };
-}
-
-on_every_deployment! { two_clients_chat rooms_are_apart what_is_not_allowed_is_answered_and_the_channel_stays_open another_nickname_is_told_as_leaving_and_joining }
+on_every_deployment! { [], two_clients_chat rooms_are_apart what_is_not_allowed_is_answered_and_the_channel_stays_open another_nickname_is_told_as_leaving_and_joining }
 
 #[tokio::test]
 async fn binary_is_echoed() {
