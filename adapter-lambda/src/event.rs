@@ -167,10 +167,15 @@ mod tests {
 
     use super::*;
 
-    const SAMPLES: [&str; 3] = [
+    const SAMPLES: [&str; 8] = [
         include_str!("../tests/samples/connect.json"),
         include_str!("../tests/samples/message.json"),
         include_str!("../tests/samples/disconnect.json"),
+        include_str!("../tests/samples/connect-authorizer.json"),
+        include_str!("../tests/samples/disconnect-idle.json"),
+        include_str!("../tests/samples/disconnect-nulls.json"),
+        include_str!("../tests/samples/message-base64.json"),
+        include_str!("../tests/samples/message-nulls.json"),
     ];
 
     fn read(json: &str) -> GatewayEvent {
@@ -197,7 +202,8 @@ mod tests {
             );
             assert_eq!(ours.request_context.disconnect_status_code, context.disconnect_status_code);
             assert_eq!(ours.request_context.disconnect_reason, context.disconnect_reason);
-            assert_eq!((ours.body.clone(), ours.is_base64_encoded), (theirs.body, Some(theirs.is_base64_encoded)));
+            let encoded = ours.is_base64_encoded.unwrap_or_default();
+            assert_eq!((ours.body.clone(), encoded), (theirs.body, theirs.is_base64_encoded));
             assert_eq!(ours.headers(), theirs.multi_value_headers);
         }
     }
@@ -209,6 +215,29 @@ mod tests {
         let single = SAMPLES[0].replace("multiValueQuery", "otherQuery");
         assert_eq!(read(&single).query().as_deref(), Some("path=%2Frooms%2Ftea%20%26%20cake&x=2"));
         assert_eq!(read(SAMPLES[1]).query(), None);
+    }
+
+    #[test]
+    fn a_header_given_twice_keeps_both_values() {
+        let headers = read(SAMPLES[3]).headers();
+        assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
+        let single = SAMPLES[3].replace("multiValueHeaders", "otherHeaders");
+        assert_eq!(read(&single).headers().get_all("cookie").iter().collect::<Vec<_>>(), ["b=2"]);
+    }
+
+    #[test]
+    fn an_event_needs_its_kind_and_its_connection_alone() {
+        for kind in ["CONNECT", "MESSAGE", "DISCONNECT"] {
+            let event = read(&format!(r#"{{"requestContext":{{"eventType":"{kind}","connectionId":"a"}}}}"#));
+            assert_eq!((event.headers(), event.query(), event.endpoint("eu-west-1")), (HeaderMap::new(), None, None));
+        }
+        for less in
+            [r#""eventType":"MESSAGE""#, r#""connectionId":"a""#, r#""eventType":"MESSAGE","connectionId":null"#]
+        {
+            let error = Event::read(&format!(r#"{{"requestContext":{{{less}}}}}"#)).expect_err(less);
+            let missing = if less.contains("eventType") { "connectionId" } else { "eventType" };
+            assert!(error.to_string().contains(missing) || error.to_string().contains("null"), "{error}");
+        }
     }
 
     #[test]

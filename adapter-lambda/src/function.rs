@@ -192,6 +192,35 @@ fn reason(event: &GatewayEvent) -> DisconnectReason {
 mod tests {
     use super::*;
 
+    fn read(json: &str) -> GatewayEvent {
+        match Event::read(json) {
+            Ok(Event::Gateway(event)) => *event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_messages_text_may_come_encoded_or_not_at_all() {
+        let encoded = include_str!("../tests/samples/message-base64.json");
+        assert_eq!(text(&read(encoded)).expect("text"), r#"{"action":"post","text":"hello"}"#);
+        assert_eq!(text(&read(include_str!("../tests/samples/message-nulls.json"))).expect("text"), "");
+        for body in ["_w==", "/w=="] {
+            let event = read(&encoded.replace("eyJhY3Rpb24iOiJwb3N0IiwidGV4dCI6ImhlbGxvIn0=", body));
+            assert!(text(&event).is_err(), "{body} is no text");
+        }
+    }
+
+    #[test]
+    fn an_idle_connections_end_is_lost_and_one_without_a_code_too() {
+        for sample in [
+            include_str!("../tests/samples/disconnect-idle.json"),
+            include_str!("../tests/samples/disconnect-nulls.json"),
+        ] {
+            assert_eq!(reason(&read(sample)), DisconnectReason::Lost);
+        }
+        assert_eq!(reason(&read(include_str!("../tests/samples/disconnect.json"))), DisconnectReason::Client);
+    }
+
     #[test]
     fn reasons_are_told_by_the_close_code() {
         let event = |code: i64, words: &str| {
@@ -199,10 +228,7 @@ mod tests {
                 r#"{{"requestContext":{{"eventType":"DISCONNECT","connectionId":"a","disconnectStatusCode":{code},
                 "disconnectReason":{words:?}}}}}"#
             );
-            match Event::read(&json) {
-                Ok(Event::Gateway(event)) => reason(&event),
-                other => panic!("{other:?}"),
-            }
+            reason(&read(&json))
         };
         assert_eq!(event(1005, "Client-side close frame status not set"), DisconnectReason::Client);
         assert_eq!(event(1000, "Connection Closed Normally"), DisconnectReason::Client);

@@ -2,9 +2,11 @@
 //!
 //! <https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use aws_credential_types::Credentials;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use bytes::Bytes;
 use http::Request;
 use serde::Deserialize;
@@ -12,8 +14,10 @@ use tokio::sync::Mutex;
 
 use super::http_client::{HttpClient, HttpError};
 
-/// For how long a container's answer is used. It is rotated well before it expires.
+/// For how long a container's answer is used, if it does not expire before: it is rotated well before that.
 const KEPT: Duration = Duration::from_secs(60);
+/// For how long an endpoint that has failed is not asked again, so that not every request waits for it.
+const PAUSE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(2);
 /// Where relative URIs of containers are (Amazon ECS).
 const RELATIVE: &str = "http://169.254.170.2";
@@ -43,7 +47,14 @@ pub enum CredentialsError {
 #[derive(Debug)]
 pub(super) enum Source {
     Fixed(Credentials),
-    Container { uri: String, token: Token, last: Mutex<Option<(Instant, Credentials)>> },
+    Container { uri: String, token: Token, kept: Duration, known: Mutex<Known> },
+}
+
+/// What is known of a container's credentials.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    last: Option<(Instant, Credentials)>,
+    failed: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -60,6 +71,7 @@ struct Answer {
     access_key_id: String,
     secret_access_key: String,
     token: Option<String>,
+    expiration: Option<String>,
 }
 
 impl Source {
@@ -78,36 +90,45 @@ impl Source {
             (None, Some(token)) => Token::Value(token),
             (None, None) => Token::None,
         };
-        Ok(Self::Container { uri, token, last: Mutex::new(None) })
+        Ok(Self::Container { uri, token, kept: KEPT, known: Mutex::default() })
     }
 
     /// The present credentials.
     pub(super) async fn get(&self, client: &HttpClient) -> Result<Credentials, CredentialsError> {
-        let (uri, token, last) = match self {
+        let (uri, token, kept, known) = match self {
             Self::Fixed(credentials) => return Ok(credentials.clone()),
-            Self::Container { uri, token, last } => (uri, token, last),
+            Self::Container { uri, token, kept, known } => (uri, token, *kept, known),
         };
-        let mut last = last.lock().await;
-        if let Some((at, credentials)) = &*last
-            && at.elapsed() < KEPT
-        {
-            return Ok(credentials.clone());
+        let mut known = known.lock().await;
+        let valid = known.last.as_ref().filter(|(_, credentials)| is_valid(credentials));
+        let has_failed = known.failed.is_some_and(|at| at.elapsed() < PAUSE);
+        match valid {
+            Some((at, credentials)) if has_failed || at.elapsed() < kept => return Ok(credentials.clone()),
+            None if has_failed => return Err(CredentialsError::Fetch("it has failed a moment ago".into())),
+            Some(_) | None => {}
         }
         match fetch(client, uri, token).await {
             Ok(credentials) => {
-                *last = Some((Instant::now(), credentials.clone()));
+                *known = Known { last: Some((Instant::now(), credentials.clone())), failed: None };
                 Ok(credentials)
             }
-            // They are valid for longer than they are kept.
-            Err(error) => match &*last {
-                Some((_, credentials)) => {
-                    tracing::warn!(error = %error, "the credentials could not be renewed");
-                    Ok(credentials.clone())
+            Err(error) => {
+                known.failed = Some(Instant::now());
+                match &known.last {
+                    Some((_, credentials)) if is_valid(credentials) => {
+                        tracing::warn!(error = %error, "the credentials could not be renewed");
+                        Ok(credentials.clone())
+                    }
+                    Some(_) | None => Err(error),
                 }
-                None => Err(error),
-            },
+            }
         }
     }
+}
+
+/// By the clock on the wall, which goes on while a process is frozen.
+fn is_valid(credentials: &Credentials) -> bool {
+    credentials.expiry().is_none_or(|expires| SystemTime::now() < expires)
 }
 
 async fn fetch(client: &HttpClient, uri: &str, token: &Token) -> Result<Credentials, CredentialsError> {
@@ -127,8 +148,11 @@ async fn fetch(client: &HttpClient, uri: &str, token: &Token) -> Result<Credenti
         return Err(CredentialsError::Fetch(format!("it answered {status}").into()));
     }
     let answer: Answer = serde_json::from_slice(&body).map_err(|error| CredentialsError::Fetch(error.into()))?;
-    let Answer { access_key_id, secret_access_key, token } = answer;
-    Ok(Credentials::new(access_key_id, secret_access_key, token, None, "container"))
+    let Answer { access_key_id, secret_access_key, token, expiration } = answer;
+    let expires = expiration.map(|time| DateTime::from_str(&time, Format::DateTimeWithOffset)).transpose();
+    let expires = expires.map_err(|error| fetch(error.into()))?.map(SystemTime::try_from).transpose();
+    let expires = expires.map_err(|error| fetch(error.into()))?;
+    Ok(Credentials::new(access_key_id, secret_access_key, token, expires, "container"))
 }
 
 /// Credentials come unencrypted from this host and the container's own only.
@@ -142,10 +166,165 @@ fn is_trusted(uri: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
     use super::*;
 
     fn source(vars: &[(&str, &str)]) -> Result<Source, CredentialsError> {
         Source::from_env(|name| vars.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    type Seen = Arc<parking_lot::Mutex<Vec<String>>>;
+
+    /// A container's endpoint that gives one answer after the other, the last one again and again; none is no answer.
+    async fn endpoint(answers: &[Option<(u16, String)>]) -> (String, Seen) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let uri = format!("http://{}/v2/credentials/1?a=b", listener.local_addr().expect("an address"));
+        let (seen, answers) = (Seen::default(), answers.to_vec());
+        let noted = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.expect("a head"));
+                }
+                let number = noted.lock().len();
+                noted.lock().push(String::from_utf8(head).expect("text").to_lowercase());
+                let Some((status, body)) = answers[number.min(answers.len() - 1)].clone() else {
+                    std::future::pending::<()>().await;
+                    continue;
+                };
+                let length = body.len();
+                let answer =
+                    format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.expect("it is written");
+            }
+        });
+        (uri, seen)
+    }
+
+    /// As Amazon ECS answers.
+    fn credentials(id: &str, expires_in: i64) -> Option<(u16, String)> {
+        let now = DateTime::from(SystemTime::now()).secs();
+        let expires = DateTime::from_secs(now + expires_in).fmt(Format::DateTime).expect("a time");
+        let body = serde_json::json!({
+            "RoleArn": "arn:aws:iam::123456789012:role/task", "AccessKeyId": id, "SecretAccessKey": "secret",
+            "Token": "session", "Expiration": expires,
+        });
+        Some((200, body.to_string()))
+    }
+
+    fn kept(uri: &str, kept: Duration) -> Source {
+        Source::Container { uri: uri.to_owned(), token: Token::None, kept, known: Mutex::default() }
+    }
+
+    fn client() -> HttpClient {
+        HttpClient::new().expect("a client")
+    }
+
+    async fn id(source: &Source, client: &HttpClient) -> Result<String, CredentialsError> {
+        source.get(client).await.map(|credentials| credentials.access_key_id().to_owned())
+    }
+
+    #[tokio::test]
+    async fn a_container_gives_credentials_for_its_token() {
+        let client = client();
+        let (uri, seen) = endpoint(&[credentials("a", 3600)]).await;
+        let source =
+            source(&[("AWS_CONTAINER_CREDENTIALS_FULL_URI", &uri), ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "Basic abc")]);
+        let source = source.expect("a source");
+        let got = source.get(&client).await.expect("credentials");
+        assert_eq!(
+            (got.access_key_id(), got.secret_access_key(), got.session_token()),
+            ("a", "secret", Some("session"))
+        );
+        assert!(got.expiry().is_some());
+        assert_eq!(id(&source, &client).await.expect("they are kept"), "a");
+        let seen = seen.lock().clone();
+        assert_eq!(seen.len(), 1, "{seen:?}");
+        assert!(seen[0].starts_with("get /v2/credentials/1?a=b http/1.1\r\n"), "{seen:?}");
+        assert!(seen[0].contains("authorization: basic abc\r\n"), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn a_tokens_file_is_read_each_time() {
+        let client = client();
+        let (uri, seen) = endpoint(&[credentials("a", 3600)]).await;
+        let file = std::env::temp_dir().join(format!("strait-token-{}", fastrand::u64(..)));
+        let path = file.to_str().expect("text").to_owned();
+        let source = Source::Container { uri, token: Token::File(path), kept: Duration::ZERO, known: Mutex::default() };
+        for token in ["one", "two"] {
+            std::fs::write(&file, format!("{token}\n")).expect("it is written");
+            id(&source, &client).await.expect("credentials");
+        }
+        std::fs::remove_file(&file).expect("it is removed");
+        let seen = seen.lock().clone();
+        assert!(seen[0].contains("authorization: one\r\n") && seen[1].contains("authorization: two\r\n"), "{seen:?}");
+        let Source::Container { known, .. } = &source else { panic!("a container") };
+        *known.lock().await = Known::default();
+        assert!(matches!(id(&source, &client).await, Err(CredentialsError::Token(_))));
+    }
+
+    #[tokio::test]
+    async fn credentials_that_have_expired_are_fetched_anew_and_never_used() {
+        let client = client();
+        let away = Some((500, String::new()));
+        let (uri, seen) = endpoint(&[credentials("a", -1), credentials("b", -1), away]).await;
+        let source = kept(&uri, Duration::from_secs(60));
+        assert_eq!(id(&source, &client).await.expect("as they came"), "a");
+        assert_eq!(id(&source, &client).await.expect("as they came"), "b");
+        let error = id(&source, &client).await.expect_err("they have expired");
+        assert!(matches!(error, CredentialsError::Fetch(_)), "{error:?}");
+        assert_eq!(seen.lock().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_fails_is_not_asked_again_at_once_and_what_is_valid_goes_on() {
+        let client = client();
+        let away = Some((500, String::new()));
+        let (uri, seen) = endpoint(&[credentials("a", 3600), away.clone()]).await;
+        let source = kept(&uri, Duration::ZERO);
+        for _ in 0..5 {
+            assert_eq!(id(&source, &client).await.expect("they are valid"), "a");
+        }
+        assert_eq!(seen.lock().len(), 2);
+        let (uri, seen) = endpoint(&[away]).await;
+        let source = kept(&uri, Duration::ZERO);
+        for _ in 0..5 {
+            id(&source, &client).await.expect_err("there are none");
+        }
+        assert_eq!(seen.lock().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn answers_that_are_no_credentials_are_refused() {
+        let client = client();
+        let late = r#"{"AccessKeyId":"a","SecretAccessKey":"b","Expiration":"tomorrow"}"#;
+        for body in ["", "{}", "[]", r#"{"AccessKeyId":"a"}"#, late] {
+            let (uri, _) = endpoint(&[Some((200, body.to_owned()))]).await;
+            let error = id(&kept(&uri, KEPT), &client).await.expect_err(body);
+            assert!(matches!(error, CredentialsError::Fetch(_)), "{error:?} of {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_hangs_costs_a_request_no_more_than_its_limit() {
+        let (uri, _) = endpoint(&[None]).await;
+        let client = crate::gateway::SignedClient::with_source("execute-api", "eu-west-1", kept(&uri, KEPT));
+        let (client, limit) = (client.expect("a client"), Duration::from_millis(100));
+        let began = Instant::now();
+        let sent = client.send(http::Method::GET, "http://127.0.0.1:1/", Bytes::new(), limit).await;
+        assert!(sent.is_err());
+        assert!(began.elapsed() < LIMIT, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_relative_uri_is_the_containers() {
+        let source = source(&[("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/1")]).expect("a source");
+        assert!(matches!(source, Source::Container { uri, .. } if uri == "http://169.254.170.2/v2/1"));
     }
 
     #[test]

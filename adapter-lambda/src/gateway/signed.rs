@@ -1,7 +1,7 @@
 //! Signed requests to one AWS service.
 
 use std::fmt;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderName, Method, Request, StatusCode};
@@ -44,6 +44,11 @@ impl SignedClient {
     #[cfg(any(test, feature = "local"))]
     pub(crate) fn with_keys(service: &'static str, region: &str, id: &str, secret: &str) -> Result<Self, ConfigError> {
         let credentials = Source::Fixed(aws_credential_types::Credentials::new(id, secret, None, None, "given"));
+        Self::with_source(service, region, credentials)
+    }
+
+    #[cfg(any(test, feature = "local"))]
+    pub(super) fn with_source(service: &'static str, region: &str, credentials: Source) -> Result<Self, ConfigError> {
         let http = HttpClient::new().map_err(ConfigError::Roots)?;
         Ok(Self { http, credentials, region: region.to_owned(), service })
     }
@@ -52,6 +57,7 @@ impl SignedClient {
         &self.region
     }
 
+    /// Sends a request and reads its answer within `limit`, what is to be known for signing it included.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -75,8 +81,9 @@ impl SignedClient {
             request = request.header(name, *value);
         }
         let mut request = request.body(body)?;
-        let credentials = self.credentials.get(&self.http).await?;
+        let began = Instant::now();
+        let credentials = tokio::time::timeout(limit, self.credentials.get(&self.http)).await??;
         sign_request(&mut request, &credentials, &self.region, self.service, SystemTime::now())?;
-        self.http.send(request, limit).await
+        self.http.send(request, limit.saturating_sub(began.elapsed())).await
     }
 }

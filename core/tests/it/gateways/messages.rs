@@ -1,11 +1,14 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use strait_core::store::StoreErrorKind;
+use strait_core::testkit::Fault;
 use strait_core::{App, Channel, ChannelState, Close, Endpoint, Error, Json, Payload, Posted, State, Topic};
 use strait_store_memory::MemoryStore;
 
 use super::fake::{FakeGateway, Function};
 use crate::log::{Log, Turnstile, eventually};
+use crate::node::faulty;
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Seen {
@@ -52,6 +55,34 @@ async fn of_two_parallel_invocations_both_updates_hold() {
     assert_eq!(counts, ["1", "2"]);
     function.message("c1", r#"{"action":"all"}"#).await;
     assert_eq!(function.gateway.seen("c1")[2], r#"{"action":"all","result":2}"#);
+}
+
+/// As after a freeze, when the store's connections have died and nobody was told.
+#[tokio::test]
+async fn a_store_that_does_not_answer_at_first_loses_no_message_and_no_end() {
+    let ((store, faults), log) = (faulty(), Log::default());
+    let endpoint = Endpoint::new("a", "/a")
+        .public()
+        .on_message(async |text: String| text)
+        .on_disconnect(async |State(log): State<Log>| log.note("gone"));
+    let function = Function::new(App::new().endpoint(endpoint).state(log.clone()).store(store), &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    let late = Fault::Refuse(StoreErrorKind::Timeout);
+    faults.next("find", 2, &late);
+    function.message("c1", "hello").await;
+    function.gateway.sees("c1", &["hello"]).await;
+    faults.next("find", 1, &late);
+    function.disconnect("c1").await;
+    assert_eq!(log.all(), ["gone"]);
+    // One that stays away is given up soon, and what is no outage at once.
+    for (kind, tries) in [(StoreErrorKind::Unavailable, 3), (StoreErrorKind::Corrupt, 1)] {
+        faults.always("find", Fault::Refuse(kind));
+        let before = faults.calls("find");
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let handled = function.app.invocation(deadline).message(&super::fake::at("c1"), "hello").await;
+        assert!(handled.is_err());
+        assert_eq!(faults.calls("find") - before, tries, "{kind:?}");
+    }
 }
 
 #[tokio::test]
