@@ -232,12 +232,12 @@ impl Client {
 
 /// The same tests on a node with these arguments, and on Lambda functions behind the local gateway.
 macro_rules! on_every_deployment {
-    ([$($argument:literal),*], $($name:ident)*) => {
+    ($arguments:tt, $($name:ident)*) => {
         $(
             mod $name {
                 #[tokio::test]
                 async fn on_a_node() {
-                    super::$name(crate::kit::Server::start(&[$($argument),*])).await;
+                    super::$name(crate::kit::Server::start(&$arguments)).await;
                 }
 
                 #[cfg(feature = "lambda")]
