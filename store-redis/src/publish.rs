@@ -150,7 +150,7 @@ impl Inner {
         if plain {
             frame.push(b'\n');
             group.events.iter().for_each(|event| frame.extend_from_slice(event));
-            let last = checks().last().unwrap_or_default();
+            let last = checks().next_back().unwrap_or_default();
             return call.arg(last).arg(frame).once();
         }
         call = call.arg(milliseconds(age.max(KEY_TIME)));
