@@ -10,3 +10,4 @@ mod conformance;
 mod faults;
 mod key_table;
 mod kit;
+mod slices;
