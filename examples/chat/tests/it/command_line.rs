@@ -24,6 +24,18 @@ fn bad_arguments_exit_2_and_say_what_to_do() {
     }
 }
 
+/// The package has two programs: `cargo run -p chat` must know which one is meant.
+#[test]
+fn cargo_runs_the_chat() {
+    let mut cargo = std::process::Command::new(env!("CARGO"));
+    cargo.args(["metadata", "--no-deps", "--offline", "--format-version", "1", "--manifest-path"]);
+    let output = cargo.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).output().expect("cargo runs");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let packages = metadata["packages"].as_array().expect("packages");
+    let package = packages.iter().find(|package| package["name"] == "chat").expect("this one");
+    assert_eq!(package["default_run"], "chat");
+}
+
 #[test]
 fn help_names_every_option() {
     let output = chat(&["--help"]).output().expect("it runs");
