@@ -198,34 +198,3 @@ async fn after_an_outage_longer_than_the_lease_with_all_data_lost_clients_are_se
     }
     are_one_chat(&one, &two).await;
 }
-
-#[tokio::test]
-async fn after_an_outage_longer_than_the_lease_that_took_the_data_it_is_a_chat_again() {
-    let mut redis = testkit::Server::start(&[]).await;
-    let (one, two) = (node(&redis), node(&redis));
-    let (mut ada, mut bob) = (guest(&one, "ada").await, guest(&two, "bob").await);
-    redis.kill();
-    tokio::time::sleep(LEASE * 2).await;
-    redis.run().await;
-    for client in [&mut ada, &mut bob] {
-        let close = loop {
-            match client.next().await {
-                Message::Close(close) => break close,
-                Message::Text(_) => {}
-                other => panic!("{other:?} instead of a close"),
-            }
-        };
-        assert_eq!(close.map(|close| u16::from(close.code)), Some(1012));
-    }
-    for server in [&one, &two] {
-        eventually("readiness to be green", Duration::from_secs(10), async || {
-            server.head("/readyz", "").await.starts_with("HTTP/1.1 200")
-        })
-        .await;
-    }
-    let (mut carl, mut dora) = (guest(&one, "carl").await, guest(&two, "dora").await);
-    carl.send(r#"{"action":"typing"}"#).await;
-    while dora.json().await != serde_json::json!({ "event": "typing", "user": "carl" }) {}
-    let who = ask(&mut dora, "who", r#"{"action":"who"}"#).await;
-    assert_eq!(who["users"], serde_json::json!(["carl", "dora"]), "nothing is left of who was there before");
-}
