@@ -17,6 +17,7 @@ pub struct RedisConfig {
     pub(crate) database: u32,
     pub(crate) prefix: String,
     pub(crate) tls: bool,
+    #[cfg(feature = "tls")]
     pub(crate) root_certificates: Option<Vec<u8>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) command_timeout: Duration,
@@ -82,6 +83,7 @@ impl RedisConfig {
             database: 0,
             prefix: "strait:".to_owned(),
             tls: false,
+            #[cfg(feature = "tls")]
             root_certificates: None,
             connect_timeout: Duration::from_secs(2),
             command_timeout: Duration::from_secs(2),

@@ -163,6 +163,8 @@ impl Attacker {
     {
         let (end, ended) = oneshot::channel();
         let thread = thread::spawn(move || {
+            // Attackers are somewhere else: what they do themselves must not keep the honest and the server waiting.
+            rustix::process::nice(19).expect("a thread may be less urgent");
             let runtime = Builder::new_current_thread().enable_all().build().expect("there is a runtime");
             let tasks = (0..count).map(|number| {
                 let attack = attack.clone();

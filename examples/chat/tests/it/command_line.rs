@@ -8,7 +8,10 @@ use crate::kit::{Server, chat};
 fn bad_arguments_exit_2_and_say_what_to_do() {
     for (arguments, said) in [
         (&["--nonsense"][..], "--nonsense"),
-        (&["--listen", "nowhere"], "nowhere"),
+        (&["--listen", "nowhere"], "--listen: give an address"),
+        (&["--listen"], "missing argument"),
+        (&["--connections", "many"], "--connections: invalid digit"),
+        (&["extra"], "extra"),
         (&["--store", "redis://localhost/x"], "number of the database"),
         (&["--store", "postgres://localhost/x?sslmode=perhaps"], "sslmode"),
         (&["--store", "mysql://x"], "memory"),
@@ -21,6 +24,17 @@ fn bad_arguments_exit_2_and_say_what_to_do() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert!(stderr.contains(said), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn an_error_about_a_store_repeats_no_password() {
+    for store in
+        ["redis://:hidden@localhost/x", "postgres://me:hidden@localhost/x?sslmode=perhaps", "mysql://me:hidden@x"]
+    {
+        let output = chat(&["--store", store]).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(2));
+        assert!(!String::from_utf8_lossy(&output.stderr).contains("hidden"), "{output:?}");
     }
 }
 
@@ -41,7 +55,8 @@ fn help_names_every_option() {
     let output = chat(&["--help"]).output().expect("it runs");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success());
-    assert!(["--listen", "--store", "--runtime"].iter().all(|option| stdout.contains(option)), "{stdout}");
+    let options = ["--listen", "--store", "--runtime", "--lease", "--connections", "--accepts", "--version"];
+    assert!(options.iter().all(|option| stdout.contains(option)), "{stdout}");
 }
 
 #[test]
