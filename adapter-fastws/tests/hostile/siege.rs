@@ -23,7 +23,7 @@ const HONEST: usize = 10;
 const THINK: Duration = Duration::from_millis(12);
 /// How often an attack is tried: a machine that does other things at the same time has bad moments of its own.
 const TRIES: usize = 5;
-/// No client may wait longer than this many times what it waits in quiet…
+/// No client may wait longer than this many times what it waits in quiet, or at another server of this machine meanwhile…
 const RATIO: f64 = 2.0;
 /// …where less than this is as good as quiet: a time slice of a busy machine, not the server's doing. An unoptimised server is some
 /// twenty times slower, and its bound a coarse one; it meets fewer attackers, too.
@@ -59,48 +59,49 @@ impl Siege {
         let strict = std::env::var_os(FIGURES);
         let window = Duration::from_millis(if strict.is_some() { 1_000 } else { 200 });
         let mut victim = Victim::patient().await;
-        let mut honest = Vec::new();
+        // What the attackers' own doing costs the machine is felt here, too.
+        let bystander = Victim::patient().await;
+        let (mut honest, mut beside) = (Vec::new(), Vec::new());
         for _ in 0..HONEST {
             honest.push(victim.client("/honest").await);
+            beside.push(bystander.client("/honest").await);
         }
-        p99(&mut honest, window / 2).await;
+        both(&mut honest, &mut beside, window / 2).await;
         let start = victim.resident();
         let mut most = 0;
         let mut tried = Vec::new();
         loop {
-            let quiet = p99(&mut honest, window).await;
+            let (quiet, _) = both(&mut honest, &mut beside, window).await;
             victim.peak();
             let attacker = Attacker::begin(self.attackers.div_ceil(FEWER), victim.address, attack.clone());
             sleep(window / 4).await;
-            let attacked = p99(&mut honest, window).await;
+            let (attacked, elsewhere) = both(&mut honest, &mut beside, window).await;
             most = most.max(victim.peak().saturating_sub(start));
             attacker.end();
             // Else the next quiet would not be one.
             victim.is_left_by_all_but(HONEST).await;
-            tried.push((attacked.as_secs_f64() / quiet.as_secs_f64(), quiet, attacked));
-            let good = attacked <= UNNOTICED || attacked.as_secs_f64() <= RATIO * quiet.as_secs_f64();
-            if (strict.is_none() && good) || tried.len() == TRIES {
+            tried.push(Try { quiet, attacked, elsewhere });
+            if (strict.is_none() && tried.iter().any(Try::is_good)) || tried.len() == TRIES {
                 break;
             }
-            p99(&mut honest, window / 2).await;
+            both(&mut honest, &mut beside, window / 2).await;
         }
-        for client in honest {
+        for client in honest.into_iter().chain(beside) {
             client.leave().await;
         }
+        bystander.ends_unharmed().await;
         victim.is_left_by_all().await;
         let left = victim.resident().saturating_sub(start);
-        let (ratio, quiet, attacked) = if strict.is_some() {
-            tried.sort_by(|a, b| a.0.total_cmp(&b.0));
-            tried[tried.len() / 2]
-        } else {
-            tried[tried.len() - 1]
-        };
+        tried.sort_by(|a, b| a.ratio().total_cmp(&b.ratio()));
+        let counted = if strict.is_some() { &tried[tried.len() / 2] } else { &tried[0] };
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         let figures = format!(
-            "| {} | {:.2} | {:.2} | {ratio:.2} | {:.1} | {:.1} |",
+            "| {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.1} | {:.1} |",
             self.name,
-            ms(quiet),
-            ms(attacked),
+            ms(counted.quiet),
+            ms(counted.elsewhere),
+            ms(counted.attacked),
+            counted.ratio(),
             most as f64 / 1024.0,
             left as f64 / 1024.0
         );
@@ -110,11 +111,28 @@ impl Siege {
         }
         say(&figures);
         assert!(most <= self.mib * 1024, "{most} KiB at most, {} MiB allowed", self.mib);
-        assert!(
-            ratio <= RATIO || attacked <= UNNOTICED,
-            "the honest wait {attacked:?} instead of {quiet:?}: {tried:?}"
-        );
+        assert!(counted.is_good(), "the honest wait: {tried:?}");
         victim.ends_unharmed().await;
+    }
+}
+
+/// What honest clients waited, 99 of 100 answers.
+#[derive(Debug)]
+struct Try {
+    quiet: Duration,
+    attacked: Duration,
+    /// At another server, while this one was attacked.
+    elsewhere: Duration,
+}
+
+impl Try {
+    /// To what would have been waited without this server's part in it.
+    fn ratio(&self) -> f64 {
+        self.attacked.as_secs_f64() / self.quiet.max(self.elsewhere).as_secs_f64()
+    }
+
+    fn is_good(&self) -> bool {
+        self.attacked <= UNNOTICED || self.ratio() <= RATIO
     }
 }
 
@@ -122,6 +140,11 @@ impl Siege {
 #[expect(clippy::print_stdout, reason = "a passing test has no other way to tell a figure")]
 fn say(figures: &str) {
     println!("{figures}");
+}
+
+/// What 99 of 100 answers come within, here and there.
+async fn both(here: &mut [TcpClient], there: &mut [TcpClient], window: Duration) -> (Duration, Duration) {
+    futures_util::future::join(p99(here, window), p99(there, window)).await
 }
 
 /// What 99 of 100 answers come within.
