@@ -17,6 +17,7 @@ pub struct RedisConfig {
     pub(crate) database: u32,
     pub(crate) prefix: String,
     pub(crate) tls: bool,
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without the feature no connection asks for them"))]
     pub(crate) root_certificates: Option<Vec<u8>>,
     pub(crate) connect_timeout: Duration,
     pub(crate) command_timeout: Duration,
