@@ -40,6 +40,7 @@ struct Inner {
     /// How long a post takes.
     latency: Duration,
     posts: usize,
+    probes: usize,
     /// Until when each post was to be tried.
     deadlines: Vec<Instant>,
 }
@@ -66,6 +67,7 @@ impl FakeGateway {
             fault: None,
             latency: Duration::ZERO,
             posts: 0,
+            probes: 0,
             deadlines: Vec::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)), capabilities }
@@ -91,6 +93,12 @@ impl FakeGateway {
 
     pub(crate) fn posts(&self) -> usize {
         self.inner.lock().posts
+    }
+
+    /// Posts and probes.
+    pub(crate) fn requests(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.posts + inner.probes
     }
 
     pub(crate) fn deadlines(&self) -> Vec<Instant> {
@@ -186,7 +194,9 @@ impl Gateway for FakeGateway {
     }
 
     async fn probe(&self, to: &GatewayConnection, _: Instant) -> Probed {
-        match self.inner.lock().connections.get(to.id.as_str()) {
+        let mut inner = self.inner.lock();
+        inner.probes += 1;
+        match inner.connections.get(to.id.as_str()) {
             Some(connection) if connection.established => Probed::Alive,
             _ => Probed::Gone,
         }
