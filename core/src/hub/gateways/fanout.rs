@@ -150,9 +150,9 @@ impl EventHub {
         self.spread_and_tell(spread, None).await
     }
 
-    /// Tells when the topic's next events may be posted: each member was given these, and only slow ones have not taken
-    /// them.
-    async fn spread_and_tell(&self, mut spread: Spread, passed: Option<oneshot::Sender<()>>) -> bool {
+    /// Tells if the topic's next events may be posted before this has ended: each member was given these, and only slow
+    /// ones have not taken them.
+    pub(super) async fn spread_and_tell(&self, mut spread: Spread, passed: Option<oneshot::Sender<()>>) -> bool {
         let Some(gateway) = self.gateway() else { return false };
         let capabilities = gateway.capabilities();
         let frames: Vec<Option<Frame>> =
@@ -209,7 +209,13 @@ impl EventHub {
             let _ = tokio::time::timeout_at(self.post_deadline().into(), replied.wait_for(|replied| *replied)).await;
             failed.extend(self.post_parcel(&topic, retained, parcel).await);
         }
-        drop(passed);
+        let _until_all_is_done = match passed {
+            Some(passed) if !posting.is_empty() => {
+                let _ = passed.send(());
+                None
+            }
+            passed => passed,
+        };
         while let Some(left) = posting.next().await {
             failed.extend(left);
         }
