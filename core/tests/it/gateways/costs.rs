@@ -67,7 +67,7 @@ async fn operations_are_those_that_the_book_tells() {
     let (store, faults) = faulty();
     let echo = async |text: String| text;
     let ordered =
-        |name: &str, ordering| Endpoint::new(name, &format!("/{name}")).public().ordering(ordering).on_message(echo);
+        |name: &str, ordering| Endpoint::new(name, format!("/{name}")).public().ordering(ordering).on_message(echo);
     let app = App::new()
         .endpoint(Endpoint::new("quiet", "/quiet").public().on_message(echo))
         .endpoint(Endpoint::new("polite", "/polite").public().on_connect(welcome))
