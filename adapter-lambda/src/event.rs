@@ -105,10 +105,7 @@ impl GatewayEvent {
     /// The handshake's headers. What cannot be a header is left out.
     pub(crate) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        let many = self.multi_value_headers.iter().flatten();
-        let many = many.flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-        let single = self.headers.iter().flatten().filter(|_| self.multi_value_headers.is_none());
-        for (name, value) in many.chain(single) {
+        for (name, value) in all_values(self.multi_value_headers.as_ref(), self.headers.as_ref()) {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 headers.append(name, value);
             }
@@ -118,12 +115,8 @@ impl GatewayEvent {
 
     /// The query, encoded; API Gateway has decoded it.
     pub(crate) fn query(&self) -> Option<String> {
-        let mut fields: Vec<(&str, &str)> = match &self.multi_value_query_string_parameters {
-            Some(many) => {
-                many.iter().flat_map(|(name, all)| all.iter().map(move |value| (&**name, &**value))).collect()
-            }
-            None => self.query_string_parameters.iter().flatten().map(|(name, value)| (&**name, &**value)).collect(),
-        };
+        let many = self.multi_value_query_string_parameters.as_ref();
+        let mut fields: Vec<(&str, &str)> = all_values(many, self.query_string_parameters.as_ref()).collect();
         // Maps have no order; a name's values do.
         fields.sort_by_key(|(name, _)| *name);
         let query = serde_urlencoded::to_string(&fields).unwrap_or_default();
@@ -137,6 +130,18 @@ impl GatewayEvent {
         let (api, stage) = (api_id.as_deref()?, stage.as_deref()?);
         Some(format!("https://{api}.execute-api.{region}.{}/{stage}", domain(region)))
     }
+}
+
+/// All values of a name where the event has them all, and else the one that it has.
+fn all_values<'a>(
+    many: Option<&'a HashMap<String, Vec<String>>>,
+    single: Option<&'a HashMap<String, String>>,
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let known = move |name: &str| many.and_then(|many| many.get(name)).is_some_and(|values| !values.is_empty());
+    let all = many.into_iter().flatten();
+    let all = all.flat_map(|(name, values)| values.iter().map(move |value| (&**name, &**value)));
+    let rest = single.into_iter().flatten().filter(move |(name, _)| !known(name));
+    all.chain(rest.map(|(name, value)| (&**name, &**value)))
 }
 
 /// The domain of AWS' services in a region.
@@ -223,6 +228,27 @@ mod tests {
         assert_eq!(headers.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1", "b=2"]);
         let single = SAMPLES[3].replace("multiValueHeaders", "otherHeaders");
         assert_eq!(read(&single).headers().get_all("cookie").iter().collect::<Vec<_>>(), ["b=2"]);
+    }
+
+    #[test]
+    fn a_name_whose_values_are_missing_has_the_single_one() {
+        let event = |many: &str| {
+            read(&format!(
+                r#"{{"requestContext":{{"eventType":"CONNECT","connectionId":"a"}},
+                "headers":{{"Host":"a.test","Cookie":"b=2"}},"multiValueHeaders":{many},
+                "queryStringParameters":{{"Host":"a.test","Cookie":"b=2"}},"multiValueQueryStringParameters":{many}}}"#
+            ))
+        };
+        for many in ["{}", "null", r#"{"Cookie":[]}"#, r#"{"Cookie":["b=2"]}"#] {
+            let event = event(many);
+            let headers = event.headers();
+            assert_eq!(
+                (headers.len(), &headers["host"], &headers["cookie"]),
+                (2, &"a.test".parse().unwrap(), &"b=2".parse().unwrap()),
+                "{many}"
+            );
+            assert_eq!(event.query().as_deref(), Some("Cookie=b%3D2&Host=a.test"), "{many}");
+        }
     }
 
     #[test]

@@ -155,7 +155,15 @@ struct Envelope {
     binary: String,
 }
 
+/// Clocks may differ by so much before a connection counts as one that cannot be there any more.
+const SLACK: Duration = Duration::from_mins(5);
+
 impl Capabilities {
+    /// How old a channel can be whose connection is there.
+    pub(crate) fn longest(&self) -> Option<Duration> {
+        self.lifetime.map(|lifetime| lifetime + SLACK.min(lifetime))
+    }
+
     /// A payload as this gateway carries it; `None` if it cannot.
     pub(crate) fn encode(&self, payload: &Payload) -> Option<Frame> {
         if payload.format() == Format::Binary { self.bytes(payload.bytes()) } else { self.fits(Frame::of(payload)) }

@@ -84,7 +84,8 @@ pub struct Limits {
     pub subscriptions: usize,
     /// What may wait for a handler: 16 messages or 64 KiB.
     pub backlog: Backlog,
-    /// Messages a second; `None` does not limit.
+    /// Messages a second; `None` does not limit. Nothing is counted over serverless invocations: the gateway's own
+    /// throttling is what there is.
     pub rate: Option<RateLimit>,
     /// How long a handler may take: 30 s.
     pub handler: Duration,

@@ -52,7 +52,9 @@ async fn main() -> anyhow::Result<()> {
     for fence in &fences {
         let location = Location::Node { node: node.clone(), connection: ConnectionId::from(fence.id.clone()) };
         let (id, endpoint, opening) = (fence.id.clone(), Arc::clone(&endpoint), Bytes::from_static(b"{}"));
-        store.open(NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None }).await?;
+        store
+            .open(NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None, due: None })
+            .await?;
     }
     let took = started.elapsed() / u32::try_from(CHANNELS)?;
     println!("an idle channel: {} bytes without its id, opened in {took:?}", (resident()? - before) / CHANNELS);

@@ -39,7 +39,7 @@ pub(crate) struct Channel {
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
     pub(crate) mapped: Mapped,
-    /// When the grace or the claim runs out, 0 if neither runs.
+    /// When the grace, the claim or the time at a gateway runs out, 0 if none runs.
     pub(crate) due: Tick,
     pub(crate) location: Location,
     pub(crate) grace: Option<Duration>,

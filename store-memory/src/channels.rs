@@ -45,8 +45,8 @@ impl Channels {
         }
     }
 
-    /// Adds a channel, unless its id or its location is in use. Answers `read`.
-    pub(crate) fn insert<R>(&self, channel: Channel, read: impl FnOnce(&Channel) -> R) -> Result<R, Taken> {
+    /// Adds a channel, unless its id or its location is in use. Answers what `made` makes of it.
+    pub(crate) fn insert<R>(&self, channel: Channel, made: impl FnOnce(&mut Channel) -> R) -> Result<R, Taken> {
         let map = self.map.pin();
         let (id, location) = (channel.id.clone(), channel.location.clone());
         let cell = map.try_insert(id.clone(), Mutex::new(channel)).map_err(|_| Taken::Id)?;
@@ -60,7 +60,7 @@ impl Channels {
         if let Some(node) = location.node() {
             self.nodes.add(node, &id);
         }
-        Ok(read(&channel))
+        Ok(made(&mut channel))
     }
 
     /// Removes a channel from everything.

@@ -5,8 +5,8 @@ use strait_core::ChannelId;
 
 use crate::clock::Tick;
 
-/// Detached and dead channels by the time at which their grace or claim runs out. Touched only when a channel
-/// detaches, attaches or ends.
+/// Detached and dead channels by the time at which their grace or claim runs out, those at gateways by the end of their
+/// time there. Touched only when a channel opens at a gateway, detaches, attaches or ends.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines(Mutex<BTreeSet<(Tick, ChannelId)>>);
 

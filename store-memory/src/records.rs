@@ -20,7 +20,13 @@ impl Inner {
         let (id, location) = (&new.id, &new.location);
         loop {
             let channel = Channel::new(new.clone(), self.time.now());
-            match self.channels.insert(channel, |channel| channel.record(&self.time)) {
+            let made = |channel: &mut Channel| {
+                if let Some(time) = new.due {
+                    self.channels.schedule(channel, after(self.time.now(), time));
+                }
+                channel.record(&self.time)
+            };
+            match self.channels.insert(channel, made) {
                 Ok(record) => return Ok(Opened { record, created: true }),
                 Err(Taken::Location) => {
                     return Err(conflict(

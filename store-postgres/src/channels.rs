@@ -50,7 +50,8 @@ impl ChannelStore for PostgresStore {
             .with(new.session.as_ref().map(|session| session.user.as_str()))
             .with(new.session.as_ref().map(|session| &session.value[..]))
             .with(new.grace.map(millis))
-            .with(new.token.map(|token| token.0.to_vec()));
+            .with(new.token.map(|token| token.0.to_vec()))
+            .with(new.due.map(millis));
         let row = match self.one("open", Lane::Work, &self.inner.sql.open, values).await {
             Ok(row) => row,
             // Of two calls at once for one channel, the second may meet the location before the id.

@@ -62,7 +62,7 @@ macro_rules! record {
 }
 
 statements! {
-    open = concat!("SELECT o_status, ", record!("o_channel"), " FROM {s}.open_channel($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+    open = concat!("SELECT o_status, ", record!("o_channel"), " FROM {s}.open_channel($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)");
     get = concat!("SELECT ", record!("c"), " FROM {s}.channel c WHERE id = $1");
     find = concat!("SELECT ", record!("c"), " FROM {s}.channel c WHERE place = $1 AND connection = $2 AND at_gateway = $3");
     attach = concat!(

@@ -26,12 +26,16 @@ impl Inner {
     pub(crate) async fn open(&self, new: &NewChannel) -> Result<Opened, StoreError> {
         let keys = self.keys.channel(&new.id);
         let location = place::encode(&new.location);
-        let mut call = Call::script(&scripts::OPEN, keys.slot(), &[keys.record(), keys.partition().connected()])
+        let touched = [keys.record(), keys.partition().connected(), keys.partition().due()];
+        let mut call = Call::script(&scripts::OPEN, keys.slot(), &touched)
             .arg(new.id.as_str())
             .arg(&location)
-            .arg(new.location.node().map_or("", NodeId::as_str))
-            .arg(("e", &*new.endpoint))
-            .arg(("o", &*new.opening));
+            .arg(new.location.node().map_or("", NodeId::as_str));
+        call = match new.due {
+            Some(time) => call.arg(milliseconds(time)),
+            None => call.arg(""),
+        };
+        call = call.arg(("e", &*new.endpoint)).arg(("o", &*new.opening));
         if let Some(session) = &new.session {
             call = call.arg(("uv", 1)).arg(("ui", session.user.as_str())).arg(("us", &*session.value));
         }
@@ -54,8 +58,7 @@ impl Inner {
             Reserved::New | Reserved::Before => Ok(Opened { record, created }),
             Reserved::Taken => {
                 if created {
-                    let keys = [keys.record(), keys.partition().connected()];
-                    let undo = Call::script(&scripts::UNDO_OPEN, self.keys.channel(&new.id).slot(), &keys);
+                    let undo = Call::script(&scripts::UNDO_OPEN, keys.slot(), &touched);
                     self.router.one("open", undo.arg(new.id.as_str()).arg(&location)).await?;
                 }
                 Err(conflict("open", "the location belongs to another channel, give the connection a new id"))

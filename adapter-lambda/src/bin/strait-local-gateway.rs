@@ -44,6 +44,11 @@ struct Arguments {
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     janitor: u64,
 
+    /// The secret key that requests must be signed with, where nodes or AWS' command line make some too; a random one
+    /// unless it is given
+    #[arg(long, value_name = "SECRET")]
+    secret: Option<String>,
+
     /// A variable of the function's environment, NAME=VALUE
     #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
@@ -84,6 +89,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     let mut options = Options::default().faster(arguments.time_scale);
     options.latency = Duration::from_millis(arguments.latency);
     options.janitor = (arguments.janitor > 0).then(|| Duration::from_secs(arguments.janitor));
+    options.secret = arguments.secret;
     let cannot = |error| format!("{} cannot be listened on: {error}", arguments.listen);
     let listener = TcpListener::bind(arguments.listen).await.map_err(cannot)?;
     let gateway = LocalGateway::start(listener, options).await.map_err(|error| format!("no runtime API: {error}"))?;

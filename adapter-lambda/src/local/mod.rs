@@ -60,6 +60,9 @@ pub struct Options {
     pub latency: Duration,
     /// How often the janitor is called; never by default.
     pub janitor: Option<Duration>,
+    /// The secret key that requests must be signed with, where others than this gateway's function are to know it: nodes of
+    /// a mixed fleet, AWS' command line. A random one by default.
+    pub secret: Option<String>,
 }
 
 impl Default for Options {
@@ -73,6 +76,7 @@ impl Default for Options {
             function: Duration::from_secs(30),
             latency: Duration::ZERO,
             janitor: None,
+            secret: None,
         }
     }
 }
@@ -142,7 +146,7 @@ impl LocalGateway {
             connections: Connections::default(),
             invocations: Invocations::new(options.function),
             journal: Journal::default(),
-            secret: socket::random_id(),
+            secret: options.secret.clone().unwrap_or_else(socket::random_id),
             address: listener.local_addr()?,
             started: AtomicU64::new(0),
             processes: Mutex::default(),

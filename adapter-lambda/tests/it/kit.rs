@@ -101,6 +101,12 @@ impl Deployment {
         self.function.app().hub()
     }
 
+    /// Invokes the function with an event of a gateway's own making.
+    pub(crate) async fn invoke(&self, event: &Value) -> Result<(), strait_adapter_lambda::Failure> {
+        let deadline = std::time::SystemTime::now() + PATIENCE;
+        self.function.handle(&event.to_string(), deadline).await.map(drop)
+    }
+
     /// A connection as the function knows it.
     pub(crate) fn at(&self, connection: &str) -> GatewayConnection {
         let endpoint = format!("http://{}", self.address()).into();

@@ -54,6 +54,25 @@ async fn requests_that_are_not_signed_are_forbidden() {
     }
 }
 
+/// As a node of a mixed fleet, or AWS' command line.
+#[tokio::test]
+async fn who_was_told_the_secret_can_sign() {
+    let options = || Options { secret: Some("told".to_owned()), ..Options::default() };
+    let deployment = Deployment::with(app, options(), 1).await;
+    let mut client = deployment.connect("/a").await;
+    let post = Post { to: deployment.at(&deployment.ids()[0]), frame: Frame::new(FrameKind::Text, &[b"hello"]) };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = LocalGateway::start(listener, options()).await.unwrap();
+    assert!(other.variables().contains(&("AWS_SECRET_ACCESS_KEY", "told".to_owned())));
+    let node = other.client(settings()).unwrap();
+    assert_eq!(node.post(std::slice::from_ref(&post), soon()).await, [Posted::Sent]);
+    client.expect("hello").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stranger = LocalGateway::start(listener, Options::default()).await.unwrap();
+    let stranger = stranger.client(settings()).unwrap();
+    assert_eq!(stranger.post(&[post], soon()).await, [Posted::Misconfigured]);
+}
+
 #[tokio::test]
 async fn the_journal_can_be_looked_at() {
     let deployment = Deployment::start(app).await;

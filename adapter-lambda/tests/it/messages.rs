@@ -121,3 +121,29 @@ async fn an_invocation_that_fails_is_told_by_the_gateway() {
     client.expect(r#"{"action":"zero","result":0}"#).await;
     assert_eq!(client.json().await["message"], "Internal server error");
 }
+
+/// As an integration that converts to binary hands it over.
+#[tokio::test]
+async fn an_encoded_message_is_bytes_and_need_not_be_text() {
+    let app = || {
+        let takes = Endpoint::new("takes", "/takes")
+            .public()
+            .on_binary(async |bytes: bytes::Bytes| format!("{} bytes", bytes.len()));
+        App::new()
+            .endpoint(takes)
+            .endpoint(Endpoint::new("texts", "/texts").public().on_message(async |text: String| text))
+    };
+    let deployment = Deployment::start(app).await;
+    let mut takes = deployment.connect("/takes").await;
+    let mut texts = deployment.connect("/texts").await;
+    let [takes_id, texts_id] = deployment.ids().try_into().unwrap();
+    let message = |connection: &str, body: &str| {
+        let context = json!({"eventType": "MESSAGE", "connectionId": connection});
+        json!({"requestContext": context, "body": body, "isBase64Encoded": true})
+    };
+    deployment.invoke(&message(&takes_id, "AP8=")).await.unwrap();
+    takes.expect("2 bytes").await;
+    deployment.invoke(&message(&texts_id, "aGVsbG8=")).await.unwrap();
+    texts.expect("hello").await;
+    deployment.invoke(&message(&texts_id, "_w==")).await.expect_err("that is no base64");
+}

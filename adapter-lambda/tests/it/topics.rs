@@ -98,6 +98,23 @@ async fn a_throttled_gateway_loses_no_channel_and_no_event() {
 }
 
 #[tokio::test]
+async fn who_is_stuck_gets_its_events_in_order_and_keeps_nobody_waiting() {
+    let log = Log::default();
+    let deployment = Deployment::start(|| app(&log)).await;
+    let mut ada = deployment.connect("/a/ada").await;
+    let mut bob = deployment.connect("/a/bob").await;
+    let [_, bob_id] = deployment.ids().try_into().unwrap();
+    deployment.gateway.faults().add("post=hang".parse::<Fault>().unwrap().at(&bob_id).times(1));
+    for text in ["one", "two", "three"] {
+        publish(&deployment, "t", text).await;
+        ada.expect(text).await;
+    }
+    for text in ["one", "two", "three"] {
+        bob.expect(text).await;
+    }
+}
+
+#[tokio::test]
 async fn only_gone_evicts() {
     let log = Log::default();
     let deployment = Deployment::start(|| app(&log)).await;

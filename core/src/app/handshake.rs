@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::percent_decode_str;
@@ -17,6 +17,7 @@ use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::handler::{OpenContext, Requirement};
 use crate::hub::{EventHub, ending};
+use crate::invocation::tries::retried;
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
 use crate::policy::{Limits, Origins, Transport};
@@ -261,6 +262,7 @@ impl Admitted {
             session: self.session.as_ref().map(|session| session.to_stored().clone()),
             grace: self.endpoint.grace,
             token: None,
+            due: None,
         }
     }
 
@@ -269,19 +271,24 @@ impl Admitted {
     pub(crate) async fn open_at(
         self,
         location: &Location,
+        until: Instant,
         outlet: impl FnOnce(&Record) -> Arc<dyn Outlet>,
     ) -> Result<(Channel, Record, bool), Refusal> {
-        let new = self.new_channel(location.clone(), ChannelId::unique());
+        let id = ChannelId::unique();
+        let longest = self.app.hub().gateways().gateway.as_ref().and_then(|gateway| gateway.capabilities().longest());
+        let new = NewChannel { due: longest, ..self.new_channel(location.clone(), id.clone()) };
         let Self { app, endpoint, opening, session } = self;
         let store = app.store();
-        let (record, created) = match store.open(new).await {
-            Ok(Opened { record, created }) => (record, created),
+        let record = match retried(until, || store.open(new.clone())).await {
+            Ok(Opened { record, .. }) => record,
             Err(error) if error.kind == StoreErrorKind::Conflict => {
-                let found = store.find(location).await.map_err(|error| Refusal::of_store(&error))?;
-                (found.ok_or_else(|| Refusal::of_store(&error))?, false)
+                let found = retried(until, || store.find(location)).await.map_err(|error| Refusal::of_store(&error))?;
+                found.ok_or_else(|| Refusal::of_store(&error))?
             }
             Err(error) => return Err(Refusal::of_store(&error)),
         };
+        // Also if the answer that said so was lost.
+        let created = record.id == id;
         let outlet = outlet(&record);
         let channel = Channel::new(app.clone(), endpoint, record.clone(), opening, session.filter(|_| created), outlet);
         Ok((channel, record, created))

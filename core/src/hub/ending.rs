@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 use parking_lot::Mutex;
@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::channel::Channel;
 use crate::conversation::guarded;
 use crate::handler::{DisconnectContext, DisconnectReason};
+use crate::invocation::tries::retried;
 use crate::name::ChannelId;
 use crate::panics::survived;
 use crate::store::{Claim, Fence, StoreError};
@@ -95,6 +96,20 @@ pub(crate) fn undo(hub: &EventHub, id: ChannelId) {
     undo.waiting.push_back(id);
     if !std::mem::replace(&mut undo.is_running, true) {
         runtime.spawn(undo_all(hub.clone()));
+    }
+}
+
+/// As [`undo`], at once and while there is time. What is left then is found when it is due.
+pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) {
+    let fence = channel.fence();
+    let undone = async {
+        if let Some(claim) = retried(until, || hub.store().claim(&fence, hub.node(), hub.lease_term())).await? {
+            retried(until, || hub.store().remove(std::slice::from_ref(&claim))).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = undone.await {
+        tracing::warn!(error = %error, "a channel that nobody was told of waits until it is due");
     }
 }
 

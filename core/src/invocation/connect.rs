@@ -15,6 +15,7 @@ use crate::channel::Channel;
 use crate::conversation::Conversation;
 use crate::error::Error;
 use crate::gateway::GatewayConnection;
+use crate::hub::ending;
 use crate::name::ChannelId;
 use crate::outlet::Outlet;
 use crate::policy::Transport;
@@ -63,7 +64,7 @@ impl Invocation {
             line = Some(Arc::clone(&made));
             made as Arc<dyn Outlet>
         };
-        let (channel, record, created) = admitted.open_at(&connection.location(), make).await?;
+        let (channel, record, created) = admitted.open_at(&connection.location(), self.posts, make).await?;
         let Some(line) = line else { return Err(Refusal::unavailable("the channel could not be opened")) };
         let result = match (record.phase, created) {
             (RecordPhase::Opening, true) => self.run_on_connect(channel, &line).await,
@@ -94,7 +95,7 @@ impl Invocation {
             Ok(Some(record)) if record.phase == RecordPhase::Opening => {
                 match held::is_held(self.hub(), &id).await.map_err(refused) {
                     Ok(true) => Ok(Some(id)),
-                    Ok(false) => self.run_locked(channel, line).await,
+                    Ok(false) => self.run_locked(channel, line, false).await,
                     Err(refusal) => Err(refusal),
                 }
             }
@@ -109,14 +110,18 @@ impl Invocation {
         let taken = Lock::take(self.hub(), channel.id(), ttl, self.posts).await;
         let lock = taken.map_err(|error| Refusal::of_error(&error))?;
         let lock = lock.ok_or_else(|| Refusal::unavailable("the connection is being made by another try"))?;
-        let result = self.run_locked(channel, line).await;
+        let result = self.run_locked(channel, line, true).await;
         lock.release().await;
         result
     }
 
-    async fn run_locked(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
+    async fn run_locked(&self, channel: Channel, line: &Line, created: bool) -> Result<Option<ChannelId>, Refusal> {
         let hub = self.hub();
         if let Err(error) = hub.list_at_gateway(&channel).await {
+            if created {
+                // Nobody was told of it, and the janitor would not find it.
+                ending::undo_now(hub, &channel, self.posts).await;
+            }
             return Err(Refusal::of_error(&error));
         }
         let id = channel.id().clone();

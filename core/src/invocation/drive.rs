@@ -57,7 +57,7 @@ impl Invocation {
             line.end();
             ended
         };
-        let (ended, ()) = join(running, line.pump(at)).await;
+        let (ended, ()) = join(running, line.pump(at, self.posts)).await;
         if let Ended::Close(close) = ended {
             self.close(conversation, line, at, &close).await;
         }

@@ -1,14 +1,14 @@
 //! What is left behind at gateways: connections whose end nobody told of, relays and sequences that stopped half-way.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
 
 use super::Invocation;
 use crate::error::Error;
-use crate::gateway::{Capabilities, GatewayConnection, Probed};
+use crate::gateway::{GatewayConnection, Probed};
 use crate::handler::DisconnectReason;
 use crate::hub::gateways::shards;
 use crate::hub::{PAGE, ending};
@@ -20,8 +20,6 @@ use crate::store::{LeaseTerm, Record, RecordPhase};
 const AT_ONCE: usize = 16;
 /// How many abandoned channels are ended at once.
 const CLAIMS: usize = 32;
-/// Clocks may differ by so much before a connection counts as one that cannot be there any more.
-const SLACK: Duration = Duration::from_mins(5);
 
 impl Invocation {
     /// Ends channels whose connection is gone without a word, posts what was left half-way, and ends what others began
@@ -97,12 +95,12 @@ impl Invocation {
     /// Why a channel's connection cannot be there any more, if so.
     async fn has_gone(&self, record: &Record, at: &GatewayConnection) -> Option<DisconnectReason> {
         let gateway = self.hub().gateways().gateway.as_ref()?;
-        let Capabilities { lifetime, quiet, .. } = gateway.capabilities();
+        let capabilities = gateway.capabilities();
         let age = SystemTime::now().duration_since(record.opened_at).unwrap_or_default();
-        if lifetime.is_some_and(|lifetime| age > lifetime + SLACK.min(lifetime)) {
+        if capabilities.longest().is_some_and(|longest| age > longest) {
             return Some(DisconnectReason::Expired);
         }
-        if age < quiet || self.hub().may_be_opening(record) {
+        if age < capabilities.quiet || self.hub().may_be_opening(record) {
             return None;
         }
         (gateway.probe(at, self.posts).await == Probed::Gone).then_some(DisconnectReason::Lost)

@@ -81,8 +81,9 @@ impl Line {
         self.state.lock().queue.drain(..).collect()
     }
 
-    /// Posts what is sent until the [`end`](Self::end), and then lets the publisher's own events pass.
-    pub(super) async fn pump(&self, to: &GatewayConnection) {
+    /// Posts what is sent until the [`end`](Self::end), and then lets the publisher's own events pass. Nothing is tried
+    /// beyond `until`, which is this invocation's: another one of the process may have more time.
+    pub(super) async fn pump(&self, to: &GatewayConnection, until: Instant) {
         let hub = self.app.hub();
         let mut gone = false;
         loop {
@@ -91,7 +92,7 @@ impl Line {
                 (state.queue.drain(..).collect::<Vec<_>>(), state.ended)
             };
             if !frames.is_empty() && !gone {
-                gone = post_all(hub, &self.channel, to, frames).await == Sending::Gone;
+                gone = post_all(hub, &self.channel, to, frames, until).await == Sending::Gone;
             } else if ended {
                 break;
             } else {
@@ -169,9 +170,9 @@ pub(super) async fn post_all(
     channel: &ChannelId,
     to: &GatewayConnection,
     frames: Vec<Frame>,
+    until: Instant,
 ) -> Sending {
-    let deadline = hub.post_deadline();
-    let sending = post_until(hub, channel, to, frames, deadline).await;
+    let sending = post_until(hub, channel, to, frames, hub.post_deadline().min(until)).await;
     if matches!(sending, Sending::Failed | Sending::NotReady) {
         tracing::error!(%channel, "what a handler has sent could not be posted");
         metrics::counter!("strait_gateway_lost_total").increment(1);

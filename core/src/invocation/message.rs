@@ -10,6 +10,7 @@ use super::line::Line;
 use super::order::Lock;
 use crate::channel::Channel;
 use crate::conversation::{Conversation, Inbound};
+use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::gateway::GatewayConnection;
@@ -18,18 +19,54 @@ use crate::policy::Ordering;
 use crate::protocol::plain;
 use crate::store::{Record, RecordPhase};
 
+/// What a client has sent.
+#[derive(Clone, Copy)]
+pub(super) enum Body<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+}
+
+impl Body<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// Text may have come as bytes; an endpoint that takes none can only mean that.
+    fn as_meant(self, endpoint: &EndpointInner) -> Self {
+        match self {
+            Self::Bytes(bytes) if endpoint.binary.is_none() => str::from_utf8(bytes).map_or(self, Body::Text),
+            Self::Bytes(_) | Self::Text(_) => self,
+        }
+    }
+}
+
 impl Invocation {
     /// Handles a text message of a connection and posts the answer. A connection without a channel is closed.
     ///
     /// # Errors
     /// What the store answers: the message was not handled.
     pub async fn message(&self, at: &GatewayConnection, text: &str) -> Result<(), Error> {
-        let handled = self.handle(at, text).await;
+        self.receive(at, Body::Text(text)).await
+    }
+
+    /// As [`message`](Self::message), of bytes: for `on_binary`. An endpoint without it takes those that are UTF-8 as text.
+    ///
+    /// # Errors
+    /// What the store answers: the message was not handled.
+    pub async fn bytes(&self, at: &GatewayConnection, bytes: &[u8]) -> Result<(), Error> {
+        self.receive(at, Body::Bytes(bytes)).await
+    }
+
+    async fn receive(&self, at: &GatewayConnection, body: Body<'_>) -> Result<(), Error> {
+        let handled = self.handle(at, body).await;
         self.settle().await;
         handled
     }
 
-    async fn handle(&self, at: &GatewayConnection, text: &str) -> Result<(), Error> {
+    async fn handle(&self, at: &GatewayConnection, body: Body<'_>) -> Result<(), Error> {
         let Some(record) = self.find(at).await? else {
             tracing::debug!("a message of a connection without a channel");
             self.hang_up(at).await;
@@ -41,8 +78,9 @@ impl Invocation {
         let Some(endpoint) = self.app.endpoint(&record.endpoint).cloned() else {
             return Err(Error::internal("the channel's endpoint is not one of this application"));
         };
+        let body = body.as_meant(&endpoint);
         match &endpoint.ordering {
-            Ordering::Concurrent => self.handle_now(at, record, text).await,
+            Ordering::Concurrent => self.handle_now(at, record, body).await,
             Ordering::Serialized => {
                 let ttl = endpoint.limits.handler + Lock::MARGIN;
                 let Some(lock) = Lock::take(self.hub(), &record.id, ttl, self.posts).await? else {
@@ -50,14 +88,14 @@ impl Invocation {
                 };
                 let handled = match self.find(at).await {
                     // As it is after the message before.
-                    Ok(Some(record)) => self.handle_now(at, record, text).await,
+                    Ok(Some(record)) => self.handle_now(at, record, body).await,
                     Ok(None) => Ok(()),
                     Err(error) => Err(error.into()),
                 };
                 lock.release().await;
                 handled
             }
-            Ordering::Sequenced(member) => self.handle_in_sequence(at, &record, member, text).await,
+            Ordering::Sequenced(member) => self.handle_in_sequence(at, &record, member, body).await,
         }
     }
 
@@ -69,18 +107,20 @@ impl Invocation {
     }
 
     /// Runs the message's handler.
-    pub(super) async fn handle_now(&self, at: &GatewayConnection, record: Record, text: &str) -> Result<(), Error> {
+    pub(super) async fn handle_now(&self, at: &GatewayConnection, record: Record, body: Body<'_>) -> Result<(), Error> {
         let (channel, line) = self.rehydrate(record)?;
         let limit = channel.inner.endpoint.limits.message;
-        let envelope =
-            self.hub().gateways().gateway.as_ref().and_then(|g| g.capabilities().open_envelope(text.as_bytes()));
-        let inbound = match envelope {
-            Some(bytes) => Inbound::binary(bytes),
-            None => Inbound::text(BytesMut::from(text)),
+        let gateway = self.hub().gateways().gateway.as_ref();
+        let inbound = match body {
+            Body::Bytes(bytes) => Inbound::binary(BytesMut::from(bytes)),
+            Body::Text(text) => match gateway.and_then(|g| g.capabilities().open_envelope(text.as_bytes())) {
+                Some(bytes) => Inbound::binary(bytes),
+                None => Inbound::text(BytesMut::from(text)),
+            },
         };
         let mut conversation = Conversation::rehydrated(channel);
         conversation.limit(self.posts.saturating_duration_since(Instant::now()));
-        if text.len() > limit {
+        if body.len() > limit {
             // A node would have cut it off while reading.
             let close = crate::close::Close::too_big("the message is longer than this endpoint takes");
             self.converse(&mut conversation, &line, at, |conversation, cx| conversation.close(close, cx)).await;
@@ -98,7 +138,7 @@ impl Invocation {
         let (_channel, line) = self.rehydrate(record.clone())?;
         plain::error(None, error, |parts| line.reply(FrameKind::Text, parts));
         line.end();
-        line.pump(at).await;
+        line.pump(at, self.posts).await;
         Ok(())
     }
 }

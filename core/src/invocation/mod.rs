@@ -9,6 +9,7 @@ mod line;
 mod message;
 mod order;
 mod sequence;
+pub(crate) mod tries;
 
 use std::time::{Duration, Instant};
 
@@ -20,15 +21,10 @@ use crate::error::Error;
 use crate::gateway::GatewayConnection;
 use crate::handler::DisconnectReason;
 use crate::hub::gateways::Todo;
-use crate::hub::lease::jittered;
 use crate::hub::{EventHub, Work, ending};
 use crate::store::{Record, RecordPhase, StoreError};
 use order::Lock;
-
-/// How often a channel is looked for before its message is given up: the first time may meet a connection to the store that
-/// died in silence while the process was frozen.
-const TRIES: u32 = 3;
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
+use tries::retried;
 
 /// One invocation's work on channels. Every method ends with everything that it began being done, handed over, or
 /// given up at the deadline; the process may be frozen then.
@@ -65,23 +61,19 @@ impl Invocation {
 
     /// Waits until nothing is under way any more.
     async fn settle(&self) {
-        if tokio::time::timeout_at(self.end.into(), self.hub().settled()).await.is_err() {
+        if tokio::time::timeout_at(self.end.into(), self.hub().settled()).await.is_ok() {
+            return;
+        }
+        if self.hub().gateways().goes_on_after(self.end) {
+            tracing::debug!("what is not posted yet goes on in the time of this process's other invocations");
+        } else {
             tracing::error!("the invocation's time is over before everything was posted or handed over");
         }
     }
 
     async fn find(&self, at: &GatewayConnection) -> Result<Option<Record>, StoreError> {
-        let (location, mut tries, mut pause) = (at.location(), 1, FIRST_PAUSE);
-        let found = loop {
-            match self.hub().store().find(&location).await {
-                Err(error) if error.is_retryable() && tries < TRIES && Instant::now() + pause < self.posts => {
-                    tracing::warn!(error = %error, "a channel is looked for again");
-                    tokio::time::sleep(jittered(pause)).await;
-                    (tries, pause) = (tries + 1, pause * 2);
-                }
-                found => break found?,
-            }
-        };
+        let location = at.location();
+        let found = retried(self.posts, || self.hub().store().find(&location)).await?;
         Ok(found.filter(|record| record.phase != RecordPhase::Dead))
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Invocation;
+use super::message::Body;
 use super::order::Lock;
 use crate::error::Error;
 use crate::event::{Event, Payload, Retention};
@@ -73,9 +74,14 @@ impl Invocation {
         at: &GatewayConnection,
         record: &Record,
         member: &str,
-        text: &str,
+        body: Body<'_>,
     ) -> Result<(), Error> {
-        let Some(number) = number(text, member) else {
+        // Bytes have no member that could count them.
+        let counted = match body {
+            Body::Text(text) => number(text, member).map(|number| (number, text)),
+            Body::Bytes(_) => None,
+        };
+        let Some((number, text)) = counted else {
             let error = Error::invalid(format!("the member {member:?} must count the messages, from 1"));
             return self.refuse(at, record, &error).await;
         };
@@ -121,7 +127,7 @@ impl Invocation {
             place.done += 1;
             // Noted first: a message whose handler may have run is not handled again.
             write(self.hub(), id, &Note::Done(place.done)).await?;
-            self.handle_now(at, record, &text).await?;
+            self.handle_now(at, record, Body::Text(&text)).await?;
         }
         Ok(())
     }

@@ -26,6 +26,9 @@ pub struct NewChannel {
     pub grace: Option<Duration>,
     /// The hash of its first resume token.
     pub token: Option<TokenHash>,
+    /// After how long it is due, unless it was attached, detached or ended before: where a gateway holds its connection,
+    /// no node's lease says that it has ended. `None` for never.
+    pub due: Option<Duration>,
 }
 
 /// The answer to [`ChannelStore::open`].
@@ -242,8 +245,8 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer; the lease ends by itself.
     async fn release(&self, node: &NodeId) -> Result<(), StoreError>;
 
-    /// Claims up to `limit` channels that are due: those on nodes without a lease, those whose grace or claim has run
-    /// out. A resumable channel on a node without a lease that was open is detached instead, and due when its grace
+    /// Claims up to `limit` channels that are due: those on nodes without a lease, those whose grace, claim or time at a
+    /// gateway ([`NewChannel::due`]) has run out. A resumable channel on a node without a lease that was open is detached instead, and due when its grace
     /// ends. May answer fewer than are due, also none: it is called again and again.
     ///
     /// # Errors

@@ -65,6 +65,8 @@ macro_rules! __store_suite {
                 who_outlived_a_claim_is_fenced_off
                 a_renewed_claim_does_not_come_back
                 an_ended_grace_is_due
+                what_a_gateway_holds_is_due_in_its_time
+                who_ends_or_moves_before_its_time_is_not_due
                 what_is_not_due_is_left_alone
                 the_due_come_in_pages
                 concurrent_claimers_share_what_is_due

@@ -66,6 +66,7 @@ impl Trial {
             session: None,
             grace: None,
             token: None,
+            due: None,
         }
     }
 

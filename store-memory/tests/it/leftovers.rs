@@ -31,6 +31,7 @@ fn channel(node: &NodeId, grace: Option<Duration>) -> NewChannel {
         session: None,
         grace,
         token: None,
+        due: None,
     }
 }
 

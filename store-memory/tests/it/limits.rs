@@ -31,6 +31,7 @@ async fn resumable(store: &MemoryStore) -> Record {
         session: None,
         grace: Some(Duration::from_secs(60)),
         token: None,
+        due: None,
     };
     store.open(new).await.unwrap().record
 }

@@ -71,7 +71,7 @@ async fn crowd(store: &MemoryStore, node: &NodeId) -> Vec<ChannelId> {
     for id in &ids {
         let (endpoint, opening) = (Arc::from("room"), Bytes::new());
         let (id, location) = (id.clone(), at(node, id));
-        let new = NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None };
+        let new = NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None, due: None };
         store.open(new).await.unwrap();
     }
     ids

@@ -1,16 +1,17 @@
 -- status: 0 created, 1 was there, 2 the id is in use elsewhere. A location in use is a unique violation.
 CREATE FUNCTION {s}.open_channel(
     a_id text, a_endpoint text, a_gateway boolean, a_place text, a_connection text, a_opening bytea,
-    a_user text, a_value bytea, a_grace bigint, a_token bytea, OUT o_status smallint, OUT o_channel {s}.channel
+    a_user text, a_value bytea, a_grace bigint, a_token bytea, a_due bigint, OUT o_status smallint, OUT o_channel {s}.channel
 ) LANGUAGE plpgsql AS $$
 BEGIN
     LOOP
         INSERT INTO {s}.channel (
             id, endpoint, generation, phase, at_gateway, place, connection, opening, state_version, session_version,
-            user_id, user_value, grace, opened_at, token
+            user_id, user_value, grace, opened_at, token, due
         ) VALUES (
             a_id, a_endpoint, 1, 0, a_gateway, a_place, a_connection, a_opening, 0,
-            CASE WHEN a_user IS NULL THEN 0 ELSE 1 END, a_user, a_value, a_grace, clock_timestamp(), a_token
+            CASE WHEN a_user IS NULL THEN 0 ELSE 1 END, a_user, a_value, a_grace, clock_timestamp(), a_token,
+            clock_timestamp() + {s}.millis(a_due)
         ) ON CONFLICT (id) DO NOTHING RETURNING * INTO o_channel;
         IF FOUND THEN
             o_status := 0;

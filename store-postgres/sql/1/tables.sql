@@ -7,7 +7,8 @@ CREATE TABLE {s}.node (
 );
 CREATE INDEX node_until ON {s}.node (until);
 
--- phase: 0 opening, 1 open, 2 detached, 3 dead. due: the end of the grace of the detached, of the claim of the dead.
+-- phase: 0 opening, 1 open, 2 detached, 3 dead. due: the end of the grace of the detached, of the claim of the dead, of the
+-- time at a gateway of the others.
 CREATE TABLE {s}.channel (
     id text COLLATE "C" PRIMARY KEY,
     endpoint text NOT NULL,

@@ -25,6 +25,7 @@ fn new_channel(node: &NodeId) -> NewChannel {
         session: None,
         grace: Some(LONG),
         token: None,
+        due: None,
     }
 }
 

@@ -18,8 +18,8 @@ if moved then
   redis.call('HSET', KEYS[1], 'v', location)
 end
 if node ~= '' then redis.call('ZREM', KEYS[2], node .. '\0' .. ARGV[1]) end
+redis.call('ZREM', KEYS[3], ARGV[1])
 if phase == 'd' then
-  redis.call('ZREM', KEYS[3], ARGV[1])
   redis.call('HDEL', KEYS[1], 'u')
   phase = 'O'
 end

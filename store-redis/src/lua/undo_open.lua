@@ -1,5 +1,6 @@
--- Takes back what `open` made, unless somebody has gone on with it. KEYS channel, connected. ARGV channel, location.
+-- Takes back what `open` made, unless somebody has gone on with it. KEYS channel, connected, due. ARGV channel, location.
 local r = redis.call('HMGET', KEYS[1], 'g', 'p', 'l', 'n')
 if r[1] ~= '1' or r[2] ~= 'o' or r[3] ~= ARGV[2] then return 0 end
 redis.call('ZREM', KEYS[2], r[4] .. '\0' .. ARGV[1])
+redis.call('ZREM', KEYS[3], ARGV[1])
 return redis.call('DEL', KEYS[1])

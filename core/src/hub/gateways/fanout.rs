@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::stream::{self, FuturesUnordered, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 use super::work::{Next, Passing, Rest, Spread, Todo};
 use super::{Absent, EventHub, PAUSE, Work};
@@ -20,6 +22,8 @@ use crate::store::{Member, StoreError};
 /// How many members are posted to at once: more than a gateway takes requests, so that some that are slow keep nobody else
 /// waiting.
 const MEMBERS_AT_ONCE: usize = 256;
+/// How long a topic's next publication waits for members that are slow to take this one.
+const SLOW: Duration = Duration::from_millis(250);
 /// How many bytes of events go to the members together: what is left of them must fit into one asynchronous invocation.
 pub(super) const BYTES_AT_ONCE: usize = 96 * 1024;
 /// How many members that were left over are looked up at once.
@@ -121,7 +125,7 @@ impl EventHub {
                 }
             }
             for events in bounded(events) {
-                self.spread(Spread::new(topic.clone(), events, false)).await;
+                self.spread_past_the_slow(Spread::new(topic.clone(), events, false)).await;
             }
             if relays {
                 self.relay_topic(topic).await;
@@ -129,8 +133,26 @@ impl EventHub {
         }
     }
 
+    /// As [`spread`](Self::spread), and does not wait for members that are slow: they are posted to in the background. What
+    /// comes next is posted behind it, as a gateway keeps the order of what it was given for one connection.
+    async fn spread_past_the_slow(&self, spread: Spread) {
+        let (passed, may_pass) = oneshot::channel();
+        let hub = self.clone();
+        self.in_background(async move {
+            hub.spread_and_tell(spread, Some(passed)).await;
+        });
+        // It is dropped where everybody was quick.
+        let _ = may_pass.await;
+    }
+
     /// Posts events to a topic's members. `false` if there are members that nobody will post to, or tell of a gap.
-    pub(crate) async fn spread(&self, mut spread: Spread) -> bool {
+    pub(crate) async fn spread(&self, spread: Spread) -> bool {
+        self.spread_and_tell(spread, None).await
+    }
+
+    /// Tells if the topic's next events may be posted before this has ended: each member was given these, and only slow
+    /// ones have not taken them.
+    pub(super) async fn spread_and_tell(&self, mut spread: Spread, passed: Option<oneshot::Sender<()>>) -> bool {
         let Some(gateway) = self.gateway() else { return false };
         let capabilities = gateway.capabilities();
         let frames: Vec<Option<Frame>> =
@@ -156,7 +178,14 @@ impl EventHub {
                 let Some(parcel) = self.parcel(&spread, &frames, member) else { continue };
                 match self.replying_to(&spread, &parcel.channel) {
                     Some(replied) => own.push((replied, parcel)),
-                    None => posting.push(self.post_parcel(&topic, retained, parcel)),
+                    None => {
+                        let mut post = Box::pin(self.post_parcel(&topic, retained, parcel));
+                        // Given to the gateway before anything else is.
+                        match (&mut post).now_or_never() {
+                            Some(left) => failed.extend(left),
+                            None => posting.push(post),
+                        }
+                    }
                 }
                 while posting.len() >= MEMBERS_AT_ONCE {
                     failed.extend(posting.next().await.flatten());
@@ -165,13 +194,30 @@ impl EventHub {
             let left = members.map(|member| Rest { channel: member.fence.id, joined: member.joined });
             spread.rest.extend(left);
         }
-        while let Some(left) = posting.next().await {
-            failed.extend(left);
+        let quick = async {
+            while let Some(left) = posting.next().await {
+                failed.extend(left);
+            }
+        };
+        if passed.is_some() {
+            let _ = tokio::time::timeout(SLOW, quick).await;
+        } else {
+            quick.await;
         }
         for (mut replied, parcel) in own {
             // The publisher gets its own event after the reply; if that never comes, it gets it all the same.
             let _ = tokio::time::timeout_at(self.post_deadline().into(), replied.wait_for(|replied| *replied)).await;
             failed.extend(self.post_parcel(&topic, retained, parcel).await);
+        }
+        let _until_all_is_done = match passed {
+            Some(passed) if !posting.is_empty() => {
+                let _ = passed.send(());
+                None
+            }
+            passed => passed,
+        };
+        while let Some(left) = posting.next().await {
+            failed.extend(left);
         }
         self.hand_over(spread, failed).await
     }

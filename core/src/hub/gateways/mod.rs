@@ -173,6 +173,11 @@ impl Gateways {
         self.deadlines.lock().push(deadline);
     }
 
+    /// Whether an invocation of this process has more time than that: what runs in the background is its too.
+    pub(crate) fn goes_on_after(&self, end: Instant) -> bool {
+        self.deadlines.lock().iter().any(|deadline| *deadline > end)
+    }
+
     pub(crate) fn end_invocation(&self, deadline: Instant) {
         let mut deadlines = self.deadlines.lock();
         if let Some(at) = deadlines.iter().position(|other| *other == deadline) {

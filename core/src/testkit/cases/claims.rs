@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::name::{ChannelId, NodeId};
-use crate::store::{Claim, Fence, Patch, RecordPhase, Written};
+use crate::store::{Claim, Fence, NewChannel, Patch, RecordPhase, Written};
 use crate::testkit::trial::{LONG, SHORT, Trial, eventually, indexed, plain, set_state, token, topic};
 
 pub async fn a_claim_ends_the_channel(t: Trial) {
@@ -102,6 +102,41 @@ pub async fn an_ended_grace_is_due(t: Trial) {
     assert_eq!(claims[0].fence, Fence { generation: 2, ..ended.fence() });
     assert_eq!(claims[0].record.phase, RecordPhase::Dead);
     assert_eq!(t.record(&resumed.id).await.phase, RecordPhase::Open);
+}
+
+/// Nothing but its record tells of it: whoever opened it died before it was subscribed to anything.
+pub async fn what_a_gateway_holds_is_due_in_its_time(t: Trial) {
+    let later = t.open_as(NewChannel { due: Some(LONG), ..t.new_channel() }).await;
+    let ended = t.open_as(NewChannel { due: Some(SHORT), ..t.new_channel() }).await;
+    let open = t.open_as(NewChannel { due: Some(SHORT), grace: Some(LONG), ..t.new_channel() }).await;
+    let opened = Patch { opened: true, ..Patch::default() };
+    assert_eq!(t.store.write(&open.fence(), opened).await.unwrap(), Written::Done);
+    let mut claims: Vec<_> = t.due(2).await.into_iter().map(|claim| (claim.fence, claim.record.phase)).collect();
+    claims.sort_by_key(|(fence, _)| fence.id != ended.id);
+    let dead = |fence| (Fence { generation: 2, ..fence }, RecordPhase::Dead);
+    assert_eq!(claims, [dead(ended.fence()), dead(open.fence())]);
+    assert_eq!(t.record(&later.id).await, later);
+}
+
+pub async fn who_ends_or_moves_before_its_time_is_not_due(t: Trial) {
+    let new = || NewChannel { due: Some(SHORT), token: Some(token(1)), grace: Some(LONG), ..t.new_channel() };
+    let [moved, detached, claimed, removed] = [new(), new(), new(), new()];
+    let moved = t.open_as(moved).await;
+    t.attached(&moved.id, token(1), None).await;
+    let detached = t.open_as(detached).await;
+    t.store.detach(&detached.fence(), LONG).await.unwrap();
+    let claimed = t.claim(&t.open_as(claimed).await).await;
+    let removed = t.open_as(removed).await;
+    t.end(&removed).await;
+    // The same channel once more, without a time.
+    let again = t.open_as(NewChannel { id: removed.id, location: removed.location, ..t.new_channel() }).await;
+    // Once one that was opened later is due, the others would be too.
+    let sentinel = t.open_as(new()).await;
+    assert_eq!(t.due(1).await[0].fence.id, sentinel.id);
+    assert_eq!(t.record(&moved.id).await.generation, 2);
+    assert!(matches!(t.record(&detached.id).await.phase, RecordPhase::Detached { .. }));
+    assert_eq!(t.record(&claimed.fence.id).await, claimed.record);
+    assert_eq!(t.record(&again.id).await, again);
 }
 
 pub async fn what_is_not_due_is_left_alone(t: Trial) {

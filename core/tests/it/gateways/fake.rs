@@ -40,6 +40,9 @@ struct Inner {
     /// How long a post takes.
     latency: Duration,
     posts: usize,
+    probes: usize,
+    /// Until when each post was to be tried.
+    deadlines: Vec<Instant>,
 }
 
 impl std::fmt::Debug for FakeGateway {
@@ -59,7 +62,14 @@ impl FakeGateway {
             patience: Duration::from_secs(5),
             quiet: Duration::ZERO,
         };
-        let inner = Inner { connections: HashMap::new(), fault: None, latency: Duration::ZERO, posts: 0 };
+        let inner = Inner {
+            connections: HashMap::new(),
+            fault: None,
+            latency: Duration::ZERO,
+            posts: 0,
+            probes: 0,
+            deadlines: Vec::new(),
+        };
         Self { inner: Arc::new(Mutex::new(inner)), capabilities }
     }
 
@@ -83,6 +93,16 @@ impl FakeGateway {
 
     pub(crate) fn posts(&self) -> usize {
         self.inner.lock().posts
+    }
+
+    /// Posts and probes.
+    pub(crate) fn requests(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.posts + inner.probes
+    }
+
+    pub(crate) fn deadlines(&self) -> Vec<Instant> {
+        self.inner.lock().deadlines.clone()
     }
 
     pub(crate) fn establish(&self, connection: &str) {
@@ -128,7 +148,11 @@ impl Gateway for FakeGateway {
     }
 
     async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted> {
-        let latency = self.inner.lock().latency;
+        let latency = {
+            let mut inner = self.inner.lock();
+            inner.deadlines.extend(posts.iter().map(|_| deadline));
+            inner.latency
+        };
         if !latency.is_zero() && tokio::time::timeout_at(deadline.into(), tokio::time::sleep(latency)).await.is_err() {
             return vec![Posted::Unsent; posts.len()];
         }
@@ -170,7 +194,9 @@ impl Gateway for FakeGateway {
     }
 
     async fn probe(&self, to: &GatewayConnection, _: Instant) -> Probed {
-        match self.inner.lock().connections.get(to.id.as_str()) {
+        let mut inner = self.inner.lock();
+        inner.probes += 1;
+        match inner.connections.get(to.id.as_str()) {
             Some(connection) if connection.established => Probed::Alive,
             _ => Probed::Gone,
         }
@@ -249,6 +275,11 @@ impl Function {
 
     pub(crate) async fn message_within(&self, connection: &str, text: &str, time: Duration) {
         let handled = self.app.invocation(Instant::now() + time).message(&at(connection), text).await;
+        handled.expect("the message is handled");
+    }
+
+    pub(crate) async fn bytes(&self, connection: &str, bytes: &[u8]) {
+        let handled = self.app.invocation(Instant::now() + TIME).bytes(&at(connection), bytes).await;
         handled.expect("the message is handled");
     }
 

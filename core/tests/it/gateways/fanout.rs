@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use strait_core::store::ChannelStore;
-use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Payload, Posted, Publish, Topic};
+use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Payload, Posted, Publish, Retention, Topic};
 use strait_store_memory::MemoryStore;
 
 use super::fake::{FakeGateway, Function, Later, at};
@@ -190,6 +190,28 @@ async fn one_member_that_is_stuck_keeps_no_other_one_waiting() {
     publish(&function, "event").await;
     for n in (0..MEMBERS).filter(|n| *n != 1) {
         function.gateway.sees(&format!("c{n}"), &["event"]).await;
+    }
+    // Nor the next publication.
+    publish(&function, "next").await;
+    for n in (0..MEMBERS).filter(|n| *n != 1) {
+        function.gateway.sees(&format!("c{n}"), &["event", "next"]).await;
+    }
+}
+
+#[tokio::test]
+async fn one_member_that_is_stuck_does_not_delay_a_retained_topic_for_the_others() {
+    let gateway = FakeGateway::new().with(|capabilities| capabilities.patience = Duration::from_secs(8));
+    let retention = Retention { count: 100, age: Duration::from_secs(600) };
+    let app = app(&MemoryStore::new()).retain("t", retention).gateway(Stuck(gateway.clone(), "c1"));
+    let function = Function { app: app.build().expect("it builds"), gateway };
+    for connection in ["c0", "c1", "c2"] {
+        function.connect(connection, "/?path=/a").await;
+    }
+    for (n, text) in ["one", "two", "three"].into_iter().enumerate() {
+        publish(&function, text).await;
+        for connection in ["c0", "c2"] {
+            function.gateway.sees(connection, &["one", "two", "three"][..=n]).await;
+        }
     }
 }
 

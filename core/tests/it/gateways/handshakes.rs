@@ -1,10 +1,12 @@
 use http::StatusCode;
-use strait_core::store::{ChannelStore, RecordPhase};
+use strait_core::store::{ChannelStore, RecordPhase, StoreErrorKind};
+use strait_core::testkit::Fault;
 use strait_core::{App, Channel, Endpoint, Error, Json, Payload, Session, State};
 use strait_store_memory::MemoryStore;
 
 use super::fake::{FakeGateway, Function, at};
 use crate::log::Log;
+use crate::node::faulty;
 
 async fn welcome(channel: Channel, State(log): State<Log>) -> Result<(), Error> {
     log.note("connect");
@@ -118,6 +120,43 @@ async fn a_refusal_has_its_http_status_and_leaves_nothing() {
     function.gateway.establish("c1");
     function.message("c1", "hello").await;
     assert!(function.gateway.is_closed("c1"), "a message without a channel is not handled");
+}
+
+#[tokio::test]
+async fn a_channel_that_cannot_be_listed_leaves_nothing() {
+    let ((store, faults), log) = (faulty(), Log::default());
+    let endpoint = Endpoint::new("a", "/a").public().on_connect(welcome).on_disconnect(bye);
+    let app = App::new().endpoint(endpoint).state(log.clone()).store(store.clone());
+    let function = Function::new(app, &FakeGateway::new());
+    faults.always("subscribe", Fault::Refuse(StoreErrorKind::Unavailable));
+    let refusal = function.handshake("c1", "/?path=/a").await.expect_err("refused");
+    assert_eq!(refusal.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(store.find(&at("c1").location()).await.expect("answers").is_none());
+    assert!(log.all().is_empty(), "on_connect has not started");
+    faults.heal("subscribe");
+    function.connect("c1", "/?path=/a").await;
+    assert_eq!(function.gateway.seen("c1"), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_in_passing_refuses_nobody() {
+    let ((store, faults), log) = (faulty(), Log::default());
+    let endpoint = Endpoint::new("a", "/a").public().on_connect(welcome);
+    let function = Function::new(App::new().endpoint(endpoint).state(log.clone()).store(store), &FakeGateway::new());
+    for (n, fault) in [Fault::Refuse, Fault::LoseAnswer].into_iter().enumerate() {
+        faults.next("open", 1, &fault(StoreErrorKind::Unavailable));
+        function.connect(&format!("c{n}"), "/?path=/a").await;
+        assert_eq!(function.gateway.seen(&format!("c{n}")), ["one", "two"]);
+        assert_eq!(log.count("connect"), n + 1);
+    }
+    let before = faults.calls("open");
+    faults.always("open", Fault::Refuse(StoreErrorKind::Unavailable));
+    let refusal = function.handshake("c2", "/?path=/a").await.expect_err("refused");
+    assert_eq!((refusal.status, faults.calls("open") - before), (StatusCode::SERVICE_UNAVAILABLE, 3));
+    faults.heal("open");
+    faults.always("open", Fault::Refuse(StoreErrorKind::Misconfigured));
+    function.handshake("c2", "/?path=/a").await.expect_err("refused");
+    assert_eq!(faults.calls("open") - before, 4, "what does not pass is not tried again");
 }
 
 #[tokio::test]

@@ -1,13 +1,15 @@
 use std::time::Duration;
 
-use strait_core::store::ChannelStore;
+use strait_core::store::{ChannelStore, Store};
+use strait_core::testkit::{Fault, Gate};
 use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Ordering, Payload, State};
 use strait_store_memory::MemoryStore;
 
 use super::fake::{FakeGateway, Function, at};
-use crate::log::Log;
+use crate::log::{Log, eventually};
+use crate::node::faulty;
 
-fn app(store: &MemoryStore, log: &Log) -> AppBuilder {
+fn app<S: Store + Clone>(store: &S, log: &Log) -> AppBuilder {
     let endpoint = Endpoint::new("a", "/a")
         .public()
         .ordering(Ordering::Sequenced("seq".to_owned()))
@@ -52,6 +54,26 @@ async fn what_cannot_last_so_long_is_ended_without_asking() {
     tokio::time::sleep(Duration::from_millis(20)).await;
     function.sweep().await;
     assert_eq!(log.all(), ["disconnect"]);
+}
+
+/// Its record is all that there is of it.
+#[tokio::test]
+async fn a_channel_whose_process_died_before_it_was_listed_is_found_in_its_time() {
+    let ((store, faults), log, gate) = (faulty(), Log::default(), Gate::new());
+    let gateway = FakeGateway::new().with(|caps| caps.lifetime = Some(Duration::from_millis(10)));
+    let function = Function::new(app(&store, &log), &gateway);
+    faults.always("subscribe", Fault::Hang(gate.clone()));
+    let dying = tokio::spawn({
+        let function = function.clone();
+        async move { function.handshake("c1", "/?path=/a").await }
+    });
+    eventually("the listing", || gate.waiting() == 1).await;
+    dying.abort();
+    faults.heal("subscribe");
+    let found = async || store.find(&at("c1").location()).await.expect("answers");
+    assert!(found().await.is_some(), "its process had no time to undo it");
+    function.sweep().await;
+    assert!(found().await.is_none());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use strait_core::store::StoreErrorKind;
@@ -6,7 +6,7 @@ use strait_core::testkit::Fault;
 use strait_core::{App, Channel, ChannelState, Close, Endpoint, Error, Json, Payload, Posted, State, Topic};
 use strait_store_memory::MemoryStore;
 
-use super::fake::{FakeGateway, Function};
+use super::fake::{FakeGateway, Function, at};
 use crate::log::{Log, Turnstile, eventually};
 use crate::node::faulty;
 
@@ -210,6 +210,45 @@ async fn what_the_gateway_cannot_carry_is_told() {
     function.message("c1", r#"{"action":"large"}"#).await;
     function.message("c1", "bytes").await;
     assert_eq!(gateway.seen("c1"), [r#"{"gap":{}}"#, r#"{"gap":{}}"#]);
+}
+
+#[tokio::test]
+async fn bytes_go_to_who_takes_bytes_and_are_text_elsewhere_if_they_can_be() {
+    let takes = Endpoint::new("takes", "/takes")
+        .public()
+        .on_message(async || "text")
+        .on_binary(async |bytes: bytes::Bytes| format!("{} bytes", bytes.len()));
+    let texts = Endpoint::new("texts", "/texts").public().on_message(async |text: String| text);
+    let counted = Endpoint::new("counted", "/counted")
+        .public()
+        .ordering(strait_core::Ordering::Sequenced("seq".to_owned()))
+        .on_message(async |text: String| text)
+        .on_binary(async || "bytes");
+    let app = App::new().endpoint(takes).endpoint(texts).endpoint(counted).store(MemoryStore::new());
+    let function = Function::new(app, &FakeGateway::new());
+    for path in ["takes", "texts", "counted"] {
+        function.connect(path, &format!("/?path=/{path}")).await;
+        function.bytes(path, b"\x00\xff").await;
+        function.bytes(path, b"{}").await;
+    }
+    assert_eq!(function.gateway.seen("takes"), ["2 bytes", "2 bytes"]);
+    let invalid = r#"{"error":{"code":"invalid","message":"this endpoint takes no binary messages"}}"#;
+    assert_eq!(function.gateway.seen("texts"), [invalid, "{}"]);
+    let uncounted = r#"{"error":{"code":"invalid","message":"the member \"seq\" must count the messages, from 1"}}"#;
+    assert_eq!(function.gateway.seen("counted"), [uncounted, uncounted]);
+}
+
+/// As where one instance takes several invocations at once.
+#[tokio::test]
+async fn a_reply_is_tried_no_longer_than_its_own_invocation_lasts() {
+    let function = function(Endpoint::new("a", "/a").public().on_message(async |text: String| text));
+    function.connect("c1", "/?path=/a").await;
+    let longer = function.app.invocation(Instant::now() + Duration::from_secs(600));
+    let end = Instant::now() + Duration::from_secs(2);
+    function.app.invocation(end).message(&at("c1"), "hello").await.expect("it is handled");
+    drop(longer);
+    let deadlines = function.gateway.deadlines();
+    assert!(deadlines.len() == 1 && deadlines[0] <= end, "{deadlines:?}, not by {end:?}");
 }
 
 #[tokio::test]

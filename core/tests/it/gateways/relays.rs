@@ -50,10 +50,10 @@ fn a_publisher_killed_half_way_loses_nothing() {
     });
     doomed.block_on(async {
         let function = Function::new(app(&store), &gateway);
-        // It holds the relay, has posted to nobody yet, and dies.
+        // It holds the relay, has begun to post to both, and dies.
         gateway.latency(Duration::from_secs(600));
         publish(&function.app, "one").await;
-        tokio::task::yield_now().await;
+        crate::log::eventually("posts", || gateway.deadlines().len() == 2).await;
         publish(&function.app, "two").await;
     });
     doomed.shutdown_background();
