@@ -118,7 +118,7 @@ async fn a_start_that_is_dropped_keeps_no_name() {
     let schema = Schema::new();
     let (store, other) = (schema.store().await, schema.store().await);
     let id = NodeId::unique();
-    let name = format!("INSERT INTO {{s}}.hearer (number, id, holder, until) VALUES (-1, '{id}', 'x', 'infinity')");
+    let name = format!("INSERT INTO {{s}}.hearer (id, holder, until) VALUES ('{id}', 'x', 'infinity')");
     let mut held = holding(&schema, &name).await;
     let starting = tokio::spawn({
         let id = id.clone();

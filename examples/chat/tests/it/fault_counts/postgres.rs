@@ -40,10 +40,23 @@ impl Scene<'_> {
         sqlx::raw_sql(sql).execute(&mut self.connection().await).await.expect("it is done");
     }
 
+    /// The processes of the server's that notify nodes.
+    async fn listening(&self) -> Vec<i32> {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+        sqlx::query_scalar(sql).fetch_all(&mut self.connection().await).await.expect("Postgres answers")
+    }
+
     async fn on_the_way(&self, way: Way, time: Duration) {
         self.proxy.set(way);
         tokio::time::sleep(time).await;
         self.proxy.set(Way::Open);
+    }
+}
+
+fn signal(signal: &str, processes: &[i32]) {
+    for process in processes {
+        let sent = Command::new("kill").args([signal, &process.to_string()]).status();
+        assert!(sent.expect("kill runs").success());
     }
 }
 
@@ -135,17 +148,17 @@ async fn a_lock_that_somebody_holds() {
     .await;
 }
 
-/// Half open: the server's end of it no longer does anything.
+/// Half open: the server's end of it no longer does anything, until others have taken its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_listen_that_dies_in_silence() {
     through("`LISTEN` dies in silence", async |scene| {
-        let listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
-        let pids: Vec<i32> =
-            sqlx::query_scalar(listening).fetch_all(&mut scene.connection().await).await.expect("Postgres answers");
-        assert_eq!(pids.len(), scene.nodes.len());
-        for pid in pids {
-            assert!(Command::new("kill").args(["-STOP", &pid.to_string()]).status().expect("kill runs").success());
+        let dead = scene.listening().await;
+        assert_eq!(dead.len(), scene.nodes.len());
+        signal("-STOP", &dead);
+        while scene.listening().await.len() < 2 * dead.len() {
+            tokio::time::sleep(super::EVERY * 10).await;
         }
+        signal("-CONT", &dead);
     })
     .await;
 }
