@@ -102,11 +102,12 @@ async fn a_node_with_a_runtime_a_core_leaves_nothing_in_postgres() {
     on_postgres("runtimes", async |store: String| {
         let node = Server::start(&["--store", &store]);
         let mut clients = Vec::new();
-        for n in 0..16 {
-            let mut client = join(&node, "lobby").await;
+        for _ in 0..16 {
+            clients.push(join(&node, "lobby").await);
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
             client.send(format!(r#"{{"action":"login","nickname":"guest {n}"}}"#)).await;
             while client.json().await["action"] != "login" {}
-            clients.push(client);
         }
         for client in &mut clients {
             client.send(r#"{"action":"post","text":"hello"}"#).await;
