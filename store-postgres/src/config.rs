@@ -30,6 +30,9 @@ pub enum ConfigError {
     /// `connections` is no number.
     #[error("connections must be a number")]
     Connections,
+    /// A time limit is no number.
+    #[error("operation_timeout and lock_timeout must be numbers of milliseconds, 1 or more")]
+    Limit,
     /// `pooler` is not `transaction`.
     #[error("pooler must be transaction, or not be there")]
     Pooler,
@@ -74,12 +77,19 @@ impl fmt::Debug for PostgresConfig {
     }
 }
 
+fn milliseconds(text: &str) -> Result<Duration, ConfigError> {
+    match text.parse() {
+        Ok(milliseconds @ 1..) => Ok(Duration::from_millis(milliseconds)),
+        _ => Err(ConfigError::Limit),
+    }
+}
+
 impl PostgresConfig {
     /// From a URL: `postgres://user:password@host:5432/database?sslmode=verify-full&schema=strait`.
     ///
     /// Beside libpq's `sslmode`, `sslrootcert`, `sslcert`, `sslkey`, `host`, `port`, `user`, `password`, `dbname`,
-    /// `application_name` and `options` it takes `schema`, `connections`, and `pooler=transaction`. Without a password
-    /// `PGPASSWORD` or a password file is asked.
+    /// `application_name` and `options` it takes `schema`, `connections`, `pooler=transaction`, and in milliseconds
+    /// `operation_timeout` and `lock_timeout`. Without a password `PGPASSWORD` or a password file is asked.
     ///
     /// # Errors
     /// A URL that cannot be read, or a parameter that is not known.
@@ -89,7 +99,7 @@ impl PostgresConfig {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             match key {
-                "schema" | "connections" | "pooler" => own.push((key, value)),
+                "schema" | "connections" | "pooler" | "operation_timeout" | "lock_timeout" => own.push((key, value)),
                 "sslmode" | "sslrootcert" | "sslcert" | "sslkey" | "host" | "port" | "user" | "password" | "dbname"
                 | "application_name" | "options" => theirs.push(pair),
                 _ => return Err(ConfigError::Parameter),
@@ -105,6 +115,8 @@ impl PostgresConfig {
             config = match (key, value) {
                 ("schema", schema) => config.schema(schema)?,
                 ("pooler", "transaction") => config.transaction_pooler(),
+                ("operation_timeout", limit) => config.operation_timeout(milliseconds(limit)?),
+                ("lock_timeout", limit) => config.lock_timeout(milliseconds(limit)?),
                 ("connections", number) => config.connections(number.parse().map_err(|_| ConfigError::Connections)?),
                 _ => return Err(ConfigError::Pooler),
             };
@@ -279,13 +291,15 @@ mod tests {
 
     #[test]
     fn a_url_says_everything() {
-        let url = "postgres://ada:s%40cret@db.example:5433/app?sslmode=verify-full&schema=chat_1&connections=3&application_name=x&pooler=transaction";
+        let url = "postgres://ada:s%40cret@db.example:5433/app?sslmode=verify-full&schema=chat_1&connections=3&application_name=x&pooler=transaction\
+                   &operation_timeout=700&lock_timeout=300";
         let config = PostgresConfig::from_url(url).unwrap();
         assert_eq!((config.main.get_host(), config.main.get_port()), ("db.example", 5433));
         assert_eq!((config.main.get_username(), config.main.get_database()), ("ada", Some("app")));
         assert!(matches!(config.main.get_ssl_mode(), PgSslMode::VerifyFull));
         assert_eq!(config.main.get_application_name(), Some("x"));
         assert_eq!((config.schema.as_str(), config.connections, config.pooler), ("chat_1", 3, true));
+        assert_eq!((config.operation.as_millis(), config.lock.as_millis()), (700, 300));
     }
 
     #[test]
@@ -296,6 +310,8 @@ mod tests {
             "postgres://h/d?schema=a.b",
             "postgres://h/d?schema=",
             "postgres://h/d?connections=x",
+            "postgres://h/d?operation_timeout=0",
+            "postgres://h/d?lock_timeout=1s",
             "postgres://h/d?pooler=session",
             "postgres://h/d?sslmode=perhaps",
             "postgres://h:port/d",

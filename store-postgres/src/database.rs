@@ -1,13 +1,17 @@
 //! Statements and the connections that they run on.
 
-use std::sync::OnceLock;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{Arguments, AssertSqlSafe, Connection, Encode, PgConnection, Postgres, SqlSafeStr, SqlStr, Type, raw_sql};
 use strait_core::store::{StoreError, StoreErrorKind};
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use crate::config::PostgresConfig;
@@ -31,8 +35,7 @@ pub(crate) enum Lane {
 
 #[derive(Debug)]
 pub(crate) struct Database {
-    /// Made when it is first used: a pool needs a runtime.
-    pools: OnceLock<Pools>,
+    home: Mutex<Option<Home>>,
     options: PgConnectOptions,
     connections: u32,
     operation: Duration,
@@ -40,10 +43,36 @@ pub(crate) struct Database {
     begin: Option<SqlStr>,
 }
 
+/// The runtime that connections and tasks belong to, whoever uses them: the first one that needed any, as long as it
+/// lives. What a runtime opened is dead when it ends, so that connections of several would fail one by one.
 #[derive(Debug)]
+struct Home {
+    runtime: Handle,
+    /// A task of the runtime's that does nothing: it has ended when the runtime has.
+    life: AbortHandle,
+    pools: Pools,
+}
+
+#[derive(Debug, Clone)]
 struct Pools {
     work: PgPool,
     vital: PgPool,
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.life.abort();
+    }
+}
+
+/// Polls a future as a task of a runtime: what it opens, times and spawns belongs there.
+async fn within<F: Future>(runtime: Handle, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|context| {
+        let _entered = runtime.enter();
+        future.as_mut().poll(context)
+    })
+    .await
 }
 
 /// The values of a statement.
@@ -90,7 +119,7 @@ impl Database {
             AssertSqlSafe(format!("BEGIN{}", settings.concat())).into_sql_str()
         });
         Self {
-            pools: OnceLock::new(),
+            home: Mutex::new(None),
             options: config.options(),
             connections: config.connections,
             operation: config.operation,
@@ -98,7 +127,7 @@ impl Database {
         }
     }
 
-    fn pools(&self) -> &Pools {
+    fn open_pools(&self) -> Pools {
         let pool = |most: u32| {
             PgPoolOptions::new()
                 .max_connections(most)
@@ -114,18 +143,50 @@ impl Database {
                 })
                 .connect_lazy_with(self.options.clone())
         };
-        self.pools.get_or_init(|| Pools { work: pool(self.connections), vital: pool(VITAL) })
+        Pools { work: pool(self.connections), vital: pool(VITAL) }
+    }
+
+    /// The runtime at home, and the connections there. Must be called on a runtime.
+    fn home(&self) -> (Handle, Pools) {
+        let mut home = self.home.lock();
+        let lives = |home: &Home| !home.life.is_finished() || home.pools.work.is_closed();
+        if let Some(home) = home.as_ref().filter(|home| lives(home)) {
+            return (home.runtime.clone(), home.pools.clone());
+        }
+        let runtime = Handle::current();
+        let life = runtime.spawn(std::future::pending::<()>()).abort_handle();
+        let new = home.insert(Home { runtime, life, pools: self.open_pools() });
+        (new.runtime.clone(), new.pools.clone())
+    }
+
+    /// Runs a task at home. Without a runtime there nothing is done.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Option<AbortHandle> {
+        let runtime = if Handle::try_current().is_ok() {
+            Some(self.home().0)
+        } else {
+            self.home.lock().as_ref().map(|home| home.runtime.clone())
+        };
+        Some(runtime?.spawn(task).abort_handle())
     }
 
     pub(crate) async fn close(&self) {
-        let pools = self.pools();
+        let (_, pools) = self.home();
         pools.work.close().await;
         pools.vital.close().await;
     }
 
+    async fn acquire(&self, lane: Lane) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        let (runtime, pools) = self.home();
+        let pool = match lane {
+            Lane::Work => pools.work,
+            Lane::Vital => pools.vital,
+        };
+        within(runtime, pool.acquire()).await
+    }
+
     /// A connection of the caller's own, for what is no single statement.
     pub(crate) async fn connection(&self, op: &'static str) -> Result<PgConnection, StoreError> {
-        Ok(self.pools().vital.acquire().await.map_err(|error| from_sqlx(op, error))?.detach())
+        Ok(self.acquire(Lane::Vital).await.map_err(|error| from_sqlx(op, error))?.detach())
     }
 
     /// Runs a statement, which is a transaction of its own, and answers its rows.
@@ -178,11 +239,7 @@ impl Database {
         if let Some(failure) = &values.failure {
             return Err(sqlx::Error::Encode(failure.to_string().into()));
         }
-        let pool = match lane {
-            Lane::Work => &self.pools().work,
-            Lane::Vital => &self.pools().vital,
-        };
-        let mut borrowed = Borrowed(Some(pool.acquire().await?));
+        let mut borrowed = Borrowed(Some(self.acquire(lane).await?));
         let Some(connection) = borrowed.0.as_deref_mut() else { return Err(sqlx::Error::PoolClosed) };
         let ran = match &self.begin {
             None => execute(connection, sql, values, true, take).await,

@@ -7,6 +7,8 @@ pub(crate) const BACKEND: &str = "postgres";
 
 /// Raised by the schema's own functions where a node is not on the bus.
 pub(crate) const NOT_ON_THE_BUS: &str = "STR01";
+/// What `send_commands` raises.
+const MAILBOX_FULL: &str = "STR02";
 
 /// An error without a source.
 pub(crate) fn error(kind: StoreErrorKind, op: &'static str, source: &'static str) -> StoreError {
@@ -48,8 +50,8 @@ fn of_code(code: &str) -> StoreErrorKind {
     match code {
         // Cancelled by a time limit.
         "57014" => StoreErrorKind::Timeout,
-        // A read-only server, a lock that is held, a node that must join anew.
-        "25006" | "55P03" | "55006" | NOT_ON_THE_BUS => StoreErrorKind::Unavailable,
+        // A read-only server, a lock that is held, a node that must join anew or does not read.
+        "25006" | "55P03" | "55006" | NOT_ON_THE_BUS | MAILBOX_FULL => StoreErrorKind::Unavailable,
         "23505" => StoreErrorKind::Conflict,
         // Connections, transactions that lost, resources (a full disk too), shutdown, I/O errors.
         _ if ["08", "25", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {

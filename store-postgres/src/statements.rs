@@ -112,11 +112,14 @@ statements! {
     relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, relay_token = NULL \
                   WHERE name = $1 AND relay_token = $2 RETURNING 1";
 
-    join_bus = "SELECT {s}.join_bus($1, $2, $3)";
+    new_place = "SELECT nextval('{s}.holder')";
+    join_bus = "SELECT {s}.join_bus($1, $2, $3, $4)";
     leave_bus = "SELECT {s}.leave_bus($1, $2)";
     beat_bus = "SELECT {s}.beat_bus($1, $2, $3)";
-    hear = "SELECT * FROM {s}.hear($1, $2, $3, $4)";
-    send = "SELECT {s}.send_commands($1, $2, $3, $4, $5, $6, $7, $8)";
+    hear = "SELECT * FROM {s}.hear($1, $2, $3, $4, $5)";
+    unhear = "SELECT {s}.unhear($1, $2, $3)";
+    send = "SELECT {s}.send_commands($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    take_mail = "SELECT {s}.take_mail($1, $2)";
     /// What has become visible since a snapshot, for one node. The first row is the present snapshot. Interest is asked
     /// for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed.
     poll = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
@@ -128,13 +131,17 @@ statements! {
                 NULL::bigint AS turn, NULL::text AS exclude, NULL::text AS note \
             UNION ALL \
             SELECT f.seq, NULL, {s}.micros(f.at), NULL, NULL, NULL, f.topic, f.epoch, f.number, f.mark, f.kind, f.format, \
-                f.payload, f.publisher, f.turn, f.exclude, f.note \
+                f.payload, f.publisher, f.turn, f.exclude, NULL \
             FROM ( \
                 SELECT * FROM {s}.feed WHERE xid >= pg_snapshot_xmax($2::text::pg_snapshot) \
                 UNION ALL \
                 SELECT * FROM {s}.feed WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))) \
             ) f \
-            WHERE f.node = $1 OR (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = $1) \
+            WHERE (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = $1) \
+            UNION ALL \
+            SELECT m.seq, NULL, {s}.micros(m.at), NULL, NULL, NULL, NULL, NULL, NULL, NULL, m.kind, m.format, \
+                m.payload, m.publisher, m.turn, m.exclude, m.note \
+            FROM {s}.mail m WHERE m.node = $1 \
             ORDER BY seq NULLS FIRST";
     sequence = "SELECT * FROM {s}.sequence_outbox($1)";
     rotate = "SELECT {s}.rotate_feed()";

@@ -22,7 +22,9 @@ const SWEPT_AT_ONCE: i64 = 200;
 
 /// A store in a Postgres database. Clones are handles onto the same connections.
 ///
-/// Its connections and tasks belong to the runtimes that it is used in.
+/// Its connections belong to the runtime that it is first used on, which must run as long as the store is used on others;
+/// when that has ended, they are made anew on the next one that uses it. A node's tasks belong to the runtime that it was
+/// started on, and end with it.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     pub(crate) inner: Arc<Inner>,
@@ -61,7 +63,9 @@ impl PostgresStore {
     /// # Errors
     /// The database cannot be reached; `Misconfigured` if it cannot be used as it is.
     pub async fn connect(&self) -> Result<(), StoreError> {
-        self.inner.ready.get_or_try_init(|| self.prepare()).await.map(drop)
+        self.inner.ready.get_or_try_init(|| self.prepare()).await?;
+        self.inner.waker.begin(&self.inner);
+        Ok(())
     }
 
     async fn prepare(&self) -> Result<(), StoreError> {
@@ -78,9 +82,7 @@ impl PostgresStore {
         if found < LATEST {
             migrate(&mut connection, &config.schema).await.map_err(failed)?;
         }
-        connection.close().await.map_err(failed)?;
-        self.inner.waker.begin(&self.inner);
-        Ok(())
+        connection.close().await.map_err(failed)
     }
 
     /// Closes all connections. Calls that come later fail as unavailable.

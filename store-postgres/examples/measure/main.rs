@@ -30,7 +30,14 @@ const KEEP: Retention = Retention { count: 50, age: Duration::from_secs(3600) };
 #[derive(Debug)]
 struct Times {
     origin: Instant,
-    took: Mutex<Vec<Duration>>,
+    took: Mutex<Vec<Took>>,
+}
+
+/// One event: when it was sent, after the origin, and how long it took.
+#[derive(Debug, Clone, Copy)]
+struct Took {
+    sent: Duration,
+    time: Duration,
 }
 
 impl Sink for Times {
@@ -44,9 +51,9 @@ impl Sink for Times {
     fn gap(&self, _: &[Topic]) {}
 }
 
-fn age(now: Duration, payload: &[u8]) -> Option<Duration> {
-    let sent: u64 = std::str::from_utf8(payload).ok()?.trim_start().parse().ok()?;
-    now.checked_sub(Duration::from_nanos(sent))
+fn age(now: Duration, payload: &[u8]) -> Option<Took> {
+    let sent = Duration::from_nanos(std::str::from_utf8(payload).ok()?.trim_start().parse().ok()?);
+    Some(Took { sent, time: now.checked_sub(sent)? })
 }
 
 fn stamp(origin: Instant) -> String {
@@ -58,10 +65,17 @@ fn say(text: impl std::fmt::Display) {
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
-fn percentiles(mut took: Vec<Duration>) -> String {
-    took.sort();
-    let at = |share: f64| took.get((took.len() as f64 * share) as usize).map_or(0.0, |time| time.as_secs_f64() * 1e3);
-    format!("p50 {:.1} ms, p99 {:.1} ms, heard {}", at(0.5), at(0.99), took.len())
+/// With when the slowest ones were sent, in seconds after the first: what is slow all at once has one reason.
+fn percentiles(mut took: Vec<Took>) -> String {
+    let first = took.iter().map(|took| took.sent).min().unwrap_or_default();
+    took.sort_by_key(|took| took.time);
+    let millis = |took: &Took| took.time.as_secs_f64() * 1e3;
+    let at = |share: f64| took.get((took.len() as f64 * share) as usize).map_or(0.0, millis);
+    let slowest = took.iter().rev().step_by((took.len() / 300).max(1)).take(4);
+    let slowest: Vec<_> =
+        slowest.map(|took| format!("{:.0} ms at {:.2} s", millis(took), (took.sent - first).as_secs_f64())).collect();
+    let (p50, p99) = (at(0.5), at(0.99));
+    format!("p50 {p50:.1} ms, p99 {p99:.1} ms, of the slowest {}, heard {}", slowest.join(", "), took.len())
 }
 
 /// Commits of the database and bytes of WAL so far.
@@ -135,15 +149,17 @@ impl Fleet {
         let bus: Arc<dyn BusNode> = hearer.start(&NodeId::unique(), times.clone()).await?;
         bus.interest(&(0..LANES).map(topic).collect::<Vec<_>>(), &[]).await?;
         let fleet = Self { publisher, hearer, bus, times };
-        // Opening connections is not what is measured.
-        for _ in 0..3 {
-            let each = (0..LANES).map(|lane| {
-                let event = Arc::new(Event::message(Payload::text("")));
-                let publisher = &fleet.publisher;
-                async move {
-                    publisher.publish(&[Publication { topic: topic(lane), event, retention: None, key: None }]).await
-                }
-            });
+        // Opening connections is not what is measured, nor is the first call on each: Postgres plans a function's
+        // statements for each connection, the first time that they run.
+        for retention in [None, Some(KEEP), None, Some(KEEP), None] {
+            let each =
+                (0..LANES).map(|lane| {
+                    let event = Arc::new(Event::message(Payload::text("")));
+                    let publisher = &fleet.publisher;
+                    async move {
+                        publisher.publish(&[Publication { topic: topic(lane), event, retention, key: None }]).await
+                    }
+                });
             join_all(each).await.into_iter().flatten().collect::<Result<Vec<_>, _>>()?;
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -154,7 +170,7 @@ impl Fleet {
         publish(&self.publisher, self.times.origin, retention, slice, rate).await
     }
 
-    fn took(&self) -> Vec<Duration> {
+    fn took(&self) -> Vec<Took> {
         std::mem::take(&mut *self.times.took.lock())
     }
 
@@ -168,7 +184,7 @@ impl Fleet {
 /// What somebody hears of `NOTIFY` with the payload in each.
 struct Notified {
     origin: Instant,
-    took: Arc<Mutex<Vec<Duration>>>,
+    took: Arc<Mutex<Vec<Took>>>,
     listening: tokio::task::JoinHandle<()>,
 }
 
@@ -177,7 +193,7 @@ impl Notified {
         let origin = Instant::now();
         let mut listener = PgListener::connect(url).await?;
         listener.listen("measure").await?;
-        let took: Arc<Mutex<Vec<Duration>>> = Arc::default();
+        let took: Arc<Mutex<Vec<Took>>> = Arc::default();
         let heard = Arc::clone(&took);
         let listening = tokio::spawn(async move {
             while let Ok(notification) = listener.recv().await {
@@ -195,7 +211,7 @@ impl Notified {
         .await
     }
 
-    fn took(&self) -> Vec<Duration> {
+    fn took(&self) -> Vec<Took> {
         std::mem::take(&mut *self.took.lock())
     }
 }
@@ -207,7 +223,7 @@ impl Drop for Notified {
 }
 
 /// What came of so many events: how long they took, and what they cost.
-async fn told(pool: &PgPool, name: &str, before: (i64, i64), events: usize, took: Vec<Duration>) -> anyhow::Result<()> {
+async fn told(pool: &PgPool, name: &str, before: (i64, i64), events: usize, took: Vec<Took>) -> anyhow::Result<()> {
     let after = counters(pool).await?;
     let each = |count: i64| count as f64 / events as f64;
     say(format_args!(

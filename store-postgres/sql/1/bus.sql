@@ -1,22 +1,25 @@
--- Puts a node on the bus, for a time; null if a node of that name is on it. Who has not heard that it got its place, and
--- asks again, gets another number.
-CREATE FUNCTION {s}.join_bus(a_id text, a_ttl bigint, a_holder text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-    joined bigint;
+-- Puts a node on the bus, for a time, under a number of its own; false if a node of that name is on it. Who has not heard
+-- that it got its place, and asks again, gets another one.
+CREATE FUNCTION {s}.join_bus(a_id text, a_ttl bigint, a_holder text, a_number bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM {s}.sweep_bus();
     PERFORM {s}.leave_bus(number, id) FROM {s}.hearer WHERE id = a_id AND holder = a_holder;
-    INSERT INTO {s}.hearer (id, holder, until) VALUES (a_id, a_holder, clock_timestamp() + {s}.millis(a_ttl))
-        ON CONFLICT (id) DO NOTHING RETURNING number INTO joined;
-    RETURN joined;
+    INSERT INTO {s}.hearer (number, id, holder, until)
+        VALUES (a_number, a_id, a_holder, clock_timestamp() + {s}.millis(a_ttl)) ON CONFLICT (id) DO NOTHING;
+    RETURN FOUND;
 END
 $$;
 
 CREATE FUNCTION {s}.leave_bus(a_node bigint, a_id text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     DELETE FROM {s}.hearer WHERE number = a_node AND id = a_id;
-    IF FOUND THEN DELETE FROM {s}.interest WHERE node = a_node; END IF;
+    IF FOUND THEN PERFORM {s}.clear_place(a_node); END IF;
 END
+$$;
+
+CREATE FUNCTION {s}.clear_place(a_node bigint) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM {s}.interest WHERE node = a_node;
+    DELETE FROM {s}.mail WHERE node = a_node;
 $$;
 
 -- Takes nodes that have not been heard of off the bus.
@@ -30,7 +33,7 @@ BEGIN
             SELECT number FROM {s}.hearer WHERE until <= now_at FOR UPDATE SKIP LOCKED
         )) RETURNING number
     LOOP
-        DELETE FROM {s}.interest WHERE node = gone;
+        PERFORM {s}.clear_place(gone);
     END LOOP;
 END
 $$;
@@ -49,8 +52,9 @@ END
 $$;
 
 -- Ends and begins hearing. No rows and an error if the node is not on the bus. What is published after the head that
--- is answered finds the row of interest: both hold the topic's lock.
-CREATE FUNCTION {s}.hear(a_node bigint, a_id text, begin_at text[], end_at text[])
+-- is answered finds the row of interest: both hold the topic's lock. A node numbers its calls (a_asked): what a later one
+-- said holds, also if an earlier one comes after it, from a connection that was given up say.
+CREATE FUNCTION {s}.hear(a_node bigint, a_id text, begin_at text[], end_at text[], a_asked bigint)
 RETURNS TABLE (o_name text, o_topic bigint, o_epoch bigint, o_number bigint, o_mark bigint) LANGUAGE plpgsql AS $$
 DECLARE
     t {s}.topic;
@@ -58,14 +62,16 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     PERFORM FROM {s}.hearer WHERE number = a_node AND id = a_id FOR KEY SHARE;
     IF NOT FOUND THEN RAISE EXCEPTION 'the node is not on the bus' USING ERRCODE = 'STR01'; END IF;
-    DELETE FROM {s}.interest i USING {s}.topic p WHERE p.name = ANY (end_at) AND i.topic = p.id AND i.node = a_node;
+    DELETE FROM {s}.interest i USING {s}.topic p
+        WHERE p.name = ANY (end_at) AND i.topic = p.id AND i.node = a_node AND i.asked < a_asked;
     FOR o_name IN SELECT DISTINCT u.name COLLATE "C" FROM unnest(begin_at) u (name) ORDER BY 1 LOOP
         LOOP
             SELECT * INTO t FROM {s}.topic p WHERE p.name = o_name FOR SHARE;
             EXIT WHEN FOUND;
             INSERT INTO {s}.topic (name, epoch) VALUES (o_name, {s}.new_epoch()) ON CONFLICT (name) DO NOTHING;
         END LOOP;
-        INSERT INTO {s}.interest (topic, node) VALUES (t.id, a_node) ON CONFLICT DO NOTHING;
+        INSERT INTO {s}.interest AS i (topic, node, asked) VALUES (t.id, a_node, a_asked)
+            ON CONFLICT (topic, node) DO UPDATE SET asked = excluded.asked WHERE i.asked < excluded.asked;
         o_topic := t.id;
         o_epoch := t.epoch;
         o_number := t.head;
@@ -75,21 +81,42 @@ BEGIN
 END
 $$;
 
--- Puts commands into a node's mailbox; false if there is no such node.
+-- Ends interest that no call later than a_asked has asked for: of what a node does not want, and hears all the same.
+CREATE FUNCTION {s}.unhear(a_node bigint, unwanted bigint[], a_asked bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    DELETE FROM {s}.interest WHERE node = a_node AND topic = ANY (unwanted) AND asked <= a_asked;
+END
+$$;
+
+-- Puts commands into a node's mailbox; false if there is no such node, an error if it is full. They stay until the node
+-- has taken them, or its place has ended.
 CREATE FUNCTION {s}.send_commands(
-    a_id text, notes text[], kinds smallint[], formats smallint[], payloads bytea[], publishers text[], turns bigint[],
-    excludes text[]
+    a_id text, most bigint, notes text[], kinds smallint[], formats smallint[], payloads bytea[], publishers text[],
+    turns bigint[], excludes text[]
 ) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     to_node bigint;
 BEGIN
-    SELECT number INTO to_node FROM {s}.hearer WHERE id = a_id AND until > clock_timestamp();
+    -- Who takes the place away waits, and then finds what is put here.
+    SELECT number INTO to_node FROM {s}.hearer WHERE id = a_id AND until > clock_timestamp() FOR KEY SHARE;
     IF NOT FOUND THEN RETURN false; END IF;
-    INSERT INTO {s}.feed (slot, seq, at, node, note, kind, format, payload, publisher, turn, exclude)
-        SELECT {s}.current_slot(), nextval('{s}.feed_seq'), clock_timestamp(), to_node, u.*
+    IF (SELECT count(*) FROM (SELECT FROM {s}.mail WHERE node = to_node LIMIT most) m) >= most THEN
+        RAISE EXCEPTION 'the node''s mailbox is full, it does not read' USING ERRCODE = 'STR02';
+    END IF;
+    INSERT INTO {s}.mail (node, seq, at, note, kind, format, payload, publisher, turn, exclude)
+        SELECT to_node, nextval('{s}.feed_seq'), clock_timestamp(), u.*
         FROM unnest(notes, kinds, formats, payloads, publishers, turns, excludes) u;
     PERFORM set_config('synchronous_commit', 'off', true);
     RETURN true;
+END
+$$;
+
+-- What a node has taken out of its mailbox.
+CREATE FUNCTION {s}.take_mail(a_node bigint, taken bigint[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    DELETE FROM {s}.mail WHERE node = a_node AND seq = ANY (taken);
 END
 $$;
 

@@ -1,6 +1,9 @@
 -- Names are compared byte by byte, whatever the database's locale. Times are the database's own. Durations are
 -- milliseconds. An event's place is (epoch, number, mark): a position's epoch, offset and check.
 
+-- Holders of locks, relays and places on the bus are told apart by it.
+CREATE SEQUENCE {s}.holder;
+
 CREATE TABLE {s}.node (
     id text COLLATE "C" PRIMARY KEY,
     until timestamptz NOT NULL
@@ -117,39 +120,40 @@ CREATE TABLE {s}.outbox (
 
 -- The bus. A crash of the server empties it: nodes notice, register anew and catch up from the logs.
 CREATE UNLOGGED TABLE {s}.hearer (
-    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    number bigint PRIMARY KEY DEFAULT nextval('{s}.holder'),
     id text COLLATE "C" NOT NULL UNIQUE,
     holder text COLLATE "C" NOT NULL,
     until timestamptz NOT NULL
 );
 CREATE INDEX hearer_until ON {s}.hearer (until);
 
+-- asked: the turn of the call that the row is from. A call that reaches the database late undoes no later one.
 CREATE UNLOGGED TABLE {s}.interest (
     topic bigint NOT NULL,
     node bigint NOT NULL,
+    asked bigint NOT NULL,
     PRIMARY KEY (topic, node)
 );
 CREATE INDEX interest_node ON {s}.interest (node);
 
--- What nodes have yet to hear: events of topics that some node hears, and commands to nodes, with a note. A ring of partitions, emptied by TRUNCATE: nothing is deleted row by row, nothing is vacuumed.
+-- What nodes have yet to hear: events of topics that some node hears. A ring of partitions, emptied by TRUNCATE: nothing
+-- is deleted row by row, nothing is vacuumed.
 -- xid: nodes read what has become visible since their last snapshot, so that a late commit is not skipped.
 CREATE TABLE {s}.feed (
     slot smallint NOT NULL,
     seq bigint NOT NULL,
     xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at timestamptz NOT NULL,
-    topic bigint,
-    node bigint,
-    epoch bigint,
-    number bigint,
-    mark bigint,
+    topic bigint NOT NULL,
+    epoch bigint NOT NULL,
+    number bigint NOT NULL,
+    mark bigint NOT NULL,
     kind smallint NOT NULL,
-    format smallint,
-    payload bytea,
+    format smallint NOT NULL,
+    payload bytea NOT NULL,
     publisher text,
     turn bigint,
-    exclude text,
-    note text
+    exclude text
 ) PARTITION BY LIST (slot);
 CREATE UNLOGGED TABLE {s}.feed_0 PARTITION OF {s}.feed FOR VALUES IN (0) WITH (autovacuum_enabled = off);
 CREATE UNLOGGED TABLE {s}.feed_1 PARTITION OF {s}.feed FOR VALUES IN (1) WITH (autovacuum_enabled = off);
@@ -157,6 +161,21 @@ CREATE UNLOGGED TABLE {s}.feed_2 PARTITION OF {s}.feed FOR VALUES IN (2) WITH (a
 CREATE UNLOGGED TABLE {s}.feed_3 PARTITION OF {s}.feed FOR VALUES IN (3) WITH (autovacuum_enabled = off);
 CREATE INDEX feed_xid ON {s}.feed (xid);
 CREATE SEQUENCE {s}.feed_seq;
+
+-- Commands to nodes, with a note beside the event of a direct send, until the node has taken them.
+CREATE UNLOGGED TABLE {s}.mail (
+    node bigint NOT NULL,
+    seq bigint NOT NULL,
+    at timestamptz NOT NULL,
+    kind smallint NOT NULL,
+    format smallint NOT NULL,
+    payload bytea NOT NULL,
+    publisher text,
+    turn bigint,
+    exclude text,
+    note text NOT NULL,
+    PRIMARY KEY (node, seq)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 -- sealed: a slot is no longer written to; what its snapshot saw then, every node has heard ten seconds later.
 CREATE TABLE {s}.slot (
@@ -174,6 +193,3 @@ CREATE TABLE {s}.sweep (
     pause_until timestamptz NOT NULL
 );
 INSERT INTO {s}.sweep (after_topic, pause_until) VALUES (0, now());
-
--- Holders of locks and relays are told apart by it.
-CREATE SEQUENCE {s}.holder;

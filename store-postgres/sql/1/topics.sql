@@ -217,16 +217,20 @@ END
 $$;
 
 -- The sequencer: gives what waits in the outbox its place, topics that are locked aside. Tells whether nodes must be
--- woken, and whether something may be left.
-CREATE FUNCTION {s}.sequence_outbox(local bigint[], OUT o_wake boolean, OUT o_more boolean) LANGUAGE plpgsql AS $$
+-- woken, whether anything was given its place, and whether something may be left that could be.
+CREATE FUNCTION {s}.sequence_outbox(local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean)
+LANGUAGE plpgsql AS $$
 DECLARE
     wanted text;
     t {s}.topic;
+    before bigint;
     heard boolean;
     most CONSTANT bigint := 500;
     topics bigint := 0;
+    patience CONSTANT text := current_setting('lock_timeout');
 BEGIN
     o_wake := false;
+    o_done := false;
     o_more := false;
     FOR wanted IN
         WITH RECURSIVE waiting (name) AS (
@@ -235,20 +239,32 @@ BEGIN
             SELECT (SELECT b.topic FROM {s}.outbox b WHERE b.topic > waiting.name ORDER BY b.topic LIMIT 1)
             FROM waiting WHERE waiting.name IS NOT NULL
         )
-        SELECT name FROM waiting WHERE name IS NOT NULL LIMIT 100
+        SELECT name FROM waiting WHERE name IS NOT NULL
     LOOP
-        topics := topics + 1;
-        INSERT INTO {s}.topic (name, epoch) SELECT wanted, {s}.new_epoch()
-            WHERE NOT EXISTS (SELECT FROM {s}.topic p WHERE p.name = wanted) ON CONFLICT (name) DO NOTHING;
+        IF NOT EXISTS (SELECT FROM {s}.topic p WHERE p.name = wanted) THEN
+            BEGIN
+                -- Who makes it at the same time may wait for the lock of another topic.
+                PERFORM set_config('lock_timeout', '20ms', true);
+                INSERT INTO {s}.topic (name, epoch) VALUES (wanted, {s}.new_epoch()) ON CONFLICT (name) DO NOTHING;
+                PERFORM set_config('lock_timeout', patience, true);
+            EXCEPTION WHEN lock_not_available THEN
+                CONTINUE;
+            END;
+        END IF;
         SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
+        topics := topics + 1;
+        before := t.head;
         heard := EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id);
-        o_wake := o_wake OR EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id AND n.node <> ALL (local));
         t := {s}.drain(t, most, heard);
         PERFORM {s}.save_topic(t);
-        o_more := o_more OR EXISTS (SELECT FROM {s}.outbox b WHERE b.topic = wanted);
+        IF t.head > before THEN
+            o_done := true;
+            o_wake := o_wake OR EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id AND n.node <> ALL (local));
+        END IF;
+        o_more := o_more OR topics = 100 OR EXISTS (SELECT FROM {s}.outbox b WHERE b.topic = wanted);
+        EXIT WHEN topics = 100;
     END LOOP;
-    o_more := o_more OR topics = 100;
 END
 $$;
 

@@ -1,6 +1,6 @@
 //! What one node hears of, and how far it has heard.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use strait_core::store::Sink;
@@ -19,15 +19,23 @@ pub(super) struct Hearing {
     pub(super) registration: Registration,
     numbers: HashMap<Topic, i64>,
     topics: HashMap<i64, Heard>,
-    /// How many calls are about to begin hearing. While there are any, events of topics that are not known yet are kept.
-    beginning: usize,
+    /// Counts the calls that change what is heard: of two that say something of one topic the later one holds.
+    asked: i64,
+    /// How many calls are under way. While there are any, events of topics that are not known yet are kept, and topics
+    /// whose end a call has asked for.
+    changing: usize,
     early: HashMap<i64, Vec<(Position, Arc<Event>)>>,
+    ended: HashMap<Topic, i64>,
+    /// Numbers of topics that are heard though nobody wants them: a call came late, say.
+    unwanted: HashSet<i64>,
 }
 
 #[derive(Debug)]
 struct Heard {
     topic: Topic,
     last: Position,
+    /// The last call that asked for it.
+    asked: i64,
 }
 
 /// Where a topic begins to be heard.
@@ -45,14 +53,17 @@ impl Hearing {
             registration,
             numbers: HashMap::new(),
             topics: HashMap::new(),
-            beginning: 0,
+            asked: 0,
+            changing: 0,
             early: HashMap::new(),
+            ended: HashMap::new(),
+            unwanted: HashSet::new(),
         }
     }
 
     /// Whether it hears a topic, or may be about to.
     pub(super) fn may_hear(&self, topic: &Topic) -> bool {
-        self.beginning > 0 || self.numbers.contains_key(topic)
+        self.changing > 0 || self.numbers.contains_key(topic)
     }
 
     /// All topics, and how far each has been heard.
@@ -60,27 +71,40 @@ impl Hearing {
         self.topics.values().map(|heard| (heard.topic.clone(), heard.last)).collect()
     }
 
-    pub(super) fn about_to_begin(&mut self) {
-        self.beginning += 1;
+    /// The number of a call.
+    pub(super) fn ask(&mut self) -> i64 {
+        self.asked += 1;
+        self.asked
     }
 
-    /// As often as [`about_to_begin`](Self::about_to_begin), whatever came of it.
-    pub(super) fn begun(&mut self) {
-        self.beginning -= 1;
-        if self.beginning == 0 {
+    /// A call is about to change what is heard. Answers its number.
+    pub(super) fn about_to_change(&mut self) -> i64 {
+        self.changing += 1;
+        self.ask()
+    }
+
+    /// As often as [`about_to_change`](Self::about_to_change), whatever came of it.
+    pub(super) fn changed(&mut self) {
+        self.changing -= 1;
+        if self.changing == 0 {
             self.early.clear();
+            self.ended.clear();
         }
     }
 
     /// Begins hearing, with what came early. Who hears already goes on where it is.
-    pub(super) fn begin(&mut self, start: Start) {
+    pub(super) fn begin(&mut self, start: Start, asked: i64) {
         let Start { topic, number, head } = start;
-        if self.numbers.get(&topic) == Some(&number) {
+        if self.ended.get(&topic).is_some_and(|later| *later > asked) {
             return;
         }
-        self.end(&topic);
+        if let Some(heard) = self.topics.get_mut(&number) {
+            heard.asked = heard.asked.max(asked);
+            return;
+        }
+        self.forget(&topic);
         self.numbers.insert(topic.clone(), number);
-        self.topics.insert(number, Heard { topic, last: head });
+        self.topics.insert(number, Heard { topic, last: head, asked });
         for (position, event) in self.early.remove(&number).unwrap_or_default() {
             if position.epoch != head.epoch || position.offset > head.offset {
                 self.event(number, position, event);
@@ -88,17 +112,40 @@ impl Hearing {
         }
     }
 
-    pub(super) fn end(&mut self, topic: &Topic) {
+    pub(super) fn end(&mut self, topic: &Topic, asked: i64) {
+        let heard = self.numbers.get(topic).and_then(|number| self.topics.get(number));
+        if heard.is_some_and(|heard| heard.asked > asked) {
+            return;
+        }
+        self.forget(topic);
+        let ended = self.ended.entry(topic.clone()).or_insert(asked);
+        *ended = asked.max(*ended);
+    }
+
+    fn forget(&mut self, topic: &Topic) {
         if let Some(number) = self.numbers.remove(topic) {
             self.topics.remove(&number);
         }
     }
 
+    /// Topics that came though nobody wants them, and the last call that could have asked for them; nothing while it may
+    /// change what is wanted.
+    pub(super) fn unwanted(&mut self) -> Option<(Vec<i64>, i64)> {
+        if self.changing > 0 || self.unwanted.is_empty() {
+            return None;
+        }
+        let unwanted = std::mem::take(&mut self.unwanted);
+        let unwanted: Vec<_> = unwanted.into_iter().filter(|number| !self.topics.contains_key(number)).collect();
+        Some((unwanted, self.asked))
+    }
+
     /// Takes an event, unless it has been heard before. Tells of a gap where one is missing.
     pub(super) fn event(&mut self, number: i64, position: Position, event: Arc<Event>) {
         let Some(heard) = self.topics.get_mut(&number) else {
-            if self.beginning > 0 {
+            if self.changing > 0 {
                 self.early.entry(number).or_default().push((position, event));
+            } else {
+                self.unwanted.insert(number);
             }
             return;
         };
@@ -171,13 +218,13 @@ mod tests {
     fn what_came_before_its_interest_was_known_is_not_lost() {
         let (ears, mut hearing, topic) = hearing();
         assert!(!hearing.may_hear(&topic));
-        hearing.about_to_begin();
+        let asked = hearing.about_to_change();
         assert!(hearing.may_hear(&topic), "the database may know already: who publishes wakes this node");
         for offset in 3..6 {
             hearing.event(7, at(1, offset), event());
         }
-        hearing.begin(Start { topic: topic.clone(), number: 7, head: at(1, 3) });
-        hearing.begun();
+        hearing.begin(Start { topic: topic.clone(), number: 7, head: at(1, 3) }, asked);
+        hearing.changed();
         hearing.event(7, at(1, 6), event());
         assert_eq!(heard(&ears, &topic), [4, 5, 6]);
         assert!(!ears.has_gap(&topic));
@@ -188,7 +235,7 @@ mod tests {
     #[test]
     fn what_comes_twice_is_heard_once_and_a_hole_is_told_of() {
         let (ears, mut hearing, topic) = hearing();
-        hearing.begin(Start { topic: topic.clone(), number: 7, head: at(1, 3) });
+        hearing.begin(Start { topic: topic.clone(), number: 7, head: at(1, 3) }, 1);
         for offset in [4, 4, 3, 5] {
             hearing.event(7, at(1, offset), event());
         }
@@ -197,5 +244,46 @@ mod tests {
         assert!(ears.has_gap(&topic));
         hearing.event(7, at(2, 1), event());
         assert_eq!(heard(&ears, &topic), [4, 5, 7, 1]);
+    }
+
+    /// In whatever order their answers come.
+    #[test]
+    fn of_two_calls_at_once_the_later_one_holds() {
+        for answered_in_turn in [true, false] {
+            for ends_at_last in [true, false] {
+                let (_, mut hearing, topic) = hearing();
+                let before = hearing.about_to_change();
+                hearing.begin(Start { topic: topic.clone(), number: 7, head: at(1, 3) }, before);
+                hearing.changed();
+                let (first, second) = (hearing.about_to_change(), hearing.about_to_change());
+                let mut calls = [(first, !ends_at_last), (second, ends_at_last)];
+                if !answered_in_turn {
+                    calls.reverse();
+                }
+                for (asked, ends) in calls {
+                    if ends {
+                        hearing.end(&topic, asked);
+                    } else {
+                        hearing.begin(Start { topic: topic.clone(), number: 7, head: at(1, 3) }, asked);
+                    }
+                    hearing.changed();
+                }
+                assert_eq!(hearing.last(&topic).is_none(), ends_at_last, "answered in turn: {answered_in_turn}");
+                assert!(hearing.ended.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_and_nobody_wants_is_told_of_once_no_call_is_under_way() {
+        let (_, mut hearing, topic) = hearing();
+        hearing.event(7, at(1, 1), event());
+        let asked = hearing.about_to_change();
+        assert_eq!(hearing.unwanted(), None);
+        hearing.begin(Start { topic, number: 7, head: at(1, 1) }, asked);
+        hearing.changed();
+        hearing.event(8, at(1, 1), event());
+        assert_eq!(hearing.unwanted(), Some((vec![8], asked)));
+        assert_eq!(hearing.unwanted(), None);
     }
 }

@@ -20,11 +20,11 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Listening(Mutex<Option<AbortHandle>>);
 
 impl Listening {
-    /// Begins listening, unless that has been done or there is no way to.
+    /// Begins listening, unless that has been done or there is no way to; or begins anew, as it ends with its runtime.
     pub(crate) fn begin(&self, store: &PostgresStore) {
         let mut task = self.0.lock();
         if store.inner.config.listen_options().is_some() && task.as_ref().is_none_or(AbortHandle::is_finished) {
-            *task = Some(tokio::spawn(run(Arc::downgrade(&store.inner))).abort_handle());
+            *task = store.inner.database.spawn(run(Arc::downgrade(&store.inner)));
         }
     }
 

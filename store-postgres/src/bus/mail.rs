@@ -1,4 +1,4 @@
-//! Commands as rows of the feed.
+//! Commands as rows of a node's mailbox.
 
 use std::sync::Arc;
 
@@ -18,6 +18,9 @@ enum Note {
     Close { channel: ChannelId, close: Close },
     Evict { channel: ChannelId, generation: u64 },
 }
+
+/// How many commands wait for a node at most: far more than it takes out with one poll.
+pub(super) const MOST: i64 = 10_000;
 
 pub(super) struct Mail<'a> {
     notes: Vec<String>,
@@ -54,16 +57,29 @@ impl<'a> Mail<'a> {
     }
 }
 
-/// The command of a row, if it is one.
-pub(super) fn command(row: &PgRow) -> Read<Option<Command>> {
+/// What lies in a mailbox; without a command if it is not understood.
+pub(super) struct Item {
+    pub(super) seq: i64,
+    pub(super) command: Option<Command>,
+}
+
+/// The item of a row, if it is one.
+pub(super) fn item(row: &PgRow) -> Read<Option<Item>> {
     let Some(note) = get::<Option<&str>>(row, "note")? else { return Ok(None) };
-    let note = serde_json::from_str(note).map_err(corrupt)?;
-    Ok(Some(match note {
+    let command = command(row, note).inspect_err(|error| {
+        // It must not keep the node from all that comes after it.
+        tracing::error!(error = %error, "a command was not understood");
+    });
+    Ok(Some(Item { seq: get(row, "seq")?, command: command.ok() }))
+}
+
+fn command(row: &PgRow, note: &str) -> Read<Command> {
+    Ok(match serde_json::from_str(note).map_err(corrupt)? {
         Note::Deliver { channel, position, kind } => {
             let event = Arc::new(event_of_kind(row, kind, str::to_owned)?);
             Command::Deliver { channel, position, event }
         }
         Note::Close { channel, close } => Command::Close { channel, close },
         Note::Evict { channel, generation } => Command::Evict { fence: Fence { id: channel, generation } },
-    }))
+    })
 }

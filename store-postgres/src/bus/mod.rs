@@ -27,11 +27,12 @@ use node::Node;
 #[async_trait]
 impl EventBus for PostgresStore {
     async fn start(&self, node: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<dyn BusNode>, StoreError> {
-        let node = Node::join(self, node, sink).await?;
-        // From here on it leaves if it cannot begin.
-        let node = PostgresNode { store: self.clone(), node };
-        self.inner.listening.begin(self);
-        node.node.begin(self).await?;
+        let (store, node) = (self.clone(), node.clone());
+        // It comes to its end also if the caller is dropped: then the node is as well, and leaves.
+        let started = tokio::spawn(async move { PostgresNode::start(store, &node, sink).await });
+        let node = started
+            .await
+            .map_err(|ended| StoreError::new(StoreErrorKind::Unavailable, BACKEND, "start").because(ended))??;
         Ok(Arc::new(node))
     }
 }
@@ -41,6 +42,17 @@ impl EventBus for PostgresStore {
 struct PostgresNode {
     store: PostgresStore,
     node: Arc<Node>,
+}
+
+impl PostgresNode {
+    async fn start(store: PostgresStore, id: &NodeId, sink: Arc<dyn Sink>) -> Result<Self, StoreError> {
+        let node = Node::join(&store, id, sink).await?;
+        // From here on it leaves if it cannot begin.
+        let this = Self { store, node };
+        this.store.inner.listening.begin(&this.store);
+        this.node.begin(&this.store).await?;
+        Ok(this)
+    }
 }
 
 #[async_trait]
@@ -55,7 +67,7 @@ impl BusNode for PostgresNode {
         }
         let mail = Mail::new(commands)
             .map_err(|source| StoreError::new(StoreErrorKind::Corrupt, BACKEND, "send").because(source))?;
-        let values = mail.bind(Values::new().with(node.as_str()));
+        let values = mail.bind(Values::new().with(node.as_str()).with(mail::MOST));
         let sent = self.store.value("send", Lane::Work, &self.store.inner.sql.send, values).await?;
         if sent && !self.store.inner.nodes.wake(node) {
             self.store.inner.waker.wake();
@@ -70,21 +82,16 @@ impl BusNode for PostgresNode {
     async fn stop(&self) {
         let Some(registration) = self.node.leave(&self.store) else { return };
         if let Err(error) = registration.give_back(&self.store).await {
-            tracing::warn!(error = %error, "a node could not be taken off the bus, its place ends by itself");
+            tracing::warn!(error = %error, "a node could not be taken off the bus, trying again");
+            registration.give_back_soon(&self.store, false);
         }
     }
 }
 
 impl Drop for PostgresNode {
     fn drop(&mut self) {
-        let Some(registration) = self.node.leave(&self.store) else { return };
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let store = self.store.clone();
-            runtime.spawn(async move {
-                if let Err(error) = registration.give_back(&store).await {
-                    tracing::warn!(error = %error, "a node could not be taken off the bus, its place ends by itself");
-                }
-            });
+        if let Some(registration) = self.node.leave(&self.store) {
+            registration.give_back_soon(&self.store, false);
         }
     }
 }

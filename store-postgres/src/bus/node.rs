@@ -1,5 +1,6 @@
 //! A node's place on the bus.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -8,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use strait_core::store::{Health, Sink, StoreError, StoreErrorKind};
 use strait_core::{NodeId, Position, Topic};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::hearing::{Hearing, Registration, Start};
 use super::{left, poll};
@@ -20,6 +21,8 @@ use crate::values::{Read, get, millis, name, position};
 
 /// How long a node that is not heard of stays on the bus.
 pub(super) const PLACE: Duration = Duration::from_secs(30);
+/// Between attempts to give a place back.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// This process's nodes.
 #[derive(Debug)]
@@ -90,6 +93,8 @@ pub(super) struct Node {
     /// What is heard is changed by many at a time (read) or made anew by one (write): what ends meanwhile would begin
     /// again in the database.
     pub(super) changing: tokio::sync::RwLock<()>,
+    /// What was taken out of the mailbox, and may still be in it.
+    pub(super) taken: Mutex<HashSet<i64>>,
     pub(super) wake: Notify,
     pub(super) stopped: AtomicBool,
     pub(super) pulse: Mutex<Pulse>,
@@ -110,12 +115,43 @@ impl Registration {
         store.rows("stop", Lane::Vital, &store.inner.sql.leave_bus, values).await.map(drop)
     }
 
+    /// Gives the place back in the background, and tries again until the place has ended by itself. `may_come_late` is
+    /// whether the database may get to know of the place only now, from a call that was given up.
+    pub(super) fn give_back_soon(self, store: &PostgresStore, may_come_late: bool) {
+        let giving = store.clone();
+        store.inner.database.spawn(async move {
+            let (store, began) = (giving, Instant::now());
+            let mut is_last = !may_come_late;
+            while began.elapsed() < PLACE {
+                match self.give_back(&store).await {
+                    Ok(()) if is_last => return,
+                    // The server gives a statement up after that time, too.
+                    Ok(()) => sleep(store.inner.config.operation).await,
+                    Err(error) => {
+                        tracing::debug!(error = %error, "a node's place could not be given back, trying again");
+                        sleep(PAUSE).await;
+                        continue;
+                    }
+                }
+                is_last = true;
+            }
+            tracing::warn!("a node could not be taken off the bus, its place ends by itself");
+        });
+    }
+
     /// Puts a node on the bus.
     pub(super) async fn new(store: &PostgresStore, id: &NodeId) -> Result<Self, StoreError> {
-        let holder = &store.inner.nodes.holder;
-        let values = Values::new().with(id.as_str()).with(millis(PLACE)).with(holder.as_str());
-        let number: Option<i64> = store.value("start", Lane::Vital, &store.inner.sql.join_bus, values).await?;
-        Ok(Self { number: number.ok_or_else(taken)?, id: id.to_string() })
+        let number = store.value("start", Lane::Vital, &store.inner.sql.new_place, Values::new()).await?;
+        let (new, holder) = (Self { number, id: id.to_string() }, &store.inner.nodes.holder);
+        let values = Values::new().with(id.as_str()).with(millis(PLACE)).with(holder.as_str()).with(number);
+        match store.value("start", Lane::Vital, &store.inner.sql.join_bus, values).await {
+            Ok(true) => Ok(new),
+            Ok(false) => Err(taken()),
+            Err(error) => {
+                new.give_back_soon(store, true);
+                Err(error)
+            }
+        }
     }
 }
 
@@ -123,13 +159,13 @@ fn taken() -> StoreError {
     error(StoreErrorKind::Conflict, "start", "a node of this name is on the bus, every node needs a name of its own")
 }
 
-/// Ends what [`Hearing::about_to_begin`] began, also if the caller is dropped.
-struct Beginning<'a>(&'a Node);
+/// Ends what [`Hearing::about_to_change`] began, also if the caller is dropped.
+struct Changing<'a>(&'a Node);
 
-impl Drop for Beginning<'_> {
+impl Drop for Changing<'_> {
     fn drop(&mut self) {
         if let Some(hearing) = self.0.hearing.lock().as_mut() {
-            hearing.begun();
+            hearing.changed();
         }
     }
 }
@@ -144,6 +180,7 @@ impl Node {
             id: id.clone(),
             hearing: Mutex::new(Some(Hearing::new(sink, registration))),
             changing: tokio::sync::RwLock::default(),
+            taken: Mutex::default(),
             wake: Notify::new(),
             stopped: AtomicBool::new(false),
             pulse: Mutex::new(Pulse { heard_at: Instant::now(), lag: None, is_sound: true }),
@@ -153,7 +190,7 @@ impl Node {
         }
         // Two began at the same time; the other one finds another place.
         if let Some(registration) = node.registration() {
-            registration.give_back(store).await?;
+            registration.give_back_soon(store, false);
         }
         Err(taken())
     }
@@ -203,33 +240,35 @@ impl Node {
         on: &[Topic],
         off: &[Topic],
     ) -> Result<Vec<Position>, StoreError> {
-        let _changing =
+        let _unchanged =
             timeout(store.inner.config.operation, self.changing.read()).await.map_err(|_| late("interest"))?;
-        loop {
-            let registration = {
-                let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
-                hearing.about_to_begin();
-                hearing.registration.clone()
-            };
-            let _beginning = Beginning(self);
-            // What ends and begins goes on.
-            let ends: Vec<&Topic> = off.iter().filter(|topic| !on.contains(topic)).collect();
-            if on.is_empty() && ends.is_empty() {
-                return Ok(Vec::new());
-            }
-            let starts = hear(store, "interest", Lane::Work, &registration, on.iter(), ends.iter().copied()).await?;
-            let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
-            if hearing.registration != registration {
-                continue;
-            }
-            let head =
-                |topic: &Topic| starts.iter().find(|start: &&Start| start.topic == *topic).map(|start| start.head);
-            let heads = on.iter().map(head).collect::<Option<Vec<_>>>();
-            ends.into_iter().for_each(|topic| hearing.end(topic));
-            starts.into_iter().for_each(|start| hearing.begin(start));
-            return heads.ok_or_else(|| error(StoreErrorKind::Corrupt, "interest", "a topic without an answer"));
+        // What ends and begins goes on.
+        let ends: Vec<&Topic> = off.iter().filter(|topic| !on.contains(topic)).collect();
+        if on.is_empty() && ends.is_empty() {
+            return self.hearing().map(|_| Vec::new()).ok_or_else(|| left("interest"));
         }
+        let (registration, asked) = {
+            let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
+            let asked = hearing.about_to_change();
+            (hearing.registration.clone(), asked)
+        };
+        let _changing = Changing(self);
+        let change = Change { asked, on: on.iter().collect(), off: ends };
+        let starts = hear(store, "interest", Lane::Work, &registration, &change).await?;
+        let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
+        let head = |topic: &Topic| starts.iter().find(|start: &&Start| start.topic == *topic).map(|start| start.head);
+        let heads = on.iter().map(head).collect::<Option<Vec<_>>>();
+        change.off.into_iter().for_each(|topic| hearing.end(topic, asked));
+        starts.into_iter().for_each(|start| hearing.begin(start, asked));
+        heads.ok_or_else(|| error(StoreErrorKind::Corrupt, "interest", "a topic without an answer"))
     }
+}
+
+/// What a node asks for, in one call.
+pub(super) struct Change<'a> {
+    pub(super) asked: i64,
+    pub(super) on: Vec<&'a Topic>,
+    pub(super) off: Vec<&'a Topic>,
 }
 
 /// Begins and ends interest in the database.
@@ -238,13 +277,15 @@ pub(super) async fn hear(
     op: &'static str,
     lane: Lane,
     registration: &Registration,
-    on: impl Iterator<Item = &Topic>,
-    off: impl Iterator<Item = &Topic>,
+    change: &Change<'_>,
 ) -> Result<Vec<Start>, StoreError> {
-    let names = |topics: &mut dyn Iterator<Item = &Topic>| topics.map(ToString::to_string).collect::<Vec<_>>();
-    let (mut on, mut off) = (on, off);
-    let values =
-        Values::new().with(registration.number).with(&registration.id).with(names(&mut on)).with(names(&mut off));
+    let names = |topics: &[&Topic]| topics.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let values = Values::new()
+        .with(registration.number)
+        .with(&registration.id)
+        .with(names(&change.on))
+        .with(names(&change.off))
+        .with(change.asked);
     let rows = store.rows(op, lane, &store.inner.sql.hear, values).await?;
     let starts: Read<Vec<Start>> = rows
         .iter()

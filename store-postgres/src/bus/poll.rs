@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgRow;
-use strait_core::store::{Command, StoreError};
+use strait_core::store::StoreError;
 use tokio::time::{sleep, timeout};
 
-use super::mail;
+use super::mail::{self, Item};
 use super::node::{Node, PLACE};
 use super::resync::resync;
+use crate::config::PostgresConfig;
 use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
 use crate::values::{Read, event, get, millis, position, unsigned};
@@ -18,6 +19,8 @@ use crate::values::{Read, event, get, millis, position, unsigned};
 /// Between two polls less must pass than the ten seconds that a slot of the feed surely stays, or something may be
 /// missing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(9);
+/// Before the outbox is looked into again while all that waits is locked, at least twice this passes.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause between polls that fail.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
@@ -66,16 +69,18 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
     let config = &store.inner.config;
     let mut progress = Progress { mark: from, is_whole: true };
     let mut failures: u32 = 0;
+    let mut blocked: u32 = 0;
     while !node.stopped.load(Ordering::Acquire) {
         let began = Instant::now();
         match turn(&store, &node, &mut progress).await {
-            Ok(again) => {
+            Ok(sequenced) => {
                 failures = 0;
+                blocked = if sequenced == Sequenced::Blocked { blocked + 1 } else { 0 };
                 // Whoever publishes meanwhile is read with the next poll.
                 sleep(config.debounce.saturating_sub(began.elapsed())).await;
-                if !again {
+                if sequenced != Sequenced::Something {
                     // Late is as good as woken.
-                    let _ = timeout(config.poll, node.wake.notified()).await;
+                    let _ = timeout(pause(config, blocked), node.wake.notified()).await;
                 }
             }
             Err(error) => {
@@ -90,9 +95,31 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
     }
 }
 
-/// One poll, and what follows from it. Answers whether the next one is due at once.
-async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) -> Result<bool, StoreError> {
+/// What came of looking into the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sequenced {
+    /// Nothing waits, or it was not to be had.
+    Nothing,
+    /// The next poll finds it.
+    Something,
+    /// All that waits is of topics that somebody has locked.
+    Blocked,
+}
+
+/// How long to wait for a wake-up, after so many turns that were blocked: ever longer, as a lock that is held for long
+/// must not keep all nodes busy.
+fn pause(config: &PostgresConfig, blocked: u32) -> Duration {
+    if blocked == 0 {
+        return config.poll;
+    }
+    SHORTEST_PAUSE.max(config.debounce).saturating_mul(1 << blocked.min(16)).min(config.poll)
+}
+
+/// One poll, and what follows from it.
+async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) -> Result<Sequenced, StoreError> {
     let found = poll(store, node, Some(&progress.mark)).await?;
+    take_mail(store, node).await;
+    end_unwanted(store, node).await;
     progress.is_whole &= found.is_on && found.mark.continues(&progress.mark);
     progress.mark = found.mark;
     if !progress.is_whole {
@@ -101,12 +128,34 @@ async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) 
         progress.is_whole = true;
     }
     node.has_heard();
-    let again = found.waiting
-        && sequence(store).await.unwrap_or_else(|error| {
-            tracing::warn!(error = %error, "what transactions have published waits to be sequenced");
-            false
-        });
-    Ok(again)
+    if !found.waiting {
+        return Ok(Sequenced::Nothing);
+    }
+    Ok(sequence(store).await.unwrap_or_else(|error| {
+        tracing::warn!(error = %error, "what transactions have published waits to be sequenced");
+        Sequenced::Nothing
+    }))
+}
+
+/// Empties the mailbox of what was taken. What it cannot is not taken a second time.
+async fn take_mail(store: &PostgresStore, node: &Node) {
+    let taken: Vec<i64> = node.taken.lock().iter().copied().collect();
+    let Some(registration) = node.registration().filter(|_| !taken.is_empty()) else { return };
+    let values = Values::new().with(registration.number).with(&taken);
+    match store.rows("take_mail", Lane::Vital, &store.inner.sql.take_mail, values).await {
+        Ok(_) => node.taken.lock().retain(|seq| !taken.contains(seq)),
+        Err(error) => tracing::debug!(error = %error, "a mailbox could not be emptied, trying again"),
+    }
+}
+
+/// Ends interest that a call which came late has begun. If it cannot, the next event of the topic tells of it again.
+async fn end_unwanted(store: &PostgresStore, node: &Node) {
+    let unwanted = node.hearing().and_then(|mut hearing| Some((hearing.registration.number, hearing.unwanted()?)));
+    let Some((number, (topics, asked))) = unwanted else { return };
+    let values = Values::new().with(number).with(topics).with(asked);
+    if let Err(error) = store.rows("unhear", Lane::Vital, &store.inner.sql.unhear, values).await {
+        tracing::debug!(error = %error, "interest that nobody has could not be ended");
+    }
 }
 
 /// Reads what is new since a mark, or only where things stand now.
@@ -115,7 +164,7 @@ pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark
     let values =
         Values::new().with(registration.number).with(since.map(|since| since.snapshot.as_str())).with(&registration.id);
     let mut first: Option<Read<Found>> = None;
-    let mut commands = Vec::new();
+    let mut mail = Vec::new();
     let mut broken = None;
     let mut lag = None;
     let began = Instant::now();
@@ -124,7 +173,7 @@ pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark
             first = Some(head(&row));
         } else if broken.is_none() {
             let now = first.as_ref().and_then(|found| Some(found.as_ref().ok()?.mark.at));
-            match hear_row(node, &row, now.unwrap_or(0), &mut commands) {
+            match hear_row(node, &row, now.unwrap_or(0), &mut mail) {
                 Ok(age) => lag = lag.max(Some(age)),
                 Err(error) => broken = Some(error),
             }
@@ -137,9 +186,10 @@ pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark
             .map_or(Ok(()), Err)
             .and_then(|()| first.unwrap_or_else(|| Err(crate::values::corrupt("a poll without an answer")))),
     )?;
-    // A poll that broke off is made again: events are known by their offsets, commands are not.
     if let Some(hearing) = node.hearing() {
-        commands.into_iter().for_each(|command| hearing.sink.command(command));
+        let mut taken = node.taken.lock();
+        let new = mail.into_iter().filter(|item| taken.insert(item.seq));
+        new.filter_map(|item| item.command).for_each(|command| hearing.sink.command(command));
     }
     let lag = lag.unwrap_or_else(|| began.elapsed());
     metrics::gauge!("strait_bus_lag_seconds").set(lag.as_secs_f64());
@@ -152,9 +202,9 @@ fn head(row: &PgRow) -> Read<Found> {
 }
 
 /// Takes one row; tells how old it is.
-fn hear_row(node: &Node, row: &PgRow, now: u64, commands: &mut Vec<Command>) -> Read<Duration> {
-    match mail::command(row)? {
-        Some(command) => commands.push(command),
+fn hear_row(node: &Node, row: &PgRow, now: u64, mail: &mut Vec<Item>) -> Read<Duration> {
+    match mail::item(row)? {
+        Some(item) => mail.push(item),
         None => {
             let position = position(row, "epoch", "number", "mark")?;
             let event = Arc::new(event(row, "")?);
@@ -166,15 +216,19 @@ fn hear_row(node: &Node, row: &PgRow, now: u64, commands: &mut Vec<Command>) -> 
     Ok(Duration::from_micros(now.saturating_sub(unsigned(row, "at")?)))
 }
 
-/// Gives what waits in the outbox its place; tells whether the next poll is due at once.
-async fn sequence(store: &PostgresStore) -> Result<bool, StoreError> {
+/// Gives what waits in the outbox its place.
+async fn sequence(store: &PostgresStore) -> Result<Sequenced, StoreError> {
     let values = Values::new().with(store.inner.nodes.numbers());
     let row = store.one("sequence", Lane::Vital, &store.inner.sql.sequence, values).await?;
-    if store.read("sequence", get(&row, "o_wake"))? {
+    let answer = || Ok((get(&row, "o_wake")?, get(&row, "o_done")?, get(&row, "o_more")?));
+    let (wake, done, more): (bool, bool, bool) = store.read("sequence", answer())?;
+    if wake {
         store.inner.waker.wake();
     }
-    store.inner.nodes.wake_all();
-    Ok(true)
+    if done {
+        store.inner.nodes.wake_all();
+    }
+    Ok(if done || more { Sequenced::Something } else { Sequenced::Blocked })
 }
 
 /// Keeps the node's place on the bus, and does its part of the sweeping.
@@ -183,6 +237,8 @@ pub(super) async fn keep(store: PostgresStore, node: Arc<Node>) {
     while !node.stopped.load(Ordering::Acquire) {
         sleep(pause).await;
         let Some(registration) = node.registration() else { return };
+        // It may have ended with the runtime that it was begun on.
+        store.inner.listening.begin(&store);
         let values = Values::new().with(registration.number).with(&registration.id).with(millis(PLACE));
         let kept = store.value::<bool>("beat", Lane::Vital, &store.inner.sql.beat_bus, values).await;
         let swept = match kept {

@@ -6,7 +6,7 @@ use strait_core::store::{Replay, StoreError};
 use strait_core::{Position, Topic};
 
 use super::hearing::{Registration, Start};
-use super::node::{Node, hear};
+use super::node::{Change, Node, hear};
 use crate::database::Lane;
 use crate::store::PostgresStore;
 
@@ -29,8 +29,9 @@ async fn begin_anew(store: &PostgresStore, node: &Node, is_on: bool) -> Result<V
         return Ok(Vec::new());
     }
     metrics::counter!("strait_postgres_resyncs_total").increment(1);
-    let on = topics.iter().map(|(topic, _)| topic);
-    let starts = hear(store, "resync", Lane::Vital, &registration, on, std::iter::empty()).await?;
+    let Some(asked) = node.hearing().map(|mut hearing| hearing.ask()) else { return Ok(Vec::new()) };
+    let change = Change { asked, on: topics.iter().map(|(topic, _)| topic).collect(), off: Vec::new() };
+    let starts = hear(store, "resync", Lane::Vital, &registration, &change).await?;
     if let Some(mut hearing) = node.hearing() {
         starts.iter().for_each(|start| hearing.renumber(&start.topic, start.number));
     }
@@ -55,7 +56,10 @@ async fn place(
     match kept {
         Some(topics) => Ok(Some((registration, topics))),
         // It left meanwhile.
-        None => registration.give_back(store).await.map(|()| None),
+        None => {
+            registration.give_back_soon(store, false);
+            Ok(None)
+        }
     }
 }
 

@@ -35,10 +35,11 @@ impl Waker {
         }
     }
 
+    /// Begins, unless that has been done; or begins anew, as it ends with its runtime.
     pub(crate) fn begin(&self, inner: &Arc<Inner>) {
-        if self.is_on {
-            let task = tokio::spawn(run(Arc::clone(&self.due), self.debounce, Arc::downgrade(inner)));
-            *self.task.lock() = Some(task.abort_handle());
+        let mut task = self.task.lock();
+        if self.is_on && task.as_ref().is_none_or(AbortHandle::is_finished) {
+            *task = inner.database.spawn(run(Arc::clone(&self.due), self.debounce, Arc::downgrade(inner)));
         }
     }
 

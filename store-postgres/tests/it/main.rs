@@ -6,10 +6,12 @@ mod conformance;
 mod faults;
 mod full;
 mod kit;
+mod mail;
 mod outbox;
 mod places;
 mod pooler;
 mod restart;
+mod runtimes;
 mod tables;
 #[cfg(feature = "tls")]
 mod tls;

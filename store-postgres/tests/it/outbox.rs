@@ -1,11 +1,11 @@
 //! Publishing inside one's own transaction.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use strait_core::Payload;
 use strait_core::store::{EventHubStore, Publication, Replay, StoreErrorKind};
-use strait_store_postgres::Outgoing;
-use strait_store_postgres::sqlx::{Connection, PgConnection, query};
+use strait_store_postgres::sqlx::{Connection, PgConnection, query, query_scalar};
+use strait_store_postgres::{Outgoing, PostgresStore};
 use tokio::time::timeout;
 
 use crate::kit::{KEEP, Schema, eventually, hearing, publication, publish, texts, topic};
@@ -190,6 +190,69 @@ async fn a_topic_that_is_locked_holds_no_other_one_up() {
     assert_eq!(texts(&ears.hear(&topic("a"), 1).await), ["1"]);
     publish(&store, publication("a", "direct")).await;
     ears.hear(&topic("a"), 2).await;
+}
+
+/// Counts how often somebody looks into the outbox, from here on.
+async fn count_turns(schema: &Schema, connection: &mut PgConnection) {
+    for sql in [
+        "ALTER FUNCTION {s}.sequence_outbox RENAME TO sequence_uncounted",
+        "CREATE SEQUENCE {s}.turns",
+        "CREATE FUNCTION {s}.sequence_outbox(local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean) \
+         LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('{s}.turns'); \
+         SELECT * INTO o_wake, o_done, o_more FROM {s}.sequence_uncounted(local); END $$",
+    ] {
+        promptly(schema, connection, sql).await;
+    }
+}
+
+#[tokio::test]
+async fn while_a_topic_is_locked_nodes_look_ever_less_often_and_sequence_others_at_once() {
+    let schema = Schema::new();
+    schema.store().await.close().await;
+    let (mut connection, mut holder) = (schema.connection().await, schema.connection().await);
+    count_turns(&schema, &mut connection).await;
+    let store = PostgresStore::new(schema.config().poll(Duration::from_secs(5)));
+    let (ears, _bus) = hearing(&store, &["a", "b"]).await;
+    promptly(&schema, &mut holder, "BEGIN").await;
+    promptly(&schema, &mut holder, "SELECT FROM {s}.topic WHERE name = 'a' FOR UPDATE").await;
+    promptly(&schema, &mut connection, "SELECT {s}.publish('a', '1')").await;
+    let began = Instant::now();
+    store.wake();
+    let nine = async || {
+        let turns = schema.sql("SELECT last_value FROM {s}.turns WHERE is_called");
+        let turns: Option<i64> = query_scalar(turns).fetch_optional(&mut connection).await.unwrap();
+        turns.filter(|turns| *turns >= 9)
+    };
+    eventually("nine turns", nine).await;
+    // At once they would take 50 ms, ever later 2.5 s; a wake-up that has other reasons cuts a pause short.
+    assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
+    promptly(&schema, &mut connection, "SELECT {s}.publish('b', '1')").await;
+    let began = Instant::now();
+    store.wake();
+    ears.hear(&topic("b"), 1).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "it does not wait for the next turn: {:?}", began.elapsed());
+    promptly(&schema, &mut holder, "COMMIT").await;
+    assert_eq!(texts(&ears.hear(&topic("a"), 1).await), ["1"]);
+}
+
+#[tokio::test]
+async fn a_topic_that_is_just_being_made_holds_no_other_one_up() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let (ears, _bus) = hearing(&store, &["b"]).await;
+    let (mut connection, mut maker) = (schema.connection().await, schema.connection().await);
+    promptly(&schema, &mut maker, "BEGIN").await;
+    promptly(&schema, &mut maker, "INSERT INTO {s}.topic (name, epoch) VALUES ('a', 7)").await;
+    for name in ["a", "b"] {
+        promptly(&schema, &mut connection, &format!("SELECT {{s}}.publish('{name}', '1')")).await;
+    }
+    store.wake();
+    ears.hear(&topic("b"), 1).await;
+    promptly(&schema, &mut maker, "COMMIT").await;
+    let kept = async || (store.history(&topic("a"), 1).await.unwrap().len() == 1).then_some(());
+    promptly(&schema, &mut connection, "SELECT {s}.publish('a', '2', keep_count => 9, keep_age => '1 hour')").await;
+    eventually("the other event", kept).await;
+    assert_eq!(store.history(&topic("a"), 1).await.unwrap()[0].0.epoch, 7);
 }
 
 #[tokio::test]

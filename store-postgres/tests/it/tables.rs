@@ -11,7 +11,7 @@ use strait_store_postgres::sqlx::{Row, query, query_scalar};
 use strait_store_postgres::{Outgoing, PostgresStore};
 use tokio::task::JoinSet;
 
-use crate::kit::{KEEP, Schema, eventually, hearing, publication, publish, topic};
+use crate::kit::{KEEP, Schema, count_rows, eventually, hearing, publication, publish, topic};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -27,14 +27,6 @@ fn new_channel(node: &NodeId) -> NewChannel {
         token: None,
         due: None,
     }
-}
-
-async fn count(schema: &Schema, table: &str) -> i64 {
-    let sql = schema.sql(&format!("SELECT count(*) FROM {{s}}.{table}"));
-    let mut connection = schema.connection().await;
-    // Counted by an index, so that a test of scans does not find this one.
-    query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
-    query_scalar(sql).fetch_one(&mut connection).await.unwrap()
 }
 
 /// Every call of the traits once, on tables with rows in them.
@@ -68,7 +60,7 @@ async fn use_everything(store: &PostgresStore, schema: &Schema) {
     store.publish_in(&mut transaction, &Outgoing::new(topic("b"), Payload::text("x")).retain(KEEP)).await.unwrap();
     transaction.commit().await.unwrap();
     store.wake();
-    let sequenced = async || (count(schema, "outbox").await == 0).then_some(());
+    let sequenced = async || (count_rows(schema, "outbox").await == 0).then_some(());
     eventually("the outbox to be empty", sequenced).await;
     let event = publication("a", "direct").event;
     store.deliver(&[(new.id.clone(), event)]).await.unwrap();
@@ -161,7 +153,7 @@ async fn many_may_migrate_at_once() {
     while let Some(connected) = connecting.join_next().await {
         connected.unwrap().unwrap();
     }
-    assert_eq!(count(&schema, "migration").await, 1);
+    assert_eq!(count_rows(&schema, "migration").await, 1);
     // And who must not create anything can connect by now.
     PostgresStore::new(schema.config().migrate(false)).connect().await.unwrap();
     let missing = Schema::new();
@@ -176,7 +168,7 @@ async fn the_feed_is_emptied_once_it_has_been_read() {
     let (ears, _bus) = hearing(&store, &["a"]).await;
     publish(&store, publication("a", "x")).await;
     ears.hear(&topic("a"), 1).await;
-    assert_eq!(count(&schema, "feed").await, 1);
+    assert_eq!(count_rows(&schema, "feed").await, 1);
     // As if the slot had been written to twenty seconds ago.
     let mut connection = schema.connection().await;
     let age = "UPDATE {s}.feed SET slot = (slot + 2) % 4";
@@ -185,12 +177,13 @@ async fn the_feed_is_emptied_once_it_has_been_read() {
     query(schema.sql(written)).execute(&mut connection).await.unwrap();
     let rotate = async || {
         query(schema.sql("SELECT {s}.rotate_feed()")).execute(&mut schema.connection().await).await.unwrap();
-        count(&schema, "feed").await
+        count_rows(&schema, "feed").await
     };
     assert_eq!(rotate().await, 1, "the slot is sealed first");
     let later = "UPDATE {s}.slot SET sealed_at = sealed_at - interval '11 seconds'";
     // What became visible after the seal keeps the slot.
-    let late = "INSERT INTO {s}.feed (slot, seq, at, kind) SELECT slot, 0, now(), 0 FROM {s}.feed";
+    let late = "INSERT INTO {s}.feed (slot, seq, at, topic, epoch, number, mark, kind, format, payload) \
+                SELECT slot, 0, now(), topic, epoch, number + 1, mark, kind, format, payload FROM {s}.feed";
     query(schema.sql(late)).execute(&mut connection).await.unwrap();
     query(schema.sql(later)).execute(&mut connection).await.unwrap();
     assert_eq!(rotate().await, 2);
@@ -212,15 +205,15 @@ async fn what_is_over_leaves_nothing_behind() {
     for n in 0..20 {
         publish(&store, Publication { retention: short, ..publication("a", n.to_string()) }).await;
     }
-    assert!(count(&schema, "log").await <= 6, "five and the inbox's one");
+    assert!(count_rows(&schema, "log").await <= 6, "five and the inbox's one");
     let claim = store.claim(&record.fence(), &node, LONG).await.unwrap().unwrap();
     store.remove(&[claim]).await.unwrap();
     store.release(&node).await.unwrap();
     let swept = async || {
         store.claim_due(&node, 1, LONG).await.unwrap();
         let mut left = 0;
-        for table in ["channel", "member", "topic", "log", "key", "node", "outbox", "hearer", "interest"] {
-            left += count(&schema, table).await;
+        for table in ["channel", "member", "topic", "log", "key", "node", "outbox", "hearer", "interest", "mail"] {
+            left += count_rows(&schema, table).await;
         }
         (left == 0).then_some(())
     };
@@ -233,7 +226,7 @@ async fn a_poll_reads_no_interest_but_in_what_it_found() {
     let schema = Schema::new();
     let (store, other) = (schema.store().await, schema.store().await);
     let (ears, bus) = hearing(&store, &["a"]).await;
-    let many = "INSERT INTO {s}.interest (topic, node) SELECT -n, h.number FROM {s}.hearer h, generate_series(1, 20000) n \
+    let many = "INSERT INTO {s}.interest (topic, node, asked) SELECT -n, h.number, 0 FROM {s}.hearer h, generate_series(1, 20000) n \
                 WHERE $1 = ''";
     schema.run(many, "").await;
     let before = index_reads(&schema).await;

@@ -96,6 +96,39 @@ async fn chat_on_two_nodes(store: String) {
     assert!(one.exit().await.success());
 }
 
+/// Its runtimes end one after the other, and each has used the database.
+#[tokio::test]
+async fn a_node_with_a_runtime_a_core_leaves_nothing_in_postgres() {
+    on_postgres("runtimes", async |store: String| {
+        let node = Server::start(&["--store", &store]);
+        let mut clients = Vec::new();
+        for _ in 0..16 {
+            clients.push(join(&node, "lobby").await);
+        }
+        for (n, client) in clients.iter_mut().enumerate() {
+            client.send(format!(r#"{{"action":"login","nickname":"guest {n}"}}"#)).await;
+            while client.json().await["action"] != "login" {}
+        }
+        for client in &mut clients {
+            client.send(r#"{"action":"post","text":"hello"}"#).await;
+        }
+        for client in &mut clients {
+            while client.json().await["action"] != "post" {}
+        }
+        node.signal("-TERM");
+        drop(clients);
+        assert!(node.exit().await.success());
+        let (url, schema) = store.split_once("?schema=").expect("a schema");
+        let mut connection = PgConnection::connect(url).await.expect("Postgres answers");
+        for table in ["hearer", "interest", "mail", "node", "channel", "member"] {
+            let count = AssertSqlSafe(format!("SELECT count(*) FROM {schema}.{table}"));
+            let left: i64 = sqlx::query_scalar(count).fetch_one(&mut connection).await.expect("it counts");
+            assert_eq!(left, 0, "{table}");
+        }
+    })
+    .await;
+}
+
 #[cfg(feature = "lambda")]
 mod functions {
     use super::*;

@@ -4,7 +4,7 @@
 
 mod command_line;
 mod endpoints;
-#[cfg(feature = "redis")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 mod fault_counts;
 #[cfg(all(feature = "postgres", feature = "redis"))]
 mod fleet;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use strait_core::store::{BusNode, EventBus, EventHubStore, Publication};
 use strait_core::testkit::Ears;
 use strait_core::{Event, NodeId, Payload, Position, Retention, Topic};
-use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query};
+use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query, query_scalar};
 use strait_store_postgres::{PostgresConfig, PostgresStore};
 
 /// How long a test waits for what must come.
@@ -93,6 +93,29 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
         assert!(started.elapsed() < PATIENCE, "waited in vain for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Until somebody waits for a lock with a statement like this one.
+pub(crate) async fn waits_for_lock(schema: &Schema, statement: &str) {
+    eventually("a statement to wait", async || (count_waiting(schema, statement).await > 0).then_some(())).await;
+}
+
+/// How many wait for a lock with a statement like this one.
+pub(crate) async fn count_waiting(schema: &Schema, statement: &str) -> i64 {
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{statement}%' \
+         AND pid <> pg_backend_pid()"
+    );
+    query_scalar(schema.sql(&sql)).fetch_one(&mut schema.connection().await).await.unwrap()
+}
+
+/// How many rows a table has.
+pub(crate) async fn count_rows(schema: &Schema, table: &str) -> i64 {
+    let sql = schema.sql(&format!("SELECT count(*) FROM {{s}}.{table}"));
+    let mut connection = schema.connection().await;
+    // Counted by an index, so that a test of scans does not find this one.
+    query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
+    query_scalar(sql).fetch_one(&mut connection).await.unwrap()
 }
 
 pub(crate) fn topic(name: &str) -> Topic {
