@@ -8,10 +8,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::{Counts, LEASE, Topic};
 use crate::kit::Server;
 
-#[allow(dead_code, reason = "the store's own tests need more of it")]
+#[allow(clippy::unwrap_used, dead_code, reason = "of the store's own tests, which need more of it")]
 #[path = "../../../../../store-postgres/tests/it/kit/proxy.rs"]
 mod proxy;
-#[allow(dead_code, reason = "the store's own tests need more of it")]
+#[allow(clippy::unwrap_used, dead_code, reason = "of the store's own tests, which need more of it")]
 #[path = "../../../../../store-postgres/tests/it/kit/server.rs"]
 mod server;
 
@@ -53,11 +53,26 @@ impl Scene<'_> {
     }
 }
 
-fn signal(signal: &str, processes: &[i32]) {
-    for process in processes {
-        let sent = Command::new("kill").args([signal, &process.to_string()]).status();
-        assert!(sent.expect("kill runs").success());
+/// Processes that do nothing until it is dropped. A stopped one would outlive its server.
+struct Stopped(Vec<i32>);
+
+impl Stopped {
+    fn new(processes: Vec<i32>) -> Self {
+        signal("-STOP", &processes);
+        Self(processes)
     }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        signal("-CONT", &self.0);
+    }
+}
+
+fn signal(signal: &str, processes: &[i32]) {
+    let processes = processes.iter().map(i32::to_string);
+    let sent = Command::new("kill").arg(signal).args(processes).status();
+    assert!(sent.expect("kill runs").success());
 }
 
 async fn through(what: &str, fault: impl AsyncFnOnce(Scene<'_>)) -> Vec<(Topic, Counts)> {
@@ -152,13 +167,11 @@ async fn a_lock_that_somebody_holds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_listen_that_dies_in_silence() {
     through("`LISTEN` dies in silence", async |scene| {
-        let dead = scene.listening().await;
-        assert_eq!(dead.len(), scene.nodes.len());
-        signal("-STOP", &dead);
-        while scene.listening().await.len() < 2 * dead.len() {
+        let dead = Stopped::new(scene.listening().await);
+        assert_eq!(dead.0.len(), scene.nodes.len());
+        while scene.listening().await.len() < 2 * dead.0.len() {
             tokio::time::sleep(super::EVERY * 10).await;
         }
-        signal("-CONT", &dead);
     })
     .await;
 }
