@@ -8,10 +8,10 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use super::{Counts, LEASE, Topic};
 use crate::kit::Server;
 
-#[allow(dead_code, reason = "the store's own tests need more of it")]
+#[allow(dead_code, clippy::unwrap_used, reason = "as in the store's own tests, which need more of it")]
 #[path = "../../../../../store-postgres/tests/it/kit/proxy.rs"]
 mod proxy;
-#[allow(dead_code, reason = "the store's own tests need more of it")]
+#[allow(dead_code, clippy::unwrap_used, reason = "as in the store's own tests, which need more of it")]
 #[path = "../../../../../store-postgres/tests/it/kit/server.rs"]
 mod server;
 
