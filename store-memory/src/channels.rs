@@ -1,5 +1,6 @@
 use std::thread;
 
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 use parking_lot::Mutex;
 use strait_core::ChannelId;
@@ -15,8 +16,8 @@ use crate::nodes::Nodes;
 /// A channel's own lock is taken first, then those of indexes and topics; never two channels' locks.
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
-    map: HashMap<ChannelId, Mutex<Channel>>,
-    locations: HashMap<Location, ChannelId>,
+    map: HashMap<ChannelId, Mutex<Channel>, RandomState>,
+    locations: HashMap<Location, ChannelId, RandomState>,
     pub(crate) deadlines: Deadlines,
     pub(crate) nodes: Nodes,
 }

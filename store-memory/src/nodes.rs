@@ -1,5 +1,6 @@
 use std::collections::{HashMap, HashSet};
 
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use strait_core::{ChannelId, NodeId};
 
@@ -8,13 +9,13 @@ use crate::clock::Tick;
 /// The nodes' leases, and which channels are connected to them. Touched only when a channel opens, moves, detaches or
 /// ends.
 #[derive(Debug, Default)]
-pub(crate) struct Nodes(Mutex<HashMap<NodeId, Node>>);
+pub(crate) struct Nodes(Mutex<HashMap<NodeId, Node, RandomState>>);
 
 #[derive(Debug, Default)]
 struct Node {
     /// When the lease ends; 0 without one.
     lease: Tick,
-    connected: HashSet<ChannelId>,
+    connected: HashSet<ChannelId, RandomState>,
 }
 
 impl Nodes {

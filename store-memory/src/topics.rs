@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use foldhash::fast::RandomState;
 use papaya::HashMap;
 use parking_lot::Mutex;
 use strait_core::{Position, Topic};
@@ -15,7 +16,7 @@ const SWEPT_AT_ONCE: usize = 32;
 /// All topics of which anything is known. Looking one up takes no lock; each has a lock of its own.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
-    map: HashMap<Topic, Mutex<TopicState>>,
+    map: HashMap<Topic, Mutex<TopicState>, RandomState>,
     expiries: Mutex<BTreeSet<(Tick, Topic)>>,
     /// The first of `expiries`, or 0 for none: publishers look at it without the lock.
     next_expiry: AtomicU64,

@@ -5,7 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use strait_core::{
-    Channel, Endpoint, Error, EventHub, InvalidName, Json, Opening, Payload, Session, Topic, Valid, Validate,
+    Channel, ChannelState, Endpoint, Error, EventHub, InvalidName, Json, Opening, Payload, Session, Topic, Valid,
+    Validate,
 };
 
 /// The retained topics that hold what was posted, one a room.
@@ -56,6 +57,12 @@ impl TryFrom<Named> for Room {
 /// Who somebody is in the chat; the session's user is the nickname.
 #[derive(Debug, Serialize, Deserialize)]
 struct Guest {}
+
+/// As whom the room was told of a channel: not of a login that failed half-way, until it is repeated.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Told {
+    nickname: Option<String>,
+}
 
 /// What the room's topic carries.
 #[derive(Debug, Serialize)]
@@ -129,22 +136,24 @@ async fn join(channel: Channel, room: Opening<Room>, hub: EventHub) -> Result<()
 async fn login(
     channel: Channel,
     room: Opening<Room>,
-    before: Option<Session<Guest>>,
+    told: ChannelState<Told>,
     Valid(input): Valid<Login>,
 ) -> Result<(), Error> {
     let session = Session::new(input.nickname.trim(), Guest {})?;
     let topic = &room.topic;
-    let again = before.as_ref().is_some_and(|before| before.user() == session.user());
+    let user = session.user().as_str();
     // Told only once it is so; a login that failed half-way can be made again.
     channel.login(session.clone()).await?;
     channel.subscribe_present::<()>(topic, None).await?;
-    if again {
+    let before = told.get()?;
+    if before.nickname.as_deref() == Some(user) {
         return Ok(());
     }
-    if let Some(before) = before {
-        tell(&channel, topic, &RoomEvent::Left { user: before.user().as_str() }).await?;
+    if let Some(before) = &before.nickname {
+        tell(&channel, topic, &RoomEvent::Left { user: before }).await?;
     }
-    tell(&channel, topic, &RoomEvent::Joined { user: session.user().as_str() }).await
+    tell(&channel, topic, &RoomEvent::Joined { user }).await?;
+    told.update(|told| told.nickname = Some(user.to_owned())).await
 }
 
 async fn post(
@@ -187,9 +196,9 @@ async fn binary(bytes: bytes::Bytes) -> bytes::Bytes {
     bytes
 }
 
-async fn leave(channel: Channel, room: Opening<Room>, session: Option<Session<Guest>>) -> Result<(), Error> {
-    match session {
-        Some(session) => tell(&channel, &room.topic, &RoomEvent::Left { user: session.user().as_str() }).await,
+async fn leave(channel: Channel, room: Opening<Room>, told: ChannelState<Told>) -> Result<(), Error> {
+    match &told.get()?.nickname {
+        Some(user) => tell(&channel, &room.topic, &RoomEvent::Left { user }).await,
         None => Ok(()),
     }
 }

@@ -13,6 +13,7 @@ mod fleet_faults;
 #[cfg(all(feature = "lambda", feature = "redis"))]
 mod functions;
 mod kit;
+mod page;
 #[cfg(feature = "redis")]
 mod remote_topics;
 mod room;

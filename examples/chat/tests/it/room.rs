@@ -1,4 +1,10 @@
+use std::sync::Arc;
+
 use serde_json::{Value, json};
+use strait_core::store::StoreErrorKind;
+use strait_core::testkit::{Fault, Faults, Faulty};
+use strait_store_memory::MemoryStore;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::kit::{Client, Server, on_every_deployment};
@@ -73,6 +79,37 @@ async fn another_nickname_is_told_as_leaving_and_joining(server: Server) {
     other.expect(r#"{"event":"left","user":"ada"}"#).await;
     other.expect(r#"{"event":"joined","user":"grace"}"#).await;
     assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["grace"]));
+}
+
+/// What the store refuses once, at each step of a login.
+#[tokio::test]
+async fn a_login_that_failed_half_way_is_told_once_it_is_repeated() {
+    let faults = Faults::new();
+    let store = Faulty::new(Arc::new(MemoryStore::new()), faults.clone());
+    let server = strait_adapter_fastws::Server::new(chat::app().store(store).build().expect("it can be built"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    tokio::spawn(server.serve(listener));
+    let client = async || {
+        let stream = TcpStream::connect(address).await.expect("it listens");
+        let mut client = Client::open(stream, &format!("ws://{address}/rooms/lobby")).await;
+        client.json().await;
+        client
+    };
+    let mut bob = client().await;
+    for step in ["write", "subscribe", "publish"] {
+        let mut ada = client().await;
+        faults.next(step, 1, &Fault::Refuse(StoreErrorKind::Unavailable));
+        let answer = ada.ask(r#"{"action":"login","nickname":"ada"}"#).await;
+        assert_eq!(answer["error"]["code"], "unavailable", "{step}: {answer}");
+        login(&mut ada, "ada").await;
+        bob.expect(r#"{"event":"joined","user":"ada"}"#).await;
+        // A third time there is nothing to tell.
+        ada.send(r#"{"action":"login","nickname":"ada"}"#).await;
+        ada.expect(r#"{"action":"login"}"#).await;
+        ada.leave().await;
+        bob.expect(r#"{"event":"left","user":"ada"}"#).await;
+    }
 }
 
 on_every_deployment! { [], two_clients_chat rooms_are_apart what_is_not_allowed_is_answered_and_the_channel_stays_open another_nickname_is_told_as_leaving_and_joining }
