@@ -5,7 +5,8 @@ use std::process::Command;
 
 use strait_core::store::{EventHubStore, StoreErrorKind};
 
-use crate::kit::server::{Folder, Server, skip, unprivileged};
+use crate::kit::server::{Folder, Server, unprivileged};
+use crate::kit::skip;
 use crate::kit::{Schema, eventually, hearing, publication, topic};
 
 /// A small file system in memory, until it is dropped.

@@ -7,7 +7,8 @@ use strait_core::store::{EventHubStore, StoreError};
 use strait_store_postgres::{PostgresConfig, PostgresStore};
 
 use crate::kit::proxy::server_of;
-use crate::kit::server::{Folder, Running, free_port, program, skip};
+use crate::kit::server::{Folder, Running, free_port, program};
+use crate::kit::skip;
 use crate::kit::{Schema, eventually, hearing, publication, publish, topic, url};
 
 /// The same whether a pooler is there or not: no prepared statements, no settings at start-up.

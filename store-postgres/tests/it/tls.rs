@@ -6,7 +6,8 @@ use std::path::Path;
 use strait_store_postgres::sqlx::query_scalar;
 use strait_store_postgres::{PostgresConfig, PostgresStore};
 
-use crate::kit::server::{Server, program, skip};
+use crate::kit::server::{Server, program};
+use crate::kit::skip;
 use crate::kit::{Schema, publication, publish};
 
 fn make_certificate(server: &Server, openssl: &Path) {

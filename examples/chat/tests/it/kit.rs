@@ -1,6 +1,10 @@
 //! The chat as a process of its own, and clients of it.
 
-use std::io::{BufRead, BufReader, Write};
+#[allow(clippy::unwrap_used, reason = "of the Postgres store's own tests")]
+#[path = "../../../../store-postgres/tests/it/kit/skip.rs"]
+mod skip;
+
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -11,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{WebSocketStream, client_async};
+
+pub(crate) use skip::skip;
 
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -253,14 +259,3 @@ macro_rules! on_every_deployment {
     };
 }
 pub(crate) use on_every_deployment;
-
-/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide what a passing test
-/// prints.
-pub(crate) fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or_default().to_owned();
-    eprintln!("skipped: {test}: {reason}");
-    if let Some(path) = std::env::var_os("STRAIT_TEST_SKIPS") {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        writeln!(file.expect("the file can be made"), "{test}: {reason}").expect("it can be written");
-    }
-}

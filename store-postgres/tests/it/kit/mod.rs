@@ -2,6 +2,7 @@
 
 pub(crate) mod proxy;
 pub(crate) mod server;
+mod skip;
 
 use std::env;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use strait_core::testkit::Ears;
 use strait_core::{Event, NodeId, Payload, Position, Retention, Topic};
 use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query, query_scalar};
 use strait_store_postgres::{PostgresConfig, PostgresStore};
+
+pub(crate) use skip::skip;
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);

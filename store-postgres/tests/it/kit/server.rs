@@ -1,7 +1,6 @@
 //! A server of a test's own, for what must not be done to the one that the tests share: from the machine's programs.
 
 use std::fs;
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -11,19 +10,10 @@ use std::time::{Duration, Instant};
 
 use strait_core::NodeId;
 
+use crate::kit::skip;
+
 /// How long a program may take to start or to end.
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide what a passing test
-/// prints.
-pub(crate) fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or_default().to_owned();
-    let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");
-    if let Some(path) = std::env::var_os("STRAIT_TEST_SKIPS") {
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
-        file.write_all(format!("{test}: {reason}\n").as_bytes()).unwrap();
-    }
-}
 
 /// A program's path: on `PATH`, or where Debian keeps those of Postgres.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
