@@ -161,7 +161,8 @@ impl Peer {
     /// The socket is gone.
     pub(crate) fn disconnect(&self) {
         let mut out = self.lock();
-        out.socket = None;
+        // Its other half is gone too: that closes it, and a system call for this half's end would be in vain.
+        out.socket.take().into_iter().for_each(OwnedWriteHalf::forget);
         out.outbox.discard();
     }
 

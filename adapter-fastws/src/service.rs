@@ -17,16 +17,16 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use strait_core::{Admitted, App, Outlet, Refusal, Transport};
+use strait_core::{Admitted, App, Conversation, Outlet, Refusal, Transport};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::connection::{Connection, Stream};
 use crate::handshake;
 use crate::peer::Peer;
-use crate::registry::{Place, Registry};
+use crate::registry::{Place, Registered, Registry};
 
 /// The address of the other end of a connection, as a request's extension: for the handlers' `Peer`.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +89,12 @@ impl Channels {
         &self.registry
     }
 
-    async fn answer<B>(self, mut request: Request<B>) -> Result<Answer, Refusal> {
+    /// Decides on a handshake, and stores the channel of who is let in.
+    pub(crate) async fn open<B>(
+        &self,
+        mut request: Request<B>,
+        remote: Option<SocketAddr>,
+    ) -> Result<(Answer, Opened), Refusal> {
         let accept = handshake::check(request.method(), request.version(), request.headers())?;
         let uri = request.uri();
         let accepted = self.app.accept(uri.path(), uri.query(), request.headers(), self.transport)?;
@@ -100,16 +105,10 @@ impl Channels {
         let Some(place) = self.registry.take_place(self.connections) else {
             return Err(Refusal::unavailable("the server has as many connections as it may"));
         };
-        let upgrade = hyper::upgrade::on(&mut request);
-        let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
         let headers = std::mem::take(request.headers_mut());
         let subprotocol = accepted.subprotocol().cloned();
         let admitted = accepted.admit(headers, remote).await?;
-        // From here on in a task of its own: when the client goes away the answer is dropped, but not what is stored.
-        let (opened, stored) = oneshot::channel();
-        let connecting = connect(admitted, place, opened, upgrade, self.handshake);
-        tokio::spawn(Task::Apart(Box::pin(connecting)));
-        stored.await.map_err(|_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened"))??;
+        let opened = Storing(Some(Box::pin(store(admitted, place)))).await?;
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = response.headers_mut();
@@ -119,13 +118,85 @@ impl Channels {
         if let Some(subprotocol) = subprotocol {
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
         }
-        Ok(response)
+        Ok((response, opened))
+    }
+}
+
+async fn store(admitted: Admitted, place: Place) -> Result<Opened, Refusal> {
+    let limits = admitted.limits();
+    let max_message = limits.message;
+    let peer = Arc::new(Peer::new(limits, admitted.gaps()));
+    let conversation = admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await?;
+    let registered = place.register(&peer);
+    Ok(Opened(Some(Waiting { peer, conversation, max_message, registered })))
+}
+
+/// The storing of a channel, which is not given up half-way: when the client goes away it comes to its end behind it.
+struct Storing(Option<Pin<Box<dyn Future<Output = Result<Opened, Refusal>> + Send>>>);
+
+impl Future for Storing {
+    type Output = Result<Opened, Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let not_opened = || Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened"));
+        let Some(storing) = &mut self.0 else { return Poll::Ready(not_opened()) };
+        let result = catch_unwind(AssertUnwindSafe(|| storing.as_mut().poll(cx)));
+        let result = task::ready!(result.unwrap_or_else(|_| Poll::Ready(not_opened())));
+        self.0 = None;
+        Poll::Ready(result)
+    }
+}
+
+impl Drop for Storing {
+    fn drop(&mut self) {
+        if let Some(storing) = self.0.take() {
+            behind(async move { drop(storing.await) });
+        }
+    }
+}
+
+/// Runs what is left to do for a client that has gone. Without a runtime the node ends, and its lease with it.
+fn behind(work: impl Future<Output = ()> + Send + 'static) {
+    if let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(work);
+    }
+}
+
+/// A channel that is stored and waits for its socket. A client that goes away before it has its answer leaves nothing behind: when
+/// this is dropped, what was stored is removed.
+pub(crate) struct Opened(Option<Waiting>);
+
+struct Waiting {
+    peer: Arc<Peer>,
+    conversation: Conversation,
+    max_message: usize,
+    registered: Registered,
+}
+
+impl Opened {
+    /// The client has its answer: from here on it is a connection.
+    pub(crate) fn connect(mut self, socket: Result<TcpStream, Box<dyn Stream>>, early: &[u8]) -> Option<Connection> {
+        let Waiting { peer, conversation, max_message, registered } = self.0.take()?;
+        // A copy: an empty buffer would keep all of hyper's alive.
+        let early = Bytes::copy_from_slice(early);
+        Some(Connection::new(socket, early, peer, conversation, max_message, registered))
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(Waiting { conversation, registered, .. }) = self.0.take() {
+            behind(async move {
+                conversation.abandon().await;
+                drop(registered);
+            });
+        }
     }
 }
 
 /// The task of a connection: it waits for its socket, in memory that it then gives back, and is the connection.
 #[expect(clippy::large_enum_variant, reason = "nearly all of a connection's life is the large one")]
-enum Task {
+pub(crate) enum Task {
     Connected(Connection),
     /// The handshake, or what is left to do after a panic.
     Apart(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
@@ -170,37 +241,21 @@ impl Future for Task {
     }
 }
 
-/// Stores the channel and waits for the socket; a client that went away before it had its answer leaves nothing behind.
-async fn connect(
-    admitted: Admitted,
-    place: Place,
-    opened: oneshot::Sender<Result<(), Refusal>>,
-    upgrade: OnUpgrade,
-    limit: Duration,
-) -> Option<Connection> {
-    let limits = admitted.limits();
-    let max_message = limits.message;
-    let peer = Arc::new(Peer::new(limits, admitted.gaps()));
-    let conversation = match admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await {
-        Ok(conversation) => conversation,
-        Err(refusal) => {
-            // Nobody hears it if the client has gone.
-            let _ = opened.send(Err(refusal));
-            return None;
-        }
-    };
-    let registered = place.register(&peer);
-    let _ = opened.send(Ok(()));
-    let Ok(Ok(upgraded)) = timeout(limit, upgrade).await else {
-        conversation.abandon().await;
-        return None;
-    };
-    let (socket, early) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        // An empty buffer would keep all of hyper's alive.
-        Ok(parts) => (Ok(parts.io.into_inner()), Bytes::copy_from_slice(&parts.read_buf)),
-        Err(other) => (Err(Box::new(TokioIo::new(other)) as Box<dyn Stream>), Bytes::new()),
-    };
-    Some(Connection::new(socket, early, peer, conversation, max_message, registered))
+/// Waits for the socket from a server that keeps it until the answer is out.
+async fn upgraded(opened: Opened, upgrade: OnUpgrade, limit: Duration) -> Option<Connection> {
+    let upgraded = timeout(limit, upgrade).await.ok()?.ok()?;
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => opened.connect(Ok(parts.io.into_inner()), &parts.read_buf),
+        Err(other) => opened.connect(Err(Box::new(TokioIo::new(other))), &[]),
+    }
+}
+
+/// Answers who is not let in.
+pub(crate) fn turn_away(refusal: &Refusal) -> Answer {
+    let status = refusal.status.as_u16();
+    tracing::debug!(status, "a handshake was refused");
+    metrics::counter!("strait_handshakes_refused_total", "status" => status.to_string()).increment(1);
+    refuse(refusal)
 }
 
 /// A refusal as a response.
@@ -232,15 +287,18 @@ impl<B: Send + 'static> Service<Request<B>> for Channels {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let answer = self.clone().answer(request);
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let this = self.clone();
         Box::pin(async move {
-            Ok(answer.await.unwrap_or_else(|refusal| {
-                let status = refusal.status.as_u16();
-                tracing::debug!(status, "a handshake was refused");
-                metrics::counter!("strait_handshakes_refused_total", "status" => status.to_string()).increment(1);
-                refuse(&refusal)
-            }))
+            let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
+            let upgrade = hyper::upgrade::on(&mut request);
+            Ok(match this.open(request, remote).await {
+                Ok((answer, opened)) => {
+                    tokio::spawn(Task::Apart(Box::pin(upgraded(opened, upgrade, this.handshake))));
+                    answer
+                }
+                Err(refusal) => turn_away(&refusal),
+            })
         })
     }
 }

@@ -1,11 +1,15 @@
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -16,6 +20,8 @@ use super::pace::{Pace, Paced};
 use super::pending::{Pending, Ticket};
 use super::rate::Rate;
 use super::route::Router;
+use crate::connection::{Connection, Stream};
+use crate::service::Task;
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -47,7 +53,7 @@ impl Accept {
                 Ok((socket, remote)) => {
                     let ticket = this.pending.enter().await;
                     let serving = Box::pin(Arc::clone(&this).serve(socket, remote, ticket));
-                    tokio::spawn(Paced::new(&this.pace, serving));
+                    tokio::spawn(Task::Apart(Box::pin(Paced::new(&this.pace, serving))));
                     accepted = (accepted + 1) % AT_ONCE;
                     if accepted == 0 {
                         tokio::task::yield_now().await;
@@ -63,59 +69,94 @@ impl Accept {
         }
     }
 
-    async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Arc<Ticket>) {
+    async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Arc<Ticket>) -> Option<Connection> {
         tokio::select! {
             // What has come already is read before the socket makes room.
             biased;
-            () = self.answer_all(socket, remote, &ticket) => {}
+            connection = self.answer_all(socket, remote, &ticket) => connection,
             () = ticket.given_up() => {
                 metrics::counter!("strait_handshakes_given_up_total").increment(1);
                 tracing::debug!("a socket was closed, as others wait");
+                None
             }
         }
     }
 
-    async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) {
-        if socket.set_nodelay(true).is_err() {
-            return;
-        }
+    async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) -> Option<Connection> {
+        socket.set_nodelay(true).ok()?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            match tokio::time::timeout(self.limits.handshake, tls.accept(socket)).await {
-                Ok(Ok(stream)) => self.answer(stream, remote, ticket).await,
-                Ok(Err(error)) => tracing::debug!(error = %error, "a TLS handshake failed"),
-                Err(_) => tracing::debug!("a TLS handshake took too long"),
-            }
-            return;
+            return match tokio::time::timeout(self.limits.handshake, tls.accept(socket)).await {
+                Ok(Ok(stream)) => self.answer(stream, remote, ticket, |stream| Err(Box::new(stream))).await,
+                Ok(Err(error)) => {
+                    tracing::debug!(error = %error, "a TLS handshake failed");
+                    None
+                }
+                Err(_) => {
+                    tracing::debug!("a TLS handshake took too long");
+                    None
+                }
+            };
         }
-        self.answer(socket, remote, ticket).await;
+        self.answer(socket, remote, ticket, Ok).await
     }
 
-    async fn answer<S>(&self, stream: S, remote: SocketAddr, ticket: &Arc<Ticket>)
+    /// Answers requests until one has become a connection, or the socket has ended.
+    async fn answer<S>(
+        &self,
+        stream: S,
+        remote: SocketAddr,
+        ticket: &Arc<Ticket>,
+        socket: fn(S) -> Result<TcpStream, Box<dyn Stream>>,
+    ) -> Option<Connection>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let service = self.router.clone().of(remote, Arc::clone(ticket));
+        let opened = Arc::new(Mutex::new(None));
+        let service = self.router.clone().of(remote, Arc::clone(ticket), Arc::clone(&opened));
         let mut stage = self.stage.clone();
         // While draining a socket gets one answer, which says that there are no more.
-        let drains = *stage.borrow() >= Stage::Drain;
-        let connection = http1::Builder::new()
+        let mut drains = *stage.borrow() >= Stage::Drain;
+        let mut connection = http1::Builder::new()
             .keep_alive(!drains)
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.handshake)
             .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = async { drop(stage.wait_for(|stage| *stage >= Stage::Drain).await.map(drop)) }, if !drains => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+            .serve_connection(TokioIo::new(stream), service);
+        let mut drain = pin!(stage.wait_for(|stage| *stage >= Stage::Drain));
+        let mut late = None;
+        let result = poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+                    return Poll::Ready(result.map_err(Some));
+                }
+                if opened.lock().is_some() {
+                    // The client does not take its answer.
+                    let late = late.get_or_insert_with(|| Box::pin(sleep(self.limits.handshake)));
+                    return late.as_mut().poll(cx).map(|()| Err(None));
+                }
+                if drains || drain.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                drains = true;
+                Pin::new(&mut connection).graceful_shutdown();
             }
-        };
-        if let Err(error) = result {
-            tracing::debug!(error = %error, "an HTTP connection failed");
+        });
+        if let Err(error) = result.await {
+            let error = error.as_ref().map(tracing::field::display);
+            tracing::debug!(error, "an HTTP connection failed");
+            return None;
+        }
+        let parts = connection.into_parts();
+        let mut stream = parts.io.into_inner();
+        let opened = opened.lock().take();
+        match opened {
+            Some(opened) => opened.connect(socket(stream), &parts.read_buf),
+            None => {
+                // By TLS the client is told that this is the end.
+                drop(stream.shutdown().await);
+                None
+            }
         }
     }
 }

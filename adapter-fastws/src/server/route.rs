@@ -12,12 +12,13 @@ use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use strait_core::{App, Refusal};
 use tower_service::Service;
 
 use super::pending::Ticket;
 use crate::handshake;
-use crate::service::{Answer, Channels, RemoteAddr, refuse};
+use crate::service::{Answer, Channels, Opened, RemoteAddr, refuse, turn_away};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Answered = Response<UnsyncBoxBody<Bytes, BoxError>>;
@@ -51,9 +52,9 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// The service of one socket.
-    pub(super) fn of(self, remote: SocketAddr, ticket: Arc<Ticket>) -> Connected {
-        Connected { router: self, remote, ticket }
+    /// The service of one socket; a channel whose handshake has passed is put into `opened`.
+    pub(super) fn of(self, remote: SocketAddr, ticket: Arc<Ticket>, opened: Arc<Mutex<Option<Opened>>>) -> Connected {
+        Connected { router: self, remote, ticket, opened }
     }
 
     fn own(&self, request: &Request<Incoming>) -> Option<Answer> {
@@ -95,11 +96,11 @@ fn boxed(answer: Answer) -> Answered {
 }
 
 /// Answers the requests of one socket.
-#[derive(Clone)]
 pub(super) struct Connected {
     router: Router,
     remote: SocketAddr,
     ticket: Arc<Ticket>,
+    opened: Arc<Mutex<Option<Opened>>>,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Connected {
@@ -108,17 +109,23 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
     type Future = BoxFuture;
 
     fn call(&self, mut request: Request<Incoming>) -> BoxFuture {
-        request.extensions_mut().insert(RemoteAddr(self.remote));
         if handshake::is_meant(request.headers()) {
-            let answer = self.router.channels.clone().call(request);
+            let (channels, remote, opened) = (self.router.channels.clone(), self.remote, Arc::clone(&self.opened));
             let answering = Arc::clone(&self.ticket).answered_by_us();
             return Box::pin(async move {
-                let answer = answer.await.map(boxed);
+                let answer = match channels.open(request, Some(remote)).await {
+                    Ok((answer, channel)) => {
+                        *opened.lock() = Some(channel);
+                        answer
+                    }
+                    Err(refusal) => turn_away(&refusal),
+                };
                 drop(answering);
-                answer
+                Ok(boxed(answer))
             });
         }
         self.ticket.renew();
+        request.extensions_mut().insert(RemoteAddr(self.remote));
         if let Some(answer) = self.router.own(&request) {
             return Box::pin(std::future::ready(Ok(boxed(answer))));
         }
