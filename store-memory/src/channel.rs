@@ -21,16 +21,6 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// Where a channel is between being made and being gone. Who finds it in the map, but not [`In`](Mapped::In), looks
-/// again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mapped {
-    /// Its location is not reserved yet.
-    Entering,
-    In,
-    Gone,
-}
-
 /// What is kept of one channel. What most channels lack most of the time is behind a pointer: an idle channel is
 /// small.
 #[derive(Debug)]
@@ -38,7 +28,8 @@ pub(crate) struct Channel {
     pub(crate) id: ChannelId,
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
-    pub(crate) mapped: Mapped,
+    /// It is in no map any more: who has waited for its lock looks again.
+    pub(crate) gone: bool,
     /// When the grace, the claim or the time at a gateway runs out, 0 if none runs.
     pub(crate) due: Tick,
     pub(crate) location: Location,
@@ -69,7 +60,7 @@ impl Channel {
             id: new.id,
             generation: 1,
             phase: Phase::Opening,
-            mapped: Mapped::Entering,
+            gone: false,
             due: 0,
             location: new.location,
             grace: new.grace,
@@ -219,16 +210,6 @@ impl Channel {
 
     pub(crate) fn has_inbox(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| rare.inbox.is_some())
-    }
-
-    /// Gives back what a removed channel held, without waiting for the map to reclaim its place.
-    pub(crate) fn clear(&mut self) {
-        self.mapped = Mapped::Gone;
-        self.topics = Places::default();
-        self.opening = Bytes::new();
-        self.state = None;
-        self.session = None;
-        self.rare = None;
     }
 }
 

@@ -1,23 +1,23 @@
-use std::thread;
+use std::sync::Arc;
 
+use dashmap::{DashMap, Entry};
 use foldhash::fast::RandomState;
-use papaya::HashMap;
 use parking_lot::Mutex;
 use strait_core::ChannelId;
 use strait_core::store::Location;
 
-use crate::channel::{Channel, Mapped};
+use crate::channel::Channel;
 use crate::clock::Tick;
 use crate::deadlines::Deadlines;
 use crate::nodes::Nodes;
 
 /// All channels, and the ways to find them: by id, by location, by node, by deadline.
 ///
-/// A channel's own lock is taken first, then those of indexes and topics; never two channels' locks.
+/// A channel's own lock is taken first, then those of maps, indexes and topics; never two channels' locks.
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
-    map: HashMap<ChannelId, Mutex<Channel>, RandomState>,
-    locations: HashMap<Location, ChannelId, RandomState>,
+    map: DashMap<ChannelId, Arc<Mutex<Channel>>, RandomState>,
+    locations: DashMap<Location, ChannelId, RandomState>,
     pub(crate) deadlines: Deadlines,
     pub(crate) nodes: Nodes,
 }
@@ -34,30 +34,30 @@ pub(crate) enum Taken {
 impl Channels {
     /// Works on a channel that is there, dead or alive.
     pub(crate) fn with<R>(&self, id: &ChannelId, work: impl FnOnce(&mut Channel) -> R) -> Option<R> {
-        let map = self.map.pin();
         loop {
-            let mut channel = map.get(id)?.lock();
-            match channel.mapped {
-                Mapped::In => return Some(work(&mut channel)),
-                // Whoever made it has yet to take the lock.
-                Mapped::Entering => thread::yield_now(),
-                Mapped::Gone => {}
+            let cell = Arc::clone(self.map.get(id)?.value());
+            let mut channel = cell.lock();
+            if !channel.gone {
+                return Some(work(&mut channel));
             }
         }
     }
 
     /// Adds a channel, unless its id or its location is in use. Answers what `made` makes of it.
     pub(crate) fn insert<R>(&self, channel: Channel, made: impl FnOnce(&mut Channel) -> R) -> Result<R, Taken> {
-        let map = self.map.pin();
         let (id, location) = (channel.id.clone(), channel.location.clone());
-        let cell = map.try_insert(id.clone(), Mutex::new(channel)).map_err(|_| Taken::Id)?;
+        let cell = Arc::new(Mutex::new(channel));
+        // Whoever finds it waits until it is whole.
         let mut channel = cell.lock();
+        match self.map.entry(id.clone()) {
+            Entry::Occupied(_) => return Err(Taken::Id),
+            Entry::Vacant(vacant) => drop(vacant.insert(Arc::clone(&cell))),
+        }
         if !self.reserve(&location, &id) {
-            channel.clear();
-            map.remove(&id);
+            channel.gone = true;
+            self.map.remove(&id);
             return Err(Taken::Location);
         }
-        channel.mapped = Mapped::In;
         if let Some(node) = location.node() {
             self.nodes.add(node, &id);
         }
@@ -68,23 +68,23 @@ impl Channels {
     pub(crate) fn remove(&self, channel: &mut Channel) {
         self.schedule(channel, 0);
         self.disconnect(channel);
-        self.locations.pin().remove(&channel.location);
-        self.map.pin().remove(&channel.id);
-        channel.clear();
+        self.locations.remove(&channel.location);
+        self.map.remove(&channel.id);
+        channel.gone = true;
     }
 
     /// The channel whose present or last connection is at a location.
     pub(crate) fn at(&self, location: &Location) -> Option<ChannelId> {
-        self.locations.pin().get(location).cloned()
+        self.locations.get(location).map(|id| id.clone())
     }
 
     /// Gives a location to a channel; `false` if another one has it.
     pub(crate) fn reserve(&self, location: &Location, id: &ChannelId) -> bool {
-        self.locations.pin().get_or_insert_with(location.clone(), || id.clone()) == id
+        *self.locations.entry(location.clone()).or_insert_with(|| id.clone()) == *id
     }
 
     pub(crate) fn vacate(&self, location: &Location) {
-        self.locations.pin().remove(location);
+        self.locations.remove(location);
     }
 
     /// Tells the index of nodes that the channel is no longer connected. Before the phase or the location changes.
@@ -111,9 +111,11 @@ impl Channels {
 
     /// Looks at every channel.
     pub(crate) fn each(&self, mut look: impl FnMut(&Channel)) {
-        for cell in self.map.pin().values() {
+        // Locked only once they are found: who holds a channel's lock may wait for the map's.
+        let cells: Vec<_> = self.map.iter().map(|cell| Arc::clone(&cell)).collect();
+        for cell in cells {
             let channel = cell.lock();
-            if channel.mapped == Mapped::In {
+            if !channel.gone {
                 look(&channel);
             }
         }

@@ -1,8 +1,9 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dashmap::DashMap;
 use foldhash::fast::RandomState;
-use papaya::HashMap;
 use parking_lot::Mutex;
 use strait_core::{Position, Topic};
 
@@ -13,10 +14,10 @@ use crate::topic::TopicState;
 /// How many topics one call sweeps at most.
 const SWEPT_AT_ONCE: usize = 32;
 
-/// All topics of which anything is known. Looking one up takes no lock; each has a lock of its own.
+/// All topics of which anything is known. Each has a lock of its own, which is taken before that of the map.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
-    map: HashMap<Topic, Mutex<TopicState>, RandomState>,
+    map: DashMap<Topic, Arc<Mutex<TopicState>>, RandomState>,
     expiries: Mutex<BTreeSet<(Tick, Topic)>>,
     /// The first of `expiries`, or 0 for none: publishers look at it without the lock.
     next_expiry: AtomicU64,
@@ -26,15 +27,15 @@ pub(crate) struct Topics {
 impl Topics {
     /// Works on a topic that is there.
     pub(crate) fn existing<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> Option<R> {
-        let map = self.map.pin();
         loop {
-            let mut state = map.get(topic)?.lock();
+            let cell = Arc::clone(self.map.get(topic)?.value());
+            let mut state = cell.lock();
             if !state.removed {
                 let answer = work(&mut state);
                 if state.is_empty() {
                     // Under the lock: who waits for it finds it removed, and the map without it.
                     state.removed = true;
-                    map.remove(topic);
+                    self.map.remove(topic);
                 }
                 return Some(answer);
             }
@@ -43,19 +44,16 @@ impl Topics {
 
     /// Works on a topic, a new one if it is not there.
     pub(crate) fn entry<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> R {
-        let map = self.map.pin();
+        let new = || Arc::new(Mutex::new(TopicState::new(topic.clone(), self.random.epoch())));
         loop {
-            let new = || Mutex::new(TopicState::new(topic.clone(), self.random.epoch()));
-            let cell = match map.get(topic) {
-                Some(cell) => cell,
-                None => map.get_or_insert_with(topic.clone(), new),
-            };
+            let found = self.map.get(topic).map(|cell| Arc::clone(&cell));
+            let cell = found.unwrap_or_else(|| Arc::clone(&self.map.entry(topic.clone()).or_insert_with(new)));
             let mut state = cell.lock();
             if !state.removed {
                 let answer = work(&mut state);
                 if state.is_empty() {
                     state.removed = true;
-                    map.remove(topic);
+                    self.map.remove(topic);
                 }
                 return answer;
             }
@@ -115,7 +113,9 @@ impl Topics {
 
     /// Looks at every topic.
     pub(crate) fn each(&self, mut look: impl FnMut(&TopicState)) {
-        for cell in self.map.pin().values() {
+        // Locked only once they are found: who holds a topic's lock may wait for the map's.
+        let cells: Vec<_> = self.map.iter().map(|cell| Arc::clone(&cell)).collect();
+        for cell in cells {
             let state = cell.lock();
             if !state.removed {
                 look(&state);
