@@ -53,8 +53,8 @@ fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&HeaderValue>
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|found| found.trim().eq_ignore_ascii_case(token))
+    let is_it = |found: &[u8]| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes());
+    headers.get_all(name).iter().any(|value| value.as_bytes().split(|byte| *byte == b',').any(is_it))
 }
 
 #[cfg(test)]

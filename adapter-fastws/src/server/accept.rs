@@ -151,7 +151,7 @@ impl Accept {
         let mut stream = parts.io.into_inner();
         let opened = opened.lock().take();
         match opened {
-            Some(opened) => opened.connect(socket(stream), &parts.read_buf),
+            Some((opened, _)) => opened.connect(socket(stream), &parts.read_buf),
             None => {
                 // By TLS the client is told that this is the end.
                 drop(stream.shutdown().await);

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use strait_core::{App, Refusal};
 use tower_service::Service;
 
-use super::pending::Ticket;
+use super::pending::{Answering, Ticket};
 use crate::handshake;
 use crate::service::{Answer, Channels, Opened, RemoteAddr, refuse, turn_away};
 
@@ -53,7 +53,7 @@ pub(super) struct Router {
 
 impl Router {
     /// The service of one socket; a channel whose handshake has passed is put into `opened`.
-    pub(super) fn of(self, remote: SocketAddr, ticket: Arc<Ticket>, opened: Arc<Mutex<Option<Opened>>>) -> Connected {
+    pub(super) fn of(self, remote: SocketAddr, ticket: Arc<Ticket>, opened: Arc<Mutex<Passed>>) -> Connected {
         Connected { router: self, remote, ticket, opened }
     }
 
@@ -100,8 +100,11 @@ pub(super) struct Connected {
     router: Router,
     remote: SocketAddr,
     ticket: Arc<Ticket>,
-    opened: Arc<Mutex<Option<Opened>>>,
+    opened: Arc<Mutex<Passed>>,
 }
+
+/// The channel of a handshake that has passed; no other socket takes its room while it is answered.
+pub(super) type Passed = Option<(Opened, Answering)>;
 
 impl hyper::service::Service<Request<Incoming>> for Connected {
     type Response = Answered;
@@ -113,15 +116,13 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
             let (channels, remote, opened) = (self.router.channels.clone(), self.remote, Arc::clone(&self.opened));
             let answering = Arc::clone(&self.ticket).answered_by_us();
             return Box::pin(async move {
-                let answer = match channels.open(request, Some(remote)).await {
+                Ok(boxed(match channels.open(request, Some(remote)).await {
                     Ok((answer, channel)) => {
-                        *opened.lock() = Some(channel);
+                        *opened.lock() = Some((channel, answering));
                         answer
                     }
                     Err(refusal) => turn_away(&refusal),
-                };
-                drop(answering);
-                Ok(boxed(answer))
+                }))
             });
         }
         self.ticket.renew();

@@ -1,11 +1,14 @@
 //! Who is let in, and what the others are told.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use strait_adapter_fastws::{Server, ServerLimits};
+use strait_core::testkit::{self, Fault, Faults};
 use strait_core::{App, Channel, Endpoint, Error, Json, Opening, Origins, Session};
 
 use crate::kit::{
-    Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_with, server_limits, text, within,
+    Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_on, serve_with, server_limits, text, within,
 };
 
 type Headers<'h> = &'h [(&'h str, &'h str)];
@@ -322,6 +325,37 @@ async fn a_client_that_goes_before_its_answer_leaves_nothing() {
         }
         client.reset();
     }
+    node.is_left_by_all().await;
+    node.end().await;
+}
+
+/// What a store has begun to take it may take whoever waits for the answer: the call is not given up.
+#[tokio::test]
+async fn a_client_that_goes_while_its_channel_is_stored_leaves_nothing() {
+    for fault in [Fault::Hang, Fault::HoldAnswer] {
+        let (faults, gate) = (Faults::new(), testkit::Gate::new());
+        let node = serve_on(App::new().endpoint(echo("/echo")), &faults, |server| server.limits(server_limits())).await;
+        faults.next("open", 1, &fault(gate.clone()));
+        let mut client = node.socket().await;
+        client.send(handshake("/echo", &[])).await;
+        becomes(|| gate.waiting(), 1).await;
+        client.reset();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!((gate.waiting(), faults.calls("claim")), (1, 0), "it is not given up half-way");
+        gate.open();
+        becomes(|| faults.calls("remove"), 1).await;
+        node.is_left_by_all().await;
+        node.end().await;
+    }
+}
+
+#[tokio::test]
+async fn a_panic_in_the_store_is_an_error_and_nothing_more() {
+    let faults = Faults::new();
+    let node = serve_on(App::new().endpoint(echo("/echo")), &faults, |server| server.limits(server_limits())).await;
+    faults.next("open", 1, &Fault::Panic);
+    assert_eq!(status(&node, handshake("/echo", &[])).await, 500);
+    node.client("/echo").await.leave().await;
     node.is_left_by_all().await;
     node.end().await;
 }

@@ -184,10 +184,13 @@ pub(super) async fn deliver(
     metrics::counter!("strait_events_delivered_total").increment((frames.len() * members.len()) as u64);
     let each: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
     let turn = (BYTES_A_TURN / each.max(1)).clamp(1, MEMBERS_A_TURN);
-    for (done, (key, member)) in members.iter().enumerate() {
-        if done % turn == turn - 1 {
+    let mut left = turn;
+    for (key, member) in members.iter() {
+        if left == 0 {
             tokio::task::yield_now().await;
+            left = turn;
         }
+        left -= 1;
         let outlet = member.outlet();
         let partly = !has(*key, first);
         if partly || (personal && events.iter().any(|(_, event)| concerns(event, member.channel.id()))) {

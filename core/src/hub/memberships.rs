@@ -71,8 +71,16 @@ impl Memberships {
                 index.insert(moved.topic().clone(), at);
             }
         }
-        if self.list.len() <= FEW / 2 {
+        let few = self.list.len();
+        if few <= FEW / 2 {
             self.index = None;
+        }
+        // So seldom that each leaving pays a fixed share of it.
+        if few * 4 < self.list.capacity() {
+            self.list.shrink_to(few * 2);
+            if let Some(index) = &mut self.index {
+                index.shrink_to(few * 2);
+            }
         }
         Some(joined)
     }
@@ -125,5 +133,19 @@ mod tests {
             assert!(memberships.index.is_none());
         }
         assert_eq!(memberships.into_iter().count(), expected.len());
+    }
+
+    #[test]
+    fn who_has_left_many_topics_gives_their_memory_back() {
+        const ALL: usize = 1_000;
+        let mut memberships = Memberships::default();
+        for left in [2 * FEW, 1, 0] {
+            (0..ALL).for_each(|number| drop(memberships.insert(Joined::of(topic(number)))));
+            (left..ALL).for_each(|number| drop(memberships.remove(&topic(number))));
+            let index = memberships.index.as_ref().map_or(0, |index| index.capacity());
+            assert!(memberships.list.capacity() <= 4 * left, "{}", memberships.list.capacity());
+            // A hash table has up to twice the places that it was asked for.
+            assert!(index <= 8 * left, "{index}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[allow(unused_imports, reason = "each of the two suites uses its own part")]
 pub(crate) use client::{Client, Got, TcpClient, binary, close, frame, handshake, header, ping, pong, text};
-pub(crate) use node::{Node, echo, serve, serve_app, serve_with, server_limits, store};
+pub(crate) use node::{Node, echo, serve, serve_app, serve_on, serve_with, server_limits, store};
 
 /// No test waits longer for anything.
 const BOUND: Duration = Duration::from_secs(10);

@@ -1,8 +1,10 @@
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use strait_adapter_fastws::{Server, ServerHandle, ServerLimits};
+use strait_core::testkit::{Faults, Faulty};
 use strait_core::{App, AppBuilder, Endpoint, Json};
 use strait_store_memory::{MemoryStore, Stats};
 use tokio::net::{TcpListener, TcpSocket};
@@ -35,8 +37,14 @@ pub(crate) async fn serve_app(app: AppBuilder) -> Node {
 
 /// Serves an application with a server that is set up otherwise.
 pub(crate) async fn serve_with(app: AppBuilder, set: impl FnOnce(Server) -> Server) -> Node {
+    serve_on(app, &Faults::new(), set).await
+}
+
+/// Serves an application whose store has faults.
+pub(crate) async fn serve_on(app: AppBuilder, faults: &Faults, set: impl FnOnce(Server) -> Server) -> Node {
     let store = store();
-    let app = app.store(store.clone()).build().expect("the application of a test can be built");
+    let faulty = Faulty::new(Arc::new(store.clone()), faults.clone());
+    let app = app.store(faulty).build().expect("the application of a test can be built");
     let server = set(Server::new(app.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
     let address = listener.local_addr().expect("it listens");
