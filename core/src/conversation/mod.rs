@@ -70,6 +70,8 @@ pub struct Conversation {
     machine: Machine<Inbound>,
     run: Option<Box<Run>>,
     bucket: Bucket,
+    /// Messages that the metrics do not count yet: they are told of those that came together at once.
+    received: u32,
     span: Span,
     close: Option<Box<Close>>,
     /// Why the connection ended, once it has.
@@ -103,6 +105,7 @@ impl Conversation {
             machine: Machine::new(false),
             run: None,
             bucket,
+            received: 0,
             span,
             close: None,
             reason: None,
@@ -163,7 +166,7 @@ impl Conversation {
     /// A message has arrived.
     pub fn receive(&mut self, mut message: Inbound, now: Instant, cx: &mut Context<'_>) {
         let endpoint = &self.channel.inner.endpoint;
-        endpoint.counters.messages.increment(1);
+        self.received += 1;
         if let Some(limit) = &endpoint.limits.rate {
             match self.bucket.take(limit, now) {
                 Taken::Yes => {}
@@ -244,6 +247,9 @@ impl Conversation {
 
     /// Runs what can run. To be called whenever one of the other methods was, and when the waker says so.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Driven> {
+        if self.received > 0 {
+            self.channel.inner.endpoint.counters.messages.increment(std::mem::take(&mut self.received).into());
+        }
         loop {
             if let Some(event) = self.asked_close() {
                 self.handle(event, cx);
