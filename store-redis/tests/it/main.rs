@@ -10,4 +10,5 @@ mod conformance;
 mod faults;
 mod key_table;
 mod kit;
+mod runtimes;
 mod slices;
