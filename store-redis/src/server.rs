@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
@@ -73,13 +73,13 @@ impl Connection {
         let mut connection = self.inner.clone();
         let request = async {
             if let [command] = commands {
-                return connection.req_packed_command(command).await.map(|answer| vec![answer]);
+                return connection.send_packed_command(command).await.map(|answer| vec![answer]);
             }
             let mut pipeline = redis::Pipeline::with_capacity(commands.len());
             for command in commands {
                 pipeline.add_command((*command).clone());
             }
-            connection.req_packed_commands(&pipeline, 0, commands.len()).await
+            connection.send_packed_commands(&pipeline, 0, commands.len()).await
         };
         let failure = match timeout_at(deadline.into(), request).await {
             Ok(Ok(answers)) if answers.len() == commands.len() => return Ok(answers),
