@@ -7,6 +7,7 @@ mod cluster;
 mod cluster_faults;
 mod config;
 mod conformance;
+mod connects;
 mod faults;
 mod key_table;
 mod kit;
