@@ -2,6 +2,10 @@ use redis::{Cmd, ToRedisArgs};
 
 use crate::script::Script;
 
+/// How many arguments a script is given at most, most often, and how many bytes beside its keys.
+const ARGUMENTS: usize = 16;
+const BYTES: usize = 512;
+
 /// One command, and where it goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
@@ -15,8 +19,8 @@ pub(crate) struct Call {
 impl Call {
     /// A script on keys of one slot.
     pub(crate) fn script(script: &'static Script, slot: u16, keys: &[String]) -> Self {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(script.hash()).arg(keys.len()).arg(keys);
+        let mut command = Cmd::with_capacity(ARGUMENTS, BYTES + keys.iter().map(String::len).sum::<usize>());
+        command.arg("EVALSHA").arg(script.hash()).arg(keys.len()).arg(keys);
         Self { slot, command, script: Some(script), repeatable: true }
     }
 

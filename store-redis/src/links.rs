@@ -1,4 +1,6 @@
-//! From a location to its channel. A link is in another slot than the record: it is checked against it.
+//! From a location at a gateway to its channel. A link is in another slot than the record: it is checked against it. What
+//! is on a node has none: the node knows its channels, nobody else looks for them by their connections, and a connect is
+//! one round trip.
 
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use strait_core::store::{Location, StoreError};
 use crate::call::Call;
 use crate::error::Failure;
 use crate::event::Foreign;
+use crate::place;
 use crate::reply::{integer, list, text};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
@@ -33,6 +36,9 @@ pub(crate) enum Reserved {
 impl Inner {
     /// The channel that was last noted at a location.
     pub(crate) async fn at(&self, location: &Location) -> Result<Option<ChannelId>, StoreError> {
+        if location.node().is_some() {
+            return Ok(None);
+        }
         let (key, slot) = self.keys.location(location);
         match self.router.one("find", Call::plain("GET", slot).arg(key)).await? {
             Value::Nil => Ok(None),
@@ -67,7 +73,7 @@ impl Inner {
             let (key, slot) = self.keys.encoded_location(location);
             Call::script(&scripts::VACATE, slot, &[key]).arg(id.as_str())
         };
-        let calls: Vec<Call> = left.iter().map(call).collect();
+        let calls: Vec<Call> = left.iter().filter(|location| place::is_at_gateway(location)).map(call).collect();
         self.router.all(op, &calls).await?;
         Ok(())
     }

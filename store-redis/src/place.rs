@@ -14,6 +14,10 @@ pub(crate) fn encode(location: &Location) -> String {
     format!("{kind}{}:{name}{connection}", name.len())
 }
 
+pub(crate) fn is_at_gateway(encoded: &str) -> bool {
+    encoded.starts_with('g')
+}
+
 pub(crate) fn decode(text: &str) -> Option<Location> {
     let (length, rest) = text.get(1..)?.split_once(':')?;
     let (name, connection) = rest.split_at_checked(length.parse().ok()?)?;

@@ -22,7 +22,7 @@ use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
 impl Inner {
-    /// The record first, then its location: whatever breaks off in between is found by its record.
+    /// The record first, then its location, if that is noted: whatever breaks off in between is found by its record.
     pub(crate) async fn open(&self, new: &NewChannel) -> Result<Opened, StoreError> {
         let keys = self.keys.channel(&new.id);
         let location = place::encode(&new.location);
@@ -53,6 +53,9 @@ impl Inner {
         if record.location != new.location {
             return Err(conflict("open", "the id is in use at another location, choose a new one"));
         }
+        if new.location.node().is_some() {
+            return Ok(Opened { record, created });
+        }
         let reserve = Reserve { location: &new.location, id: &new.id, time: None };
         match self.reserve("open", reserve).await? {
             Reserved::New | Reserved::Before => Ok(Opened { record, created }),
@@ -79,17 +82,19 @@ impl Inner {
     }
 
     pub(crate) async fn attach(&self, id: &ChannelId, attach: &Attach) -> Result<Attached, StoreError> {
+        let location = place::encode(&attach.location);
+        let noted = attach.location.node().is_none();
         // For a time only: if this breaks off, the place is free again.
         let reserve = Reserve { location: &attach.location, id, time: Some(Duration::from_secs(60)) };
-        let reserved = self.reserve("attach", reserve).await?;
-        if matches!(reserved, Reserved::Taken) {
+        let reserved = if noted { self.reserve("attach", reserve).await? } else { Reserved::Before };
+        if reserved == Reserved::Taken {
             return Err(conflict("attach", "the location belongs to another channel, give the connection a new id"));
         }
         let keys = self.keys.channel(id);
         let touched = [keys.record(), keys.partition().connected(), keys.partition().due()];
         let call = Call::script(&scripts::ATTACH, keys.slot(), &touched)
             .arg(id.as_str())
-            .arg(place::encode(&attach.location))
+            .arg(&location)
             .arg(attach.location.node().map_or("", NodeId::as_str))
             .arg(attach.next_token.as_ref().map_or(&[][..], |token| &token.0[..]))
             .once();
@@ -110,13 +115,14 @@ impl Inner {
         };
         let attached = read(answer).map_err(|foreign: Foreign| Failure::from(foreign).store("attach"))?;
         let Some((displaced, record, left)) = attached else {
-            if matches!(reserved, Reserved::New) {
-                self.vacate("attach", id, &[place::encode(&attach.location)]).await?;
+            if reserved == Reserved::New {
+                self.vacate("attach", id, &[location]).await?;
             }
             return Ok(Attached::Refused);
         };
-        let stay = Reserve { time: None, ..reserve };
-        self.reserve("attach", stay).await?;
+        if noted {
+            self.reserve("attach", Reserve { time: None, ..reserve }).await?;
+        }
         self.vacate("attach", id, &left).await?;
         Ok(Attached::Attached { record: Box::new(record), displaced })
     }

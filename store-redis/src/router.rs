@@ -1,7 +1,7 @@
 //! Brings calls to the servers that have their slots, follows where these move, and gives up in time.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -21,6 +21,8 @@ use crate::topology::{Cluster, Topology};
 const PAUSE: Duration = Duration::from_millis(20);
 /// The servers are asked for the slots at most so often.
 const REFRESH: Duration = Duration::from_millis(100);
+
+static ASKING: LazyLock<Cmd> = LazyLock::new(|| redis::cmd("ASKING"));
 
 #[derive(Debug)]
 pub(crate) struct Router {
@@ -140,44 +142,53 @@ impl Router {
                 None => batches.push((server, vec![call])),
             }
         }
-        let send = |(server, batch): (Arc<Server>, Vec<Open>)| async move {
-            let asking = redis::cmd("ASKING");
-            let mut commands: Vec<&Cmd> = Vec::with_capacity(batch.len());
-            for open in &batch {
-                if open.asking.is_some() {
-                    commands.push(&asking);
-                }
-                commands.push(&calls[open.at].command);
-            }
-            let answers = server.request(&commands, deadline).await;
-            (server, batch, answers)
-        };
         let clustered = matches!(**topology, Topology::Cluster(_));
-        for (server, batch, answers) in join_all(batches.into_iter().map(send)).await {
-            match answers {
-                Err(failure) => {
-                    for open in batch {
-                        outcomes.push((open.at, broken(&calls[open.at], &open, failure.clone(), clustered)));
-                    }
-                }
-                Ok(answers) => {
-                    let mut answers = answers.into_iter();
-                    let mut unknown = Vec::new();
-                    for open in batch {
-                        if open.asking.is_some() {
-                            answers.next();
-                        }
-                        let answer = answers.next().unwrap_or(Value::Nil);
-                        if matches!(&answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
-                        {
-                            unknown.extend(calls[open.at].script);
-                        }
-                        outcomes.push((open.at, self.read(&server, &calls[open.at], &open, answer, clustered)));
-                    }
-                    self.teach(&server, &unknown, deadline).await;
-                }
+        let ask = |(server, batch)| self.ask_one(server, calls, batch, clustered, deadline);
+        if batches.len() == 1 && outcomes.is_empty() {
+            // Most often; a set of futures would cost more than what they do.
+            if let Some(batch) = batches.pop() {
+                return ask(batch).await;
             }
         }
+        outcomes.extend(join_all(batches.into_iter().map(ask)).await.into_iter().flatten());
+        outcomes
+    }
+
+    /// Sends calls to one server, and reads what came of each.
+    async fn ask_one(
+        &self,
+        server: Arc<Server>,
+        calls: &[Call],
+        batch: Vec<Open>,
+        clustered: bool,
+        deadline: Instant,
+    ) -> Vec<(usize, Outcome)> {
+        let mut commands: Vec<&Cmd> = Vec::with_capacity(batch.len());
+        for open in &batch {
+            if open.asking.is_some() {
+                commands.push(&ASKING);
+            }
+            commands.push(&calls[open.at].command);
+        }
+        let mut answers = match server.request(&commands, deadline).await {
+            Ok(answers) => answers.into_iter(),
+            Err(failure) => {
+                let broken = |open: Open| (open.at, broken(&calls[open.at], &open, failure.clone(), clustered));
+                return batch.into_iter().map(broken).collect();
+            }
+        };
+        let (mut outcomes, mut unknown) = (Vec::with_capacity(batch.len()), Vec::new());
+        for open in batch {
+            if open.asking.is_some() {
+                answers.next();
+            }
+            let answer = answers.next().unwrap_or(Value::Nil);
+            if matches!(&answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript)) {
+                unknown.extend(calls[open.at].script);
+            }
+            outcomes.push((open.at, self.read(&server, &calls[open.at], &open, answer, clustered)));
+        }
+        self.teach(&server, &unknown, deadline).await;
         outcomes
     }
 

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, PushInfo, PushKind,
     RedisConnectionInfo, Value,
 };
+use tokio::runtime::{Handle, Id};
 use tokio::time::timeout_at;
 
 use crate::config::RedisConfig;
@@ -30,7 +31,9 @@ pub(crate) struct Server {
     /// Host and port, for messages.
     pub(crate) address: String,
     config: Arc<RedisConfig>,
-    current: RwLock<Option<Connection>>,
+    /// One for each runtime that has calls: what is written and read on the thread that asks wakes no other one, and the
+    /// end of a runtime breaks nobody else's.
+    connections: RwLock<Vec<(Id, Connection)>>,
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
 }
 
@@ -39,6 +42,15 @@ pub(crate) struct Server {
 pub(crate) struct Connection {
     inner: MultiplexedConnection,
     alive: Arc<AtomicBool>,
+}
+
+/// Goes with the task that drives a connection: at a disconnection, or with its runtime.
+struct Ends(Arc<AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
 }
 
 impl Connection {
@@ -61,13 +73,13 @@ impl Connection {
         let mut connection = self.inner.clone();
         let request = async {
             if let [command] = commands {
-                return connection.req_packed_command(command).await.map(|answer| vec![answer]);
+                return connection.send_packed_command(command).await.map(|answer| vec![answer]);
             }
             let mut pipeline = redis::Pipeline::with_capacity(commands.len());
             for command in commands {
                 pipeline.add_command((*command).clone());
             }
-            connection.req_packed_commands(&pipeline, 0, commands.len()).await
+            connection.send_packed_commands(&pipeline, 0, commands.len()).await
         };
         let failure = match timeout_at(deadline.into(), request).await {
             Ok(Ok(answers)) if answers.len() == commands.len() => return Ok(answers),
@@ -84,7 +96,7 @@ impl Connection {
 impl Server {
     pub(crate) fn new(host: String, port: u16, config: Arc<RedisConfig>) -> Self {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Self { host, port, address, config, current: RwLock::default(), connecting: tokio::sync::Mutex::new(None) }
+        Self { host, port, address, config, connections: RwLock::default(), connecting: tokio::sync::Mutex::new(None) }
     }
 
     /// Sends commands at once and answers each. Connects first if need be.
@@ -94,23 +106,24 @@ impl Server {
     }
 
     async fn connection(&self, deadline: Instant) -> Result<Connection, Failure> {
-        if let Some(connection) = self.current.read().as_ref().filter(|connection| connection.is_alive()) {
-            return Ok(connection.clone());
+        let here = Handle::current().id();
+        if let Some(connection) = self.connected(here) {
+            return Ok(connection);
         }
         let late = || Failure::Timeout { address: self.address.clone() };
         let mut failed = timeout_at(deadline.into(), self.connecting.lock()).await.map_err(|_| late())?;
-        if let Some(connection) = self.current.read().as_ref().filter(|connection| connection.is_alive()) {
-            return Ok(connection.clone());
+        if let Some(connection) = self.connected(here) {
+            return Ok(connection);
         }
         if let Some((at, failure)) = &*failed
             && at.elapsed() < PAUSE
         {
             return Err(failure.clone());
         }
-        *self.current.write() = None;
+        self.connections.write().retain(|(_, connection)| connection.is_alive());
         match self.connect(|_| {}, deadline).await {
             Ok(connection) => {
-                *self.current.write() = Some(connection.clone());
+                self.connections.write().push((here, connection.clone()));
                 *failed = None;
                 Ok(connection)
             }
@@ -121,6 +134,14 @@ impl Server {
         }
     }
 
+    /// The runtime's connection, if it lives. Runtimes may be called as others were that have ended: so did their
+    /// connections.
+    fn connected(&self, runtime: Id) -> Option<Connection> {
+        let connections = self.connections.read();
+        let mut own = connections.iter().filter(|(id, connection)| *id == runtime && connection.is_alive());
+        own.next().map(|(_, connection)| connection.clone())
+    }
+
     /// A new connection, for which the server has learnt all scripts. `hear` gets what the server sends unasked, and
     /// must not block.
     pub(crate) async fn connect(
@@ -129,10 +150,10 @@ impl Server {
         deadline: Instant,
     ) -> Result<Connection, Failure> {
         let alive = Arc::new(AtomicBool::new(true));
-        let noticed = Arc::clone(&alive);
+        let ends = Ends(Arc::clone(&alive));
         let push = move |info: PushInfo| {
             if info.kind == PushKind::Disconnection {
-                noticed.store(false, Ordering::Release);
+                ends.0.store(false, Ordering::Release);
             }
             hear(info);
             Ok::<(), ()>(())

@@ -1,9 +1,11 @@
 //! From the bus to a node's members: one lane's worth of topics, each topic's events in order, many at once.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -92,7 +94,7 @@ impl Delivery {
         loop {
             self.arrived.notified().await;
             // Whoever publishes in this turn of the runtime comes along.
-            tokio::task::yield_now().await;
+            behind_what_is_ready().await;
             let waiting = self.take();
             self.drained.notify_waiters();
             for topic in by_topic(waiting) {
@@ -100,6 +102,20 @@ impl Delivery {
             }
         }
     }
+}
+
+/// Goes on once what is ready has had its turn. `yield_now` has the runtime look at the sockets as well: a system call an event,
+/// where events come one by one.
+async fn behind_what_is_ready() {
+    let mut waits = true;
+    poll_fn(|cx| {
+        if std::mem::take(&mut waits) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// One notice a topic waits at a time, so that the lane stays bounded.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use super::{EventHub, Inner, PAGE};
 use crate::close::Close;
 use crate::error::Error;
@@ -183,5 +185,10 @@ impl Sink for Inner {
                 self.delivery[self.shard(topic)].gap(&members);
             }
         }
+    }
+
+    fn runtime(&self, topic: &Topic) -> Option<Handle> {
+        let runtimes = self.runtimes.lock();
+        runtimes.get(self.shard(topic) % runtimes.len().max(1)).cloned()
     }
 }

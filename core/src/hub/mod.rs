@@ -75,6 +75,8 @@ pub(crate) struct Inner {
     topics: Sharded<Topic, Arc<Members>>,
     lanes: Box<[Lane]>,
     delivery: Box<[Arc<Delivery>]>,
+    /// Where the deliveries run, in turn.
+    runtimes: Mutex<Vec<Handle>>,
     lease: LeaseClock,
     gateways: Gateways,
     undoing: Undoing,
@@ -132,6 +134,7 @@ impl EventHub {
             topics: shards(),
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
             delivery: (0..LANES).map(|_| Arc::default()).collect(),
+            runtimes: Mutex::default(),
             tasks: Mutex::default(),
         }))
     }
@@ -219,6 +222,9 @@ impl EventHub {
     }
 
     async fn try_start(&self, app: &App, deliveries: &[Handle]) -> Result<(), StoreError> {
+        let here = [Handle::current()];
+        let runtimes = if deliveries.is_empty() { &here } else { deliveries };
+        *self.0.runtimes.lock() = runtimes.to_vec();
         let sure_until = self.acquire_lease().await?;
         let bus = match self.0.store.start(&self.0.node, Arc::clone(&self.0) as Arc<dyn Sink>).await {
             Ok(bus) => bus,
@@ -229,8 +235,6 @@ impl EventHub {
         };
         // `started` lets nobody else come here.
         let _ = self.0.bus.set(bus);
-        let here = [Handle::current()];
-        let runtimes = if deliveries.is_empty() { &here } else { deliveries };
         let lanes = self.0.delivery.iter().zip(runtimes.iter().cycle());
         let mut tasks: Vec<_> =
             lanes.map(|(lane, runtime)| runtime.spawn(Arc::clone(lane).run(self.clone()))).collect();

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 
 use super::StoreError;
 use super::record::Fence;
@@ -68,6 +69,12 @@ pub trait Sink: Debug + Send + Sync + 'static {
     /// Events of these topics may have been lost. Of retained topics the hub replays what is missing from the store; a
     /// bus goes on with what comes next.
     fn gap(&self, topics: &[Topic]);
+
+    /// The runtime on which a topic's events are handed to its members, if there is one that is always the same: a bus that
+    /// hears them there wakes no other thread.
+    fn runtime(&self, _topic: &Topic) -> Option<Handle> {
+        None
+    }
 }
 
 /// Carries publications and commands between nodes.

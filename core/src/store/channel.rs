@@ -161,7 +161,7 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// record as it is.
     ///
     /// # Errors
-    /// `Conflict` when the id is in use at another location, or the location by another channel.
+    /// `Conflict` when the id is in use at another location, or the location, one at a gateway, by another channel.
     async fn open(&self, new: NewChannel) -> Result<Opened, StoreError>;
 
     /// The record of a channel, also when it is dead and not yet removed.
@@ -170,7 +170,8 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn get(&self, id: &ChannelId) -> Result<Option<Record>, StoreError>;
 
-    /// The record of the channel whose present or last connection is at a location.
+    /// The record of the channel whose present or last connection is at a gateway's location. One on a node need not be
+    /// found, nor be kept from having two channels: the node gives its connections names, and knows their channels.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::runtime::Handle;
 
 use super::faults::Faults;
 use crate::event::{Event, Position};
@@ -185,6 +186,10 @@ impl Sink for FaultySink {
 
     fn gap(&self, topics: &[Topic]) {
         self.sink.gap(topics);
+    }
+
+    fn runtime(&self, topic: &Topic) -> Option<Handle> {
+        self.sink.runtime(topic)
     }
 }
 

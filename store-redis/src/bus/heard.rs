@@ -5,14 +5,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use strait_core::store::Sink;
 use strait_core::{Event, Position, Topic};
+use tokio::runtime::Handle;
 
 /// A topic that the node hears.
 #[derive(Debug)]
 pub(crate) struct Heard {
     pub(crate) topic: Topic,
     pub(crate) slot: u16,
-    /// Its shard channel.
-    pub(crate) channel: String,
+    /// Where it is heard.
+    pub(crate) runtime: Handle,
     /// The connection on which the subscription was confirmed last, by its number; 0 for none.
     pub(crate) on: AtomicU64,
     /// The last event; `None` until the first one has come or the head is known.
@@ -20,8 +21,8 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    pub(crate) fn new(topic: Topic, slot: u16, channel: String) -> Self {
-        Self { topic, slot, channel, on: AtomicU64::new(0), last: Mutex::new(None) }
+    pub(crate) fn new(topic: Topic, slot: u16, runtime: Handle) -> Self {
+        Self { topic, slot, runtime, on: AtomicU64::new(0), last: Mutex::new(None) }
     }
 
     pub(crate) fn is_on(&self, connection: u64) -> bool {

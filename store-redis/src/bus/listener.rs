@@ -1,9 +1,10 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, PushInfo, ServerErrorKind, Value};
+use tokio::runtime::Handle;
 
 use crate::error::Failure;
 use crate::server::{Connection, Server};
@@ -11,16 +12,23 @@ use crate::server::{Connection, Server};
 /// Subscriptions that are asked for at once.
 const BATCH: usize = 512;
 
-/// The node's ear at one server.
+/// The node's ear at one server, on one runtime.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) server: Arc<Server>,
+    runtime: Handle,
     link: RwLock<Option<Link>>,
     connecting: tokio::sync::Mutex<()>,
-    /// Microseconds after the bus' origin at which something that proves hearing last came, plus 1; 0 for never.
+    /// Whether there has ever been a connection.
+    connected: AtomicBool,
+    /// Microseconds after the bus' origin at which something that proves hearing last came, plus 1; 0 for not on this
+    /// connection.
     proved: AtomicU64,
     origin: Instant,
 }
+
+/// What is done with all that a server sends unasked.
+pub(crate) type Ear = Box<dyn Fn(PushInfo) + Send + Sync>;
 
 /// A connection on which shard channels are heard.
 #[derive(Debug, Clone)]
@@ -54,14 +62,29 @@ pub(crate) enum Subscribed {
 }
 
 impl Listener {
-    pub(crate) fn new(server: Arc<Server>, origin: Instant) -> Self {
-        Self {
+    pub(crate) fn new(server: Arc<Server>, runtime: Handle, origin: Instant) -> Self {
+        let this = Self {
             server,
+            runtime,
             link: RwLock::default(),
             connecting: tokio::sync::Mutex::const_new(()),
+            connected: AtomicBool::new(false),
             proved: AtomicU64::new(0),
             origin,
-        }
+        };
+        // Nothing can have been missed yet: a node that begins to listen at one more place is as ready as before.
+        this.prove();
+        this
+    }
+
+    pub(crate) fn is(&self, server: &Arc<Server>, runtime: &Handle) -> bool {
+        Arc::ptr_eq(&self.server, server) && self.runtime.id() == runtime.id()
+    }
+
+    /// Whether what is published arrives here, as far as is known after so long.
+    pub(crate) fn hears(&self, limit: Duration) -> bool {
+        let linked = self.link().is_some() || !self.connected.load(Ordering::Acquire);
+        linked && self.silent_for().is_some_and(|silent| silent <= limit)
     }
 
     /// The connection, if there is one that lives.
@@ -73,7 +96,7 @@ impl Listener {
     pub(crate) async fn connected(
         &self,
         number: impl FnOnce() -> u64,
-        hear: impl FnOnce() -> Box<dyn Fn(PushInfo) + Send + Sync>,
+        hear: impl FnOnce() -> Ear,
         deadline: Instant,
     ) -> Result<Link, Failure> {
         if let Some(link) = self.link() {
@@ -85,10 +108,17 @@ impl Listener {
             return Ok(link);
         }
         *self.link.write() = None;
-        // Until a probe has come on the new connection, which is sent when everything is subscribed to again.
-        self.proved.store(0, Ordering::Release);
+        if self.connected.load(Ordering::Acquire) {
+            // Until a probe has come on the new connection, which is sent when everything is subscribed to again.
+            self.proved.store(0, Ordering::Release);
+        }
         let number = number();
-        let connection = self.server.connect(hear(), deadline).await?;
+        let (server, hear) = (Arc::clone(&self.server), hear());
+        // Whoever asks may be elsewhere, and may end before.
+        let connecting = self.runtime.spawn(async move { server.connect(hear, deadline).await });
+        let ended = |_| Failure::Foreign("the runtime that heard the bus has ended");
+        let connection = connecting.await.map_err(ended)??;
+        self.connected.store(true, Ordering::Release);
         let link = Link { connection, number, since: Instant::now(), probe: Arc::default() };
         *self.link.write() = Some(link.clone());
         Ok(link)
@@ -116,13 +146,13 @@ impl Listener {
     pub(crate) async fn subscribe(
         &self,
         link: &Link,
-        channels: &[&str],
+        channels: &[String],
         deadline: Instant,
     ) -> Result<Vec<Subscribed>, Failure> {
         self.ask(link, "SSUBSCRIBE", redis::PushKind::SSubscribe, channels, deadline).await
     }
 
-    pub(crate) async fn unsubscribe(&self, link: &Link, channels: &[&str], deadline: Instant) -> Result<(), Failure> {
+    pub(crate) async fn unsubscribe(&self, link: &Link, channels: &[String], deadline: Instant) -> Result<(), Failure> {
         self.ask(link, "SUNSUBSCRIBE", redis::PushKind::SUnsubscribe, channels, deadline).await?;
         Ok(())
     }
@@ -133,12 +163,12 @@ impl Listener {
         link: &Link,
         name: &str,
         confirms: redis::PushKind,
-        channels: &[&str],
+        channels: &[String],
         deadline: Instant,
     ) -> Result<Vec<Subscribed>, Failure> {
         let mut all = Vec::with_capacity(channels.len());
         for channels in channels.chunks(BATCH) {
-            let commands: Vec<Cmd> = channels.iter().map(|channel| redis::cmd(name).arg(*channel).take()).collect();
+            let commands: Vec<Cmd> = channels.iter().map(|channel| redis::cmd(name).arg(channel).take()).collect();
             let commands: Vec<&Cmd> = commands.iter().collect();
             let answers = link.connection.request(&commands, &self.server.address, deadline).await?;
             for (channel, answer) in channels.iter().zip(answers) {

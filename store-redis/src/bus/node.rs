@@ -7,15 +7,17 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldhash::fast::RandomState;
+use futures_util::future::try_join_all;
 use parking_lot::{Mutex, RwLock};
 use redis::{PushInfo, PushKind, Value};
 use strait_core::store::{BusNode, Command, Health, Sink, StoreError, StoreErrorKind};
 use strait_core::{NodeId, Position, Topic};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::heard::Heard;
-use super::listener::{Link, Listener, Subscribed};
+use super::listener::{Ear, Link, Listener, Subscribed};
 use super::mailbox::Mailbox;
 use super::supervisor;
 use crate::call::Call;
@@ -50,7 +52,10 @@ pub(super) struct Bus {
     pub(super) origin: Instant,
     pub(super) topics: RwLock<HashMap<Topic, Arc<Heard>, RandomState>>,
     pub(super) mailbox: Mailbox,
+    /// At most one for each server and runtime.
     pub(super) listeners: RwLock<Vec<Arc<Listener>>>,
+    /// The one that the node was started on: its mailbox and its supervisor are there, and topics that may be anywhere.
+    pub(super) runtime: Handle,
     /// Something needs the supervisor.
     pub(super) needed: Notify,
     /// A slot has left its server.
@@ -81,6 +86,7 @@ impl RedisNode {
             topics: RwLock::default(),
             mailbox,
             listeners: RwLock::default(),
+            runtime: Handle::current(),
             needed: Notify::new(),
             moved: AtomicBool::new(false),
             unwanted: Mutex::default(),
@@ -149,7 +155,7 @@ impl Bus {
     }
 
     /// What a connection does with what comes on it: runs in the connection's task, and never waits.
-    fn ear(self: &Arc<Self>, listener: &Arc<Listener>) -> Box<dyn Fn(PushInfo) + Send + Sync> {
+    fn ear(self: &Arc<Self>, listener: &Arc<Listener>) -> Ear {
         let (bus, listener) = (Arc::downgrade(self), Arc::downgrade(listener));
         Box::new(move |info: PushInfo| {
             let (Some(bus), Some(listener)) = (bus.upgrade(), listener.upgrade()) else { return };
@@ -234,21 +240,20 @@ impl Bus {
         }
     }
 
-    /// The ear at the server that has a slot.
-    pub(super) async fn listener(&self, slot: u16) -> Result<Arc<Listener>, Failure> {
+    /// The ear on a runtime at the server that has a slot.
+    pub(super) async fn listener(&self, slot: u16, runtime: &Handle) -> Result<Arc<Listener>, Failure> {
         let server = self.store.router.server(slot).await?;
         let mut listeners = self.listeners.write();
-        if let Some(found) = listeners.iter().find(|listener| Arc::ptr_eq(&listener.server, &server)) {
+        if let Some(found) = listeners.iter().find(|listener| listener.is(&server, runtime)) {
             return Ok(Arc::clone(found));
         }
-        let listener = Arc::new(Listener::new(server, self.origin));
+        let listener = Arc::new(Listener::new(server, runtime.clone(), self.origin));
         listeners.push(Arc::clone(&listener));
         Ok(listener)
     }
 
     pub(super) async fn link(self: &Arc<Self>, listener: &Arc<Listener>) -> Result<Link, Failure> {
-        let link = listener.connected(|| self.next_link(), || self.ear(listener), self.deadline()).await?;
-        Ok(link)
+        listener.connected(|| self.next_link(), || self.ear(listener), self.deadline()).await
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -259,29 +264,31 @@ impl Bus {
     pub(super) async fn subscribe(self: &Arc<Self>, topics: &[Arc<Heard>]) -> Result<(), Failure> {
         let mut places: Vec<(Arc<Listener>, Vec<&Arc<Heard>>)> = Vec::new();
         for heard in topics {
-            let listener = self.listener(heard.slot).await?;
+            let listener = self.listener(heard.slot, &heard.runtime).await?;
             match places.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &listener)) {
                 Some((_, topics)) => topics.push(heard),
                 None => places.push((listener, vec![heard])),
             }
         }
-        let mut moved = false;
-        for (listener, topics) in places {
+        let subscribe = async |(listener, topics): (Arc<Listener>, Vec<&Arc<Heard>>)| -> Result<bool, Failure> {
             let link = self.link(&listener).await?;
-            let channels: Vec<&str> = topics.iter().map(|heard| heard.channel.as_str()).collect();
+            let channels = self.channels(topics.iter().copied());
             let answers = listener.subscribe(&link, &channels, self.deadline()).await?;
-            for (heard, answer) in topics.iter().zip(answers) {
-                match answer {
-                    Subscribed::Done => heard.on.store(link.number, Ordering::Release),
-                    Subscribed::Moved => moved = true,
-                }
+            for (heard, _) in topics.iter().zip(&answers).filter(|(_, answer)| **answer == Subscribed::Done) {
+                heard.on.store(link.number, Ordering::Release);
             }
-        }
-        if moved {
+            Ok(answers.contains(&Subscribed::Moved))
+        };
+        if try_join_all(places.into_iter().map(subscribe)).await?.contains(&true) {
             self.store.router.refresh(self.deadline()).await?;
             return Err(Failure::Topology("a slot is being moved".to_owned()));
         }
         Ok(())
+    }
+
+    /// Topics' shard channels.
+    fn channels<'a>(&self, topics: impl Iterator<Item = &'a Arc<Heard>>) -> Vec<String> {
+        topics.map(|heard| self.store.keys.topic(&heard.topic).channel()).collect()
     }
 
     /// The heads of topics, in order.
@@ -295,12 +302,13 @@ impl Bus {
     async fn begin(self: &Arc<Self>, on: &[Topic]) -> Result<Vec<Position>, StoreError> {
         let op = "interest";
         let (mut wanted, mut new) = (Vec::new(), Vec::new());
-        {
+        if let Some(sink) = self.sink() {
             let mut topics = self.topics.write();
             for topic in on {
                 let heard = topics.entry(topic.clone()).or_insert_with(|| {
-                    let keys = self.store.keys.topic(topic);
-                    let heard = Arc::new(Heard::new(topic.clone(), keys.slot(), keys.channel()));
+                    let slot = self.store.keys.topic(topic).slot();
+                    let runtime = sink.runtime(topic).unwrap_or_else(|| self.runtime.clone());
+                    let heard = Arc::new(Heard::new(topic.clone(), slot, runtime));
                     new.push(Arc::clone(&heard));
                     heard
                 });
@@ -340,8 +348,7 @@ impl Bus {
         let listeners = self.listeners.read().clone();
         for listener in listeners {
             let Some(link) = listener.link() else { continue };
-            let channels: Vec<&str> =
-                ended.iter().filter(|heard| heard.is_on(link.number)).map(|heard| heard.channel.as_str()).collect();
+            let channels = self.channels(ended.iter().filter(|heard| heard.is_on(link.number)));
             // What is heard all the same is unsubscribed from when it comes.
             if !channels.is_empty()
                 && let Err(error) = listener.unsubscribe(&link, &channels, self.deadline()).await
@@ -387,10 +394,8 @@ impl BusNode for RedisNode {
     fn health(&self) -> Health {
         let listeners = self.bus.listeners.read();
         let limit = self.bus.store.config.probe_interval + self.bus.store.config.probe_timeout;
-        let hears = |listener: &Arc<Listener>| {
-            listener.link().is_some() && listener.silent_for().is_some_and(|silent| silent <= limit)
-        };
-        let hears = self.bus.sink.read().is_some() && !listeners.is_empty() && listeners.iter().all(hears);
+        let hears = listeners.iter().all(|listener| listener.hears(limit));
+        let hears = hears && !listeners.is_empty() && self.bus.sink.read().is_some();
         let lag = Some(self.bus.lag.load(Ordering::Acquire)).filter(|lag| *lag != u64::MAX);
         Health { hears, lag: lag.map(Duration::from_micros) }
     }

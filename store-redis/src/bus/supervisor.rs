@@ -1,11 +1,11 @@
 //! Keeps a node hearing: connects again, subscribes again, proves it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use redis::Value;
 use strait_core::Position;
 use strait_core::store::StoreError;
 use tokio::time::{sleep, timeout};
@@ -93,11 +93,11 @@ async fn mend(bus: &Arc<Bus>) -> Result<(), Failure> {
 /// Subscribes to the node's mailbox if need be, and reads what it missed.
 pub(super) async fn listen_to_mailbox(bus: &Arc<Bus>) -> Result<(), Failure> {
     let mailbox = &bus.mailbox;
-    let listener = bus.listener(mailbox.slot).await?;
+    let listener = bus.listener(mailbox.slot, &bus.runtime).await?;
     let link = bus.link(&listener).await?;
     if !mailbox.is_on(link.number) {
         mailbox.doubt();
-        match listener.subscribe(&link, &[&mailbox.channel], bus.deadline()).await?[..] {
+        match listener.subscribe(&link, std::slice::from_ref(&mailbox.channel), bus.deadline()).await?[..] {
             [Subscribed::Done] => mailbox.on.store(link.number, Ordering::Release),
             _ => {
                 bus.moved.store(true, Ordering::Release);
@@ -160,7 +160,7 @@ async fn listen_to_topics(bus: &Arc<Bus>) -> Result<(), Failure> {
     let mut silent = Vec::new();
     let topics: Vec<_> = bus.topics.read().values().cloned().collect();
     for heard in topics {
-        let listener = bus.listener(heard.slot).await?;
+        let listener = bus.listener(heard.slot, &heard.runtime).await?;
         let link = bus.link(&listener).await?;
         if !heard.is_on(link.number) {
             silent.push(heard);
@@ -199,12 +199,11 @@ async fn compare_all(bus: &Arc<Bus>) -> Result<(), StoreError> {
 
 /// Ends subscriptions that came about though nobody waits for them any more.
 async fn drop_unwanted(bus: &Arc<Bus>) {
-    let unwanted = std::mem::take(&mut *bus.unwanted.lock());
-    let wanted = |channel: &String| {
+    let mut unwanted = std::mem::take(&mut *bus.unwanted.lock());
+    unwanted.retain(|channel| {
         let topic = bus.store.keys.topic_of_channel(channel);
-        topic.is_some_and(|topic| bus.topics.read().contains_key(topic))
-    };
-    let unwanted: Vec<&str> = unwanted.iter().filter(|channel| !wanted(channel)).map(String::as_str).collect();
+        !topic.is_some_and(|topic| bus.topics.read().contains_key(topic))
+    });
     if unwanted.is_empty() {
         return;
     }
@@ -220,16 +219,16 @@ async fn drop_unwanted(bus: &Arc<Bus>) {
 
 /// Hangs up on servers that have nothing of ours any more.
 async fn drop_idle(bus: &Arc<Bus>) -> Result<(), Failure> {
-    let topics: Vec<u16> = bus.topics.read().values().map(|heard| heard.slot).collect();
-    let mut used = vec![bus.store.router.server(bus.mailbox.slot).await?];
-    for slot in topics {
-        let server = bus.store.router.server(slot).await?;
-        if !used.iter().any(|known| Arc::ptr_eq(known, &server)) {
-            used.push(server);
+    let topics: Vec<_> = bus.topics.read().values().cloned().collect();
+    let mut used = vec![bus.listener(bus.mailbox.slot, &bus.runtime).await?];
+    for heard in topics {
+        let listener = bus.listener(heard.slot, &heard.runtime).await?;
+        if !used.iter().any(|known| Arc::ptr_eq(known, &listener)) {
+            used.push(listener);
         }
     }
     bus.listeners.write().retain(|listener| {
-        let used = used.iter().any(|server| Arc::ptr_eq(server, &listener.server));
+        let used = used.iter().any(|used| Arc::ptr_eq(used, listener));
         if !used {
             listener.hang_up();
         }
@@ -238,11 +237,12 @@ async fn drop_idle(bus: &Arc<Bus>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Hangs up on connections that have not heard their probe for too long, and publishes one to each if all that is wanted
-/// is subscribed to.
+/// Hangs up on connections that have not heard their probe for too long, and publishes one to each server if all that is
+/// wanted is subscribed to.
 async fn probe(bus: &Arc<Bus>, hears: bool) {
     let limit = bus.store.config.probe_timeout;
     let listeners = bus.listeners.read().clone();
+    let mut probes = HashMap::new();
     for listener in listeners {
         let Some(link) = listener.link() else { continue };
         let silent = listener.silent_for().map_or(link.since.elapsed(), |silent| silent.min(link.since.elapsed()));
@@ -253,24 +253,30 @@ async fn probe(bus: &Arc<Bus>, hears: bool) {
             bus.needed.notify_one();
             continue;
         }
-        if hears && let Err(failure) = probe_one(bus, &listener, &link).await {
-            tracing::debug!(error = %failure, "a probe could not be sent");
+        if hears {
+            match hear_probes(bus, &listener, &link).await {
+                Ok((channel, slot)) => drop(probes.insert(channel, slot)),
+                Err(failure) => tracing::debug!(error = %failure, "a probe cannot be heard"),
+            }
+        }
+    }
+    let sent = format!("{} {}", bus.token, bus.origin.elapsed().as_micros());
+    let call = |(channel, slot)| Call::plain("SPUBLISH", slot).arg(channel).arg(&sent);
+    let calls: Vec<Call> = probes.into_iter().map(call).collect();
+    for answer in bus.store.router.run("probe", &calls).await {
+        if let Err(error) = answer {
+            tracing::debug!(error = %error, "a probe could not be sent");
         }
     }
 }
 
-async fn probe_one(bus: &Arc<Bus>, listener: &Arc<Listener>, link: &Link) -> Result<(), Failure> {
+/// Subscribes to the shard channel on which probes reach a listener, if need be; answers it and its slot.
+async fn hear_probes(bus: &Arc<Bus>, listener: &Arc<Listener>, link: &Link) -> Result<(String, u16), Failure> {
     let (channel, slot) = probe_channel(bus, listener).await?;
     if link.probe(&channel) {
-        listener.subscribe(link, &[&channel], bus.deadline()).await?;
+        listener.subscribe(link, std::slice::from_ref(&channel), bus.deadline()).await?;
     }
-    let sent = bus.origin.elapsed().as_micros();
-    let call = Call::plain("SPUBLISH", slot).arg(channel).arg(format!("{} {sent}", bus.token));
-    match bus.store.router.one("probe", call).await {
-        Ok(Value::Int(_)) => Ok(()),
-        Ok(_) => Err(Foreign.into()),
-        Err(error) => Err(Failure::of(&error)),
-    }
+    Ok((channel, slot))
 }
 
 /// A shard channel in a slot that the listener's server has.

@@ -70,6 +70,57 @@ impl Cluster {
         }
     }
 
+    /// The slot of a key that matches a pattern, and the number of the master that has it.
+    ///
+    /// # Panics
+    /// When there is no such key.
+    pub async fn place(&self, pattern: &str) -> (u16, usize) {
+        for (n, master) in self.masters.iter().enumerate() {
+            let keys: Vec<String> = master.ask(&["KEYS", pattern]).await;
+            if let Some(key) = keys.first() {
+                return (master.ask(&["CLUSTER", "KEYSLOT", key]).await, n);
+            }
+        }
+        panic!("no key matches {pattern}")
+    }
+
+    /// Moves a slot from one master to another one, as `redis-cli --cluster reshard` does it.
+    ///
+    /// # Panics
+    /// When a server does not play its part.
+    pub async fn move_slot(&self, slot: u16, from: usize, to: usize) {
+        let (from, to) = (&self.masters[from], &self.masters[to]);
+        let (from_id, to_id): (String, String) =
+            (from.ask(&["CLUSTER", "MYID"]).await, to.ask(&["CLUSTER", "MYID"]).await);
+        let slot = slot.to_string();
+        let () = to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
+        let () = from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
+        let port = to.address().port().to_string();
+        loop {
+            let keys: Vec<String> = from.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).await;
+            let Some(key) = keys.first() else { break };
+            let _: String = from.ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
+        }
+        for server in [to, from] {
+            let () = server.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await;
+        }
+    }
+
+    /// Ends a master that has a replica, as a crash would, and waits until that has taken over.
+    ///
+    /// # Panics
+    /// When it does not within 20 seconds.
+    pub async fn fail_over(&mut self, master: usize) {
+        self.masters[master].kill();
+        let replica = &self.replicas[master];
+        wait("a replica to take over", async || {
+            let info: String = replica.ask(&["INFO", "replication"]).await;
+            let cluster: String = replica.ask(&["CLUSTER", "INFO"]).await;
+            info.contains("role:master") && cluster.contains("cluster_state:ok")
+        })
+        .await;
+    }
+
     async fn wait_for(&self, what: &str, server: &Server, done: impl Fn(&str, &str) -> bool) {
         wait(what, async || {
             let nodes: String = server.ask(&["CLUSTER", "NODES"]).await;

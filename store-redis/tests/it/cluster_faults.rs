@@ -9,7 +9,7 @@ use strait_core::{Event, NodeId, Payload, Position, Retention, Topic};
 use strait_store_redis::testkit::{Cluster, Server};
 use strait_store_redis::{RedisConfig, RedisStore};
 
-use crate::kit::{self, eventually, quick};
+use crate::kit::{eventually, quick};
 
 const KEEP: Retention = Retention { count: 100_000, age: Duration::from_secs(60) };
 
@@ -29,16 +29,9 @@ async fn try_publish(store: &RedisStore, topic: &Topic, number: usize) -> Result
     store.publish(&[publication]).await.remove(0)
 }
 
-/// The slot of a topic of which something is kept, and the number of the master that has it.
+/// The slot of a topic, and the number of the master that has it.
 async fn place(cluster: &Cluster, topic: &Topic) -> (u16, usize) {
-    for (n, master) in cluster.masters.iter().enumerate() {
-        let mut connection = master.connection().await.unwrap();
-        if let Some(key) = kit::of_log(kit::keys(&mut connection, "strait:").await, topic).first() {
-            let slot = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query_async(&mut connection).await.unwrap();
-            return (slot, n);
-        }
-    }
-    panic!("nothing is kept of {topic}")
+    cluster.place(&format!("*}}meta:{topic}")).await
 }
 
 /// Everything after a position: what was missed on the bus is there.
@@ -111,7 +104,7 @@ async fn while_a_slot_moves_nothing_is_lost_without_a_word() {
     let (slot, from) = place(&cluster, &topic).await;
     let to = (from + 1) % 3;
     for (from, to) in [(from, to), (to, from)] {
-        move_slot(&cluster, slot, from, to).await;
+        cluster.move_slot(slot, from, to).await;
         let heard = ears.events(&topic).len();
         eventually("events after the move", async || ears.events(&topic).len() > heard).await;
     }
@@ -127,22 +120,4 @@ async fn while_a_slot_moves_nothing_is_lost_without_a_word() {
     assert!(heard.is_sorted_by(|a, b| a < b), "in order, each once: {heard:?}");
     assert!(heard.len() as u64 == last || ears.has_gap(&topic), "{heard:?} without a word");
     eventually("the bus to hear", async || bus.health().hears).await;
-}
-
-/// As `redis-cli --cluster reshard` does it.
-async fn move_slot(cluster: &Cluster, slot: u16, from: usize, to: usize) {
-    let (from, to) = (&cluster.masters[from], &cluster.masters[to]);
-    let (from_id, to_id): (String, String) = (from.ask(&["CLUSTER", "MYID"]).await, to.ask(&["CLUSTER", "MYID"]).await);
-    let slot = slot.to_string();
-    let () = to.ask(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]).await;
-    let () = from.ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
-    let port = to.address().port().to_string();
-    loop {
-        let keys: Vec<String> = from.ask(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"]).await;
-        let Some(key) = keys.first() else { break };
-        let _: String = from.ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
-    }
-    for server in [to, from] {
-        let () = server.ask(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]).await;
-    }
 }

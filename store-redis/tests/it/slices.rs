@@ -9,7 +9,7 @@ use strait_core::{Event, NodeId, Payload, Position, Retention, Topic};
 use strait_store_redis::testkit::Server;
 use strait_store_redis::{RedisConfig, RedisStore};
 
-use crate::kit::quick;
+use crate::kit::{calls, quick};
 
 const KEEP: Retention = Retention { count: 1000, age: Duration::from_secs(60) };
 
@@ -19,13 +19,6 @@ fn config(server: &Server) -> RedisConfig {
 
 fn publication(topic: &Topic, text: &str, retention: Option<Retention>) -> Publication {
     Publication { topic: topic.clone(), event: Arc::new(Event::message(Payload::text(text))), retention, key: None }
-}
-
-/// How often a command was run since `CONFIG RESETSTAT`.
-async fn calls(server: &Server, command: &str) -> u64 {
-    let info: String = server.ask(&["INFO", "commandstats"]).await;
-    let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
-    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
 }
 
 #[tokio::test]

@@ -109,12 +109,10 @@ pub async fn channels_are_found_where_they_are(t: Trial) {
     let node = t.node().await;
     let (here, there) = (t.open().await, t.open_on(&node, None).await);
     assert_eq!(t.store.find(&here.location).await.unwrap(), Some(here.clone()));
-    assert_eq!(t.store.find(&there.location).await.unwrap(), Some(there.clone()));
     // The same connection name elsewhere is another location.
-    let name = there.location.connection().clone();
-    assert_eq!(t.store.find(&gateway(name.clone())).await.unwrap(), None);
-    let other_node = Location::Node { node: NodeId::unique(), connection: name };
-    assert_eq!(t.store.find(&other_node).await.unwrap(), None);
+    assert_eq!(t.store.find(&gateway(there.location.connection().clone())).await.unwrap(), None);
+    let on_node = Location::Node { node, connection: here.location.connection().clone() };
+    assert_eq!(t.store.find(&on_node).await.unwrap(), None);
     let endpoint = Arc::from("https://other.example/prod");
     let other_gateway = Location::Gateway { endpoint, connection: here.location.connection().clone() };
     assert_eq!(t.store.find(&other_gateway).await.unwrap(), None);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use strait_core::{NodeId, Topic};
 use strait_store_redis::RedisConfig;
+use strait_store_redis::testkit::Server;
 
 /// The server that the test run was given.
 pub(crate) fn given_url() -> String {
@@ -51,6 +52,13 @@ pub(crate) fn of_log(keys: Vec<Vec<u8>>, topic: &Topic) -> Vec<Vec<u8>> {
         name == format!("meta:{topic}") || name == format!("log:{topic}")
     };
     keys.into_iter().filter(of_log).collect()
+}
+
+/// How often a server has run a command since `CONFIG RESETSTAT`.
+pub(crate) async fn calls(server: &Server, command: &str) -> u64 {
+    let info: String = server.ask(&["INFO", "commandstats"]).await;
+    let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+    line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
 }
 
 pub(crate) async fn connect(url: &str) -> MultiplexedConnection {

@@ -2,10 +2,17 @@
 
 use strait_store_redis::testkit;
 
-use super::LEASE;
+use super::{LEASE, Topic};
 use crate::kit::Server;
 
 const DURABLE: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Two nodes that know one server.
+fn nodes(redis: &testkit::Server) -> [Server; 2] {
+    let url = format!("{}/0?command_timeout=300&connect_timeout=300", redis.url());
+    let node = || Server::start(&["--store", &url, "--lease", &LEASE.as_millis().to_string()]);
+    [node(), node()]
+}
 
 async fn through(
     what: &str,
@@ -14,9 +21,7 @@ async fn through(
     fault: impl AsyncFnOnce(&mut testkit::Server, &[Server]),
 ) {
     let mut redis = testkit::Server::start(options).await;
-    let url = format!("{}/0?command_timeout=300&connect_timeout=300", redis.url());
-    let node = || Server::start(&["--store", &url, "--lease", &LEASE.as_millis().to_string()]);
-    let nodes = [node(), node()];
+    let nodes = nodes(&redis);
     super::through(what, &nodes, kept_loses, fault(&mut redis, &nodes)).await;
 }
 
@@ -105,4 +110,36 @@ async fn redis_wiped() {
 #[tokio::test]
 async fn the_publishers_node_killed() {
     through("publisher's node killed", &[], false, async |_, nodes| nodes[0].signal("-KILL")).await;
+}
+
+/// Where the topics are in a cluster.
+async fn places(cluster: &testkit::Cluster) -> [(u16, usize); 2] {
+    let place = async |topic: Topic| cluster.place(&format!("*}}meta:{}", topic.name())).await;
+    [place(Topic::Kept).await, place(Topic::Passing).await]
+}
+
+#[tokio::test]
+async fn masters_failed() {
+    let mut cluster = testkit::Cluster::start(3, 2).await;
+    let nodes = nodes(&cluster.masters[2]);
+    super::through("masters of a cluster killed", &nodes, true, async {
+        let mut masters = places(&cluster).await.map(|(_, master)| master).to_vec();
+        masters.dedup();
+        for master in masters {
+            cluster.fail_over(master).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn slots_moved() {
+    let cluster = testkit::Cluster::start(3, 0).await;
+    let nodes = nodes(&cluster.masters[2]);
+    super::through("slots of a cluster moved", &nodes, false, async {
+        for (slot, from) in places(&cluster).await {
+            cluster.move_slot(slot, from, (from + 1) % 3).await;
+        }
+    })
+    .await;
 }

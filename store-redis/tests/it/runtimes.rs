@@ -1,0 +1,101 @@
+//! Whose threads the connections are on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::store::{ChannelStore, Command, EventBus, EventHubStore, LeaseTerm, Publication, Sink};
+use strait_core::testkit::Ears;
+use strait_core::{Event, NodeId, Payload, Position, Topic};
+use strait_store_redis::testkit::Server;
+use strait_store_redis::{RedisConfig, RedisStore};
+use tokio::runtime::{Builder, Handle, Id, Runtime};
+
+use crate::kit::{eventually, quick};
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+fn store(server: &Server) -> RedisStore {
+    RedisStore::new(quick(RedisConfig::new(server.address().ip().to_string(), server.address().port())))
+}
+
+async fn publish(store: &RedisStore, topic: &Topic) {
+    let event = Arc::new(Event::message(Payload::text("x")));
+    let publication = Publication { topic: topic.clone(), event, retention: None, key: None };
+    store.publish(&[publication]).await.remove(0).unwrap();
+}
+
+#[test]
+fn the_end_of_a_runtime_breaks_no_call_of_another_one() {
+    let (stays, goes) = (runtime(), runtime());
+    let server = stays.block_on(Server::start(&[]));
+    let (store, topic) = (store(&server), Topic::new("a").unwrap());
+    let (first, node) = (store.clone(), NodeId::unique());
+    goes.block_on(goes.spawn(async move { first.lease(&node, LeaseTerm::Acquire, Duration::from_secs(9)).await }))
+        .unwrap()
+        .unwrap();
+    drop(goes);
+    // Not one that may be made again.
+    stays.block_on(publish(&store, &topic));
+}
+
+/// Hears a topic on one runtime, and notes on which one it did.
+#[derive(Debug)]
+struct Placed {
+    ears: Arc<Ears>,
+    at: (Topic, Handle),
+    heard: std::sync::Mutex<Vec<(Topic, Id)>>,
+}
+
+impl Sink for Placed {
+    fn events(&self, topic: &Topic, events: &[(Position, Arc<Event>)]) {
+        self.heard.lock().unwrap().push((topic.clone(), Handle::current().id()));
+        Sink::events(&*self.ears, topic, events);
+    }
+
+    fn command(&self, command: Command) {
+        self.ears.command(command);
+    }
+
+    fn gap(&self, topics: &[Topic]) {
+        self.ears.gap(topics);
+    }
+
+    fn runtime(&self, topic: &Topic) -> Option<Handle> {
+        (*topic == self.at.0).then(|| self.at.1.clone())
+    }
+}
+
+#[test]
+fn a_topic_is_heard_where_it_is_delivered_whoever_asks_for_it() {
+    let (own, other, asking) = (runtime(), runtime(), runtime());
+    let (here, there) = (own.handle().id(), other.handle().id());
+    let [near, far] = ["near", "far"].map(|name| Topic::new(name).unwrap());
+    let at = (far.clone(), other.handle().clone());
+    let sink = Arc::new(Placed { ears: Ears::new(), at, heard: std::sync::Mutex::default() });
+    own.block_on(async {
+        let server = Server::start(&[]).await;
+        let store = store(&server);
+        let bus = store.start(&NodeId::unique(), Arc::clone(&sink) as Arc<dyn Sink>).await.unwrap();
+        eventually("the bus to hear", async || bus.health().hears).await;
+        let (asked, topics) = (Arc::clone(&bus), [near.clone(), far.clone()]);
+        asking.spawn(async move { asked.interest(&topics, &[]).await }).await.unwrap().unwrap();
+        asking.shutdown_background();
+        assert!(bus.health().hears, "one place more to listen at is no deafness");
+        for topic in [&near, &far] {
+            publish(&store, topic).await;
+            sink.ears.hear(topic, 1).await;
+        }
+        assert_eq!(*sink.heard.lock().unwrap(), [(near.clone(), here), (far.clone(), there)]);
+        assert!(!sink.ears.has_gap(&near) && !sink.ears.has_gap(&far));
+        eventually("both places to hear the probe", async || {
+            let probes: Vec<String> = server.ask(&["PUBSUB", "SHARDCHANNELS", "*}probe:*"]).await;
+            let Some(probe) = probes.first() else { return false };
+            let heard: (String, usize) = server.ask(&["PUBSUB", "SHARDNUMSUB", probe]).await;
+            heard.1 == 2 && bus.health().hears
+        })
+        .await;
+        bus.stop().await;
+    });
+}
