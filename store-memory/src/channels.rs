@@ -11,7 +11,7 @@ use crate::clock::Tick;
 use crate::deadlines::Deadlines;
 use crate::nodes::Nodes;
 
-/// All channels, and the ways to find them: by id, by location, by node, by deadline.
+/// All channels, and the ways to find them: by id, by location at a gateway, by node, by deadline.
 ///
 /// A channel's own lock is taken first, then those of maps, indexes and topics; never two channels' locks.
 #[derive(Debug, Default)]
@@ -68,23 +68,25 @@ impl Channels {
     pub(crate) fn remove(&self, channel: &mut Channel) {
         self.schedule(channel, 0);
         self.disconnect(channel);
-        self.locations.remove(&channel.location);
+        self.vacate(&channel.location);
         self.map.remove(&channel.id);
         channel.gone = true;
     }
 
-    /// The channel whose present or last connection is at a location.
+    /// The channel whose present or last connection is at a gateway's location.
     pub(crate) fn at(&self, location: &Location) -> Option<ChannelId> {
         self.locations.get(location).map(|id| id.clone())
     }
 
-    /// Gives a location to a channel; `false` if another one has it.
+    /// Gives a location to a channel; `false` if another one has it. What is on a node is not noted: the node knows it.
     pub(crate) fn reserve(&self, location: &Location, id: &ChannelId) -> bool {
-        *self.locations.entry(location.clone()).or_insert_with(|| id.clone()) == *id
+        location.node().is_some() || *self.locations.entry(location.clone()).or_insert_with(|| id.clone()) == *id
     }
 
     pub(crate) fn vacate(&self, location: &Location) {
-        self.locations.remove(location);
+        if location.node().is_none() {
+            self.locations.remove(location);
+        }
     }
 
     /// Tells the index of nodes that the channel is no longer connected. Before the phase or the location changes.
