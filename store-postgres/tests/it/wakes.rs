@@ -3,8 +3,11 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use strait_core::Payload;
 use strait_core::testkit::Ears;
-use strait_store_postgres::PostgresStore;
+use strait_store_postgres::sqlx::Connection;
+use strait_store_postgres::sqlx::postgres::PgListener;
+use strait_store_postgres::{Outgoing, PostgresStore};
 
 use crate::kit::{Schema, eventually, hearing, publication, publish, topic};
 
@@ -51,4 +54,32 @@ async fn no_wake_up_of_the_own_process_is_missed() {
     let schema = Schema::new();
     let one = store(&schema);
     assert_eq!(count_missed(&one, &one).await, 0);
+}
+
+#[tokio::test]
+async fn many_publications_are_few_notifications() {
+    const DEBOUNCE: Duration = Duration::from_millis(50);
+    let schema = Schema::new();
+    let (publisher, hearer) = (PostgresStore::new(schema.config().debounce(DEBOUNCE)), store(&schema));
+    let (ears, _bus) = hearing(&hearer, &["a"]).await;
+    let mut listener = PgListener::connect(&schema.url).await.unwrap();
+    listener.listen(&format!("strait_{}", schema.name)).await.unwrap();
+    let began = Instant::now();
+    join_all((0..500).map(|_| publish(&publisher, publication("a", "x")))).await;
+    let mut connection = schema.connection().await;
+    for _ in 0..50 {
+        let mut transaction = connection.begin().await.unwrap();
+        publisher.publish_in(&mut transaction, &Outgoing::new(topic("a"), Payload::text("x"))).await.unwrap();
+        transaction.commit().await.unwrap();
+        publisher.wake();
+    }
+    ears.hear(&topic("a"), 550).await;
+    let most = began.elapsed().div_duration_f64(DEBOUNCE) + 2.0;
+    // What the last ones have called for has come by then.
+    tokio::time::sleep(DEBOUNCE * 2).await;
+    let mut count = 0;
+    while let Ok(notification) = tokio::time::timeout(DEBOUNCE, listener.recv()).await {
+        count += usize::from(notification.unwrap().payload().is_empty());
+    }
+    assert!(count > 0 && (count as f64) <= most, "{count}, and {most} may be");
 }

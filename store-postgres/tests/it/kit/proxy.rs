@@ -26,6 +26,8 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     way: watch::Sender<Way>,
     connections: Arc<AtomicUsize>,
+    /// Bytes of the server's.
+    brought: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -35,22 +37,23 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let way = watch::Sender::new(Way::Open);
-        let connections = Arc::new(AtomicUsize::new(0));
+        let (connections, brought) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (server, ways, count) = (server.to_owned(), way.clone(), Arc::clone(&connections));
+        let bytes = Arc::clone(&brought);
         let task = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 count.fetch_add(1, Ordering::SeqCst);
-                let (server, ways) = (server.clone(), ways.subscribe());
+                let (server, ways, bytes) = (server.clone(), ways.subscribe(), Arc::clone(&bytes));
                 tokio::spawn(async move {
                     if *ways.borrow() != Way::Cut
                         && let Ok(server) = TcpStream::connect(server).await
                     {
-                        pass(client, server, ways).await;
+                        pass(client, server, ways, &bytes).await;
                     }
                 });
             }
         });
-        Self { address, way, connections, task }
+        Self { address, way, connections, brought, task }
     }
 
     pub(crate) fn set(&self, way: Way) {
@@ -60,6 +63,11 @@ impl Proxy {
     /// How many connections there have been.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+
+    /// How many bytes the server's answers were.
+    pub(crate) fn brought(&self) -> usize {
+        self.brought.load(Ordering::SeqCst)
     }
 
     /// The same URL, through the proxy.
@@ -81,20 +89,26 @@ pub(crate) fn server_of(url: &str) -> String {
     rest.split(['/', '?']).next().unwrap().to_owned()
 }
 
-async fn pass(client: TcpStream, server: TcpStream, ways: watch::Receiver<Way>) {
+async fn pass(client: TcpStream, server: TcpStream, ways: watch::Receiver<Way>, brought: &AtomicUsize) {
     let ((client_in, client_out), (server_in, server_out)) = (client.into_split(), server.into_split());
     let mut cut = ways.clone();
     tokio::select! {
-        () = copy(client_in, server_out, ways.clone()) => {}
-        () = copy(server_in, client_out, ways) => {}
+        () = copy(client_in, server_out, ways.clone(), |_| ()) => {}
+        () = copy(server_in, client_out, ways, |read| _ = brought.fetch_add(read, Ordering::SeqCst)) => {}
         _ = cut.wait_for(|way| *way == Way::Cut) => {}
     }
 }
 
-async fn copy(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin, mut ways: watch::Receiver<Way>) {
+async fn copy(
+    mut from: impl AsyncReadExt + Unpin,
+    mut to: impl AsyncWriteExt + Unpin,
+    mut ways: watch::Receiver<Way>,
+    passing: impl Fn(usize),
+) {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
+        passing(read);
         // The way may be stalled until the bytes are there.
         let Ok(way) = ways.wait_for(|way| *way != Way::Stalled).await.map(|way| *way) else { return };
         if let Way::Slow(time) = way {
