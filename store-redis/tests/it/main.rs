@@ -8,6 +8,7 @@ mod cluster_faults;
 mod config;
 mod conformance;
 mod connects;
+mod costs;
 mod faults;
 mod key_table;
 mod kit;
