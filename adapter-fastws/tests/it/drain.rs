@@ -1,4 +1,4 @@
-//! How a server ends.
+//! How a server ends, and when it is alive and not ready.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -6,13 +6,16 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
+use strait_core::testkit::Faults;
 use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Payload, Publish, Topic};
 use strait_store_memory::Stats;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::kit::within;
-use crate::kit::{Client, Gate, Got, Node, TcpClient, echo, handshake, serve, serve_with, server_limits, store, text};
+use crate::kit::{
+    Client, Gate, Got, Node, TcpClient, echo, handshake, serve, serve_on, serve_with, server_limits, store, text,
+};
 
 /// An echo with a route that waits for its gate.
 async fn waiting() -> (Node, Gate) {
@@ -280,5 +283,22 @@ async fn idle_sockets_without_a_request_do_not_hold_a_drain_up() {
     node.handle.drain();
     assert!(kept.try_answer().await.is_none());
     assert!(idle.try_answer().await.is_none());
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_node_whose_bus_is_deaf_is_alive_and_not_ready_until_it_hears_again() {
+    let faults = Faults::new();
+    let node = serve_on(App::new().endpoint(echo("/echo")), &faults, |server| server.limits(server_limits())).await;
+    assert_eq!(status(&mut node.socket().await, "/readyz").await, 200);
+    faults.deafen();
+    let mut client = node.socket().await;
+    client.send("GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, &*answer.body), (503, "the bus does not hear\n"));
+    assert_eq!(status(&mut node.socket().await, "/healthz").await, 200);
+    assert!(node.app.hub().is_sure(), "the lease is held");
+    faults.hear();
+    assert_eq!(status(&mut node.socket().await, "/readyz").await, 200);
     node.end().await;
 }

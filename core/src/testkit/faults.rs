@@ -80,9 +80,13 @@ pub(super) struct Ears {
 }
 
 impl Ears {
+    pub(super) fn are_deaf(&self) -> bool {
+        self.deaf.load(Ordering::SeqCst)
+    }
+
     /// Whether events of a topic come through to a sink.
     pub(super) fn hear(&self, topic: &Topic, sink: &Arc<dyn Sink>) -> bool {
-        let deaf = self.deaf.load(Ordering::SeqCst);
+        let deaf = self.are_deaf();
         if deaf {
             self.missed.lock().push((topic.clone(), Arc::clone(sink)));
         }
@@ -123,7 +127,7 @@ impl Faults {
         }
     }
 
-    /// The store's nodes hear no events from now on.
+    /// The store's nodes hear no events from now on, and their health says so.
     pub fn deafen(&self) {
         self.ears.deaf.store(true, Ordering::SeqCst);
     }

@@ -210,7 +210,8 @@ impl BusNode for FaultyNode {
     }
 
     fn health(&self) -> Health {
-        self.node.health()
+        let health = self.node.health();
+        Health { hears: health.hears && !self.faults.ears.are_deaf(), ..health }
     }
 
     async fn stop(&self) {
