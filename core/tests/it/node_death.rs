@@ -1,9 +1,10 @@
 //! Nodes that die: their channels end elsewhere.
 
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use strait_core::store::{ChannelStore, RecordPhase};
-use strait_core::{App, AppBuilder, Channel, DisconnectReason, Endpoint, Payload, Session, State};
+use strait_core::{App, AppBuilder, Channel, DisconnectReason, Endpoint, Opening, Payload, Session, State};
 use strait_store_memory::MemoryStore;
 
 use crate::log::{Log, eventually_async};
@@ -180,4 +181,37 @@ async fn all_of_a_dead_nodes_channels_end_however_many_they_were() {
     ended.sort();
     ended.dedup();
     assert_eq!((ours.all().len(), ended.len()), (600, 600), "each once");
+}
+
+#[tokio::test]
+async fn after_a_restart_each_member_is_present_once() {
+    const USERS: [&str; 3] = ["ann", "bob", "cy"];
+    let store = MemoryStore::new();
+    let build = || {
+        let endpoint = Endpoint::new("room", "/{user}")
+            .authenticate(async |path: Opening<HashMap<String, String>>| Session::new(&path["user"], ()))
+            .on_connect(async |channel: Channel| channel.subscribe_present(&topic("room"), Some(&"here")).await);
+        App::new().endpoint(endpoint).store(store.clone()).lease(TERM)
+    };
+    let present = async |node: &Node| {
+        let found = node.hub().presence(&topic("room"), None, 10).await.unwrap().items;
+        found.into_iter().map(|one| (one.entry.user.unwrap().to_string(), one.channel)).collect::<BTreeSet<_>>()
+    };
+    let join = async |node: &Node| {
+        let mut clients = Vec::new();
+        for user in USERS {
+            clients.push(node.connect(&format!("/{user}")).await);
+        }
+        clients
+    };
+    let doomed = Node::start_doomed(build()).await;
+    let _before = join(&doomed).await;
+    eventually_async("all are present", async || present(&doomed).await.len() == USERS.len()).await;
+    doomed.kill();
+    let node = Node::start(build()).await;
+    let clients = join(&node).await;
+    let here = USERS.into_iter().zip(&clients).map(|(user, client)| (user.to_owned(), client.id.clone())).collect();
+    eventually_async("each is present once", async || present(&node).await == here).await;
+    tokio::time::sleep(TERM * 2).await;
+    assert_eq!(present(&node).await, here, "and stays");
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use strait_core::testkit::async_trait;
 use strait_core::{
     App, AppBuilder, Binary, Capabilities, ChannelId, Close, ConnectionId, Continuation, DisconnectReason, Error,
-    Gateway, GatewayConnection, Handshake, Post, Posted, Probed, Refusal, Work,
+    Frame, Gateway, GatewayConnection, Handshake, Post, Posted, Probed, Refusal, Work,
 };
 
 use crate::log::PATIENCE;
@@ -43,6 +43,8 @@ struct Inner {
     probes: usize,
     /// Until when each post was to be tried.
     deadlines: Vec<Instant>,
+    /// What was posted, kept so that no other one gets its place.
+    frames: Vec<Frame>,
 }
 
 impl std::fmt::Debug for FakeGateway {
@@ -69,6 +71,7 @@ impl FakeGateway {
             posts: 0,
             probes: 0,
             deadlines: Vec::new(),
+            frames: Vec::new(),
         };
         Self { inner: Arc::new(Mutex::new(inner)), capabilities }
     }
@@ -103,6 +106,10 @@ impl FakeGateway {
 
     pub(crate) fn deadlines(&self) -> Vec<Instant> {
         self.inner.lock().deadlines.clone()
+    }
+
+    pub(crate) fn frames(&self) -> Vec<Frame> {
+        self.inner.lock().frames.clone()
     }
 
     pub(crate) fn establish(&self, connection: &str) {
@@ -151,6 +158,7 @@ impl Gateway for FakeGateway {
         let latency = {
             let mut inner = self.inner.lock();
             inner.deadlines.extend(posts.iter().map(|_| deadline));
+            inner.frames.extend(posts.iter().map(|post| post.frame.clone()));
             inner.latency
         };
         if !latency.is_zero() && tokio::time::timeout_at(deadline.into(), tokio::time::sleep(latency)).await.is_err() {

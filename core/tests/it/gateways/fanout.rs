@@ -233,3 +233,16 @@ async fn what_is_handed_over_fits_into_an_asynchronous_invocation() {
     }
     crate::log::eventually("all events", || gateway.seen("c1").len() == 8).await;
 }
+
+#[tokio::test]
+async fn an_event_is_encoded_once_for_all_posts() {
+    const MEMBERS: usize = 600;
+    let function = Function::new(app(&MemoryStore::new()), &FakeGateway::new());
+    for n in 0..MEMBERS {
+        function.connect(&format!("c{n}"), "/?path=/a").await;
+    }
+    publish(&function, "event").await;
+    crate::log::eventually("all posts", || function.gateway.frames().len() == MEMBERS).await;
+    let frames = function.gateway.frames();
+    assert!(frames.iter().all(|frame| frame.bytes().as_ptr() == frames[0].bytes().as_ptr()));
+}
