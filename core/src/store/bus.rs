@@ -87,7 +87,8 @@ pub trait BusNode: Debug + Send + Sync + 'static {
     /// after it will be heard, through [`Sink::events`].
     ///
     /// # Errors
-    /// The bus cannot be reached, or the node has left it; nothing of the call holds.
+    /// The bus cannot be reached, or the node has left it: no topic of `on` is heard because of this call, and none of
+    /// `off` for long.
     async fn interest(&self, on: &[Topic], off: &[Topic]) -> Result<Vec<Position>, StoreError>;
 
     /// Puts commands into a node's mailbox; `false` if there is no such node. They arrive in order.

@@ -148,13 +148,18 @@ async fn take_mail(store: &PostgresStore, node: &Node) {
     }
 }
 
-/// Ends interest that a call which came late has begun. If it cannot, the next event of the topic tells of it again.
+/// Ends interest that a call which came late has begun, or one that failed has not ended.
 async fn end_unwanted(store: &PostgresStore, node: &Node) {
     let unwanted = node.hearing().and_then(|mut hearing| Some((hearing.registration.number, hearing.unwanted()?)));
     let Some((number, (topics, asked))) = unwanted else { return };
-    let values = Values::new().with(number).with(topics).with(asked);
-    if let Err(error) = store.rows("unhear", Lane::Vital, &store.inner.sql.unhear, values).await {
-        tracing::debug!(error = %error, "interest that nobody has could not be ended");
+    let values = Values::new().with(number).with(&topics).with(asked);
+    match store.rows("unhear", Lane::Vital, &store.inner.sql.unhear, values).await {
+        Ok(_) => {
+            if let Some(mut hearing) = node.hearing() {
+                hearing.has_ended(&topics);
+            }
+        }
+        Err(error) => tracing::debug!(error = %error, "interest that nobody has could not be ended, trying again"),
     }
 }
 
