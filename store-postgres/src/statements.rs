@@ -120,8 +120,8 @@ statements! {
     unhear = "SELECT {s}.unhear($1, $2, $3)";
     send = "SELECT {s}.send_commands($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     take_mail = "SELECT {s}.take_mail($1, $2)";
-    /// What has become visible since a snapshot, for one node. The first row is the present snapshot. Interest is asked
-    /// for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed.
+    /// What has become visible since a snapshot, for one node. The first row is the present snapshot. Closed slots of the
+    /// feed are not even locked, so that nobody waits while they are emptied. (What has no condition uses no index.)
     poll = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
                 {s}.micros(pg_postmaster_start_time()) AS born, \
                 EXISTS (SELECT FROM {s}.hearer WHERE number = $1 AND id = $3) AS is_on, \
@@ -132,12 +132,8 @@ statements! {
             UNION ALL \
             SELECT f.seq, NULL, {s}.micros(f.at), NULL, NULL, NULL, f.topic, f.epoch, f.number, f.mark, f.kind, f.format, \
                 f.payload, f.publisher, f.turn, f.exclude, NULL \
-            FROM ( \
-                SELECT * FROM {s}.feed WHERE xid >= pg_snapshot_xmax($2::text::pg_snapshot) \
-                UNION ALL \
-                SELECT * FROM {s}.feed WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))) \
-            ) f \
-            WHERE (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = $1) \
+            FROM {s}.slot k, {s}.read_slot(k.slot, $1, $2::text::pg_snapshot) f \
+            WHERE k.slot >= 0 AND k.closed_at IS NULL \
             UNION ALL \
             SELECT m.seq, NULL, {s}.micros(m.at), NULL, NULL, NULL, NULL, NULL, NULL, NULL, m.kind, m.format, \
                 m.payload, m.publisher, m.turn, m.exclude, m.note \

@@ -14,10 +14,6 @@ CREATE FUNCTION {s}.millis(duration bigint) RETURNS interval LANGUAGE sql IMMUTA
     SELECT duration * interval '1 millisecond'
 $$;
 
-CREATE FUNCTION {s}.current_slot() RETURNS smallint LANGUAGE sql VOLATILE AS $$
-    SELECT (floor(extract(epoch FROM clock_timestamp()) / 10)::bigint % 4)::smallint
-$$;
-
 -- The topic, made if need be, locked against other publishers or, if not alone, merely kept from being forgotten. Whoever
 -- locks several does so in the order of names, and channels before topics.
 CREATE FUNCTION {s}.lock_topic(wanted text, alone boolean DEFAULT true) RETURNS {s}.topic LANGUAGE plpgsql AS $$
@@ -69,8 +65,8 @@ BEGIN
     END IF;
     IF heard THEN
         INSERT INTO {s}.feed (slot, seq, at, topic, epoch, number, mark, kind, format, payload, publisher, turn, exclude)
-            VALUES ({s}.current_slot(), nextval('{s}.feed_seq'), now_at, t.id, t.epoch, t.head, t.head_mark,
-                    a_kind, a_format, a_payload, a_publisher, a_turn, a_exclude);
+            VALUES ((SELECT n.slot FROM {s}.turn n WHERE n.one), nextval('{s}.feed_seq'), now_at, t.id, t.epoch,
+                    t.head, t.head_mark, a_kind, a_format, a_payload, a_publisher, a_turn, a_exclude);
     END IF;
     RETURN t;
 END

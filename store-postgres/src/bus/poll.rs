@@ -16,9 +16,11 @@ use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
 use crate::values::{Read, event, get, millis, position, unsigned};
 
-/// Between two polls less must pass than the ten seconds that a slot of the feed surely stays, or something may be
-/// missing.
+/// Between two polls less must pass than the ten seconds after which a sealed slot of the feed is closed, or something may
+/// be missing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(9);
+/// A poll that takes longer may have come to a slot after it was emptied, five seconds after it was closed.
+const LONGEST_POLL: Duration = Duration::from_secs(5);
 /// Before the outbox is looked into again while all that waits is locked, at least twice this passes.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause between polls that fail.
@@ -52,8 +54,9 @@ impl Mark {
 
     /// Whether everything that came since an older mark was still there to be read.
     fn continues(&self, before: &Mark) -> bool {
-        let pause = Duration::from_micros(self.at.saturating_sub(before.at));
-        self.born == before.born && self.next >= before.next && pause < LONGEST_PAUSE
+        // A clock that was set back tells nothing.
+        let pause = self.at.checked_sub(before.at).map(Duration::from_micros);
+        self.born == before.born && self.next >= before.next && pause.is_some_and(|pause| pause < LONGEST_PAUSE)
     }
 }
 
@@ -117,7 +120,9 @@ fn pause(config: &PostgresConfig, blocked: u32) -> Duration {
 
 /// One poll, and what follows from it.
 async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) -> Result<Sequenced, StoreError> {
+    let began = Instant::now();
     let found = poll(store, node, Some(&progress.mark)).await?;
+    progress.is_whole &= began.elapsed() < LONGEST_POLL;
     take_mail(store, node).await;
     end_unwanted(store, node).await;
     progress.is_whole &= found.is_on && found.mark.continues(&progress.mark);
@@ -252,6 +257,27 @@ pub(super) async fn keep(store: PostgresStore, node: Arc<Node>) {
         };
         if let Err(error) = swept {
             tracing::debug!(error = %error, "a node could not keep its place on the bus");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_continues_another_one_by_a_clock_that_went_on_for_a_while() {
+        const SECOND: u64 = 1_000_000;
+        let mark = |at: u64, born: u64| Mark { snapshot: "7:7:".to_owned(), next: 7, at: at * SECOND, born };
+        let before = mark(100, 1);
+        for (after, continues) in [
+            (mark(100, 1), true),
+            (mark(108, 1), true),
+            (mark(109, 1), false),
+            (mark(99, 1), false),
+            (mark(101, 2), false),
+        ] {
+            assert_eq!(after.continues(&before), continues, "{after:?}");
         }
     }
 }

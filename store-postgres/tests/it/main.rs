@@ -4,6 +4,7 @@
 
 mod conformance;
 mod faults;
+mod feed;
 mod full;
 mod kit;
 mod mail;
