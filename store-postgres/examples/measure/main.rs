@@ -203,7 +203,8 @@ struct Notified {
 }
 
 impl Notified {
-    async fn start(url: &str) -> anyhow::Result<Self> {
+    /// With connections that have been used, as a fleet's have.
+    async fn start(url: &str, pool: &PgPool) -> anyhow::Result<Self> {
         let origin = Instant::now();
         let mut listener = PgListener::connect(url).await?;
         listener.listen("measure").await?;
@@ -214,7 +215,11 @@ impl Notified {
                 heard.lock().extend(age(origin.elapsed(), notification.payload().as_bytes()));
             }
         });
-        Ok(Self { origin, took, listening })
+        let notified = Self { origin, took, listening };
+        notified.send(pool, None).await?;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        notified.took();
+        Ok(notified)
     }
 
     async fn send(&self, pool: &PgPool, rate: Option<u32>) -> anyhow::Result<usize> {
@@ -237,13 +242,20 @@ impl Drop for Notified {
 }
 
 /// What came of so many events: how long they took, and what they cost.
-async fn told(pool: &PgPool, name: &str, before: (i64, i64), events: usize, took: Vec<Took>) -> anyhow::Result<()> {
+async fn told(
+    pool: &PgPool,
+    name: &str,
+    before: (i64, i64),
+    events: usize,
+    took: impl FnOnce() -> Vec<Took>,
+) -> anyhow::Result<()> {
+    // Meanwhile the last ones come.
     let after = counters(pool).await?;
     let each = |count: i64| count as f64 / events as f64;
     say(format_args!(
         "{name}: {:.0}/s, {}, {:.2} commits and {:.0} bytes of WAL each",
         events as f64 / TIME.as_secs_f64(),
-        percentiles(took),
+        percentiles(took()),
         each(after.0 - before.0),
         each(after.1 - before.1),
     ));
