@@ -106,9 +106,7 @@ statements! {
     history = "SELECT * FROM {s}.history($1, $2)";
     deliver = "SELECT * FROM {s}.deliver_slice($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     inbox = "SELECT * FROM {s}.replay_inbox($1, $2, $3, $4, $5)";
-    relay = "UPDATE {s}.topic SET relay_token = nextval('{s}.holder'), relay_until = clock_timestamp() + {s}.millis($2) \
-             WHERE name = $1 AND relay_epoch IS NOT NULL AND (relay_token IS NULL OR relay_until <= clock_timestamp()) \
-             RETURNING relay_token, relay_epoch, relay_number, relay_mark";
+    relay = "SELECT relay_token, relay_epoch, relay_number, relay_mark FROM {s}.hold_relay($1, $2)";
     relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, relay_token = NULL \
                   WHERE name = $1 AND relay_token = $2 RETURNING 1";
 

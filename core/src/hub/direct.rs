@@ -184,4 +184,12 @@ impl Sink for Inner {
             }
         }
     }
+
+    fn relay(&self, topics: &[Topic]) {
+        if self.gateways.gateway.is_some()
+            && let Some(app) = self.gateways.app()
+        {
+            topics.iter().for_each(|topic| app.hub().resume_relay(topic));
+        }
+    }
 }

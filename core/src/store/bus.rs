@@ -68,6 +68,13 @@ pub trait Sink: Debug + Send + Sync + 'static {
     /// Events of these topics may have been lost. Of retained topics the hub replays what is missing from the store; a
     /// bus goes on with what comes next.
     fn gap(&self, topics: &[Topic]);
+
+    /// These retained topics have events that no hub has published, from a transaction say, and
+    /// [indexed](super::Subscription::indexed) members, who have yet to get them. Who gave them their offsets tells its own
+    /// node.
+    fn relay(&self, topics: &[Topic]) {
+        let _ = topics;
+    }
 }
 
 /// Carries publications and commands between nodes.

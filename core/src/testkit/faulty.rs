@@ -186,6 +186,10 @@ impl Sink for FaultySink {
     fn gap(&self, topics: &[Topic]) {
         self.sink.gap(topics);
     }
+
+    fn relay(&self, topics: &[Topic]) {
+        self.sink.relay(topics);
+    }
 }
 
 #[derive(Debug)]

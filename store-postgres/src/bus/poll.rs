@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgRow;
+use strait_core::Topic;
 use strait_core::store::StoreError;
 use tokio::time::{sleep, timeout};
 
@@ -14,7 +15,7 @@ use super::resync::resync;
 use crate::config::PostgresConfig;
 use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
-use crate::values::{Read, event, get, millis, position, unsigned};
+use crate::values::{Read, event, get, millis, name, position, unsigned};
 
 /// Between two polls less must pass than the ten seconds after which a sealed slot of the feed is closed, or something may
 /// be missing.
@@ -136,7 +137,7 @@ async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) 
     if !found.waiting {
         return Ok(Sequenced::Nothing);
     }
-    Ok(sequence(store).await.unwrap_or_else(|error| {
+    Ok(sequence(store, node).await.unwrap_or_else(|error| {
         tracing::warn!(error = %error, "what transactions have published waits to be sequenced");
         Sequenced::Nothing
     }))
@@ -227,16 +228,23 @@ fn hear_row(node: &Node, row: &PgRow, now: u64, mail: &mut Vec<Item>) -> Read<Du
 }
 
 /// Gives what waits in the outbox its place.
-async fn sequence(store: &PostgresStore) -> Result<Sequenced, StoreError> {
+async fn sequence(store: &PostgresStore, node: &Node) -> Result<Sequenced, StoreError> {
     let values = Values::new().with(store.inner.nodes.numbers());
     let row = store.one("sequence", Lane::Vital, &store.inner.sql.sequence, values).await?;
     let answer = || Ok((get(&row, "o_wake")?, get(&row, "o_done")?, get(&row, "o_more")?));
     let (wake, done, more): (bool, bool, bool) = store.read("sequence", answer())?;
+    let relay = || get::<Vec<String>>(&row, "o_relay")?.into_iter().map(name).collect();
+    let relay: Vec<Topic> = store.read("sequence", relay())?;
     if wake {
         store.inner.waker.wake();
     }
     if done {
         store.inner.nodes.wake_all();
+    }
+    if !relay.is_empty()
+        && let Some(hearing) = node.hearing()
+    {
+        hearing.sink.relay(&relay);
     }
     Ok(if done || more { Sequenced::Something } else { Sequenced::Blocked })
 }

@@ -6,6 +6,7 @@ mod conformance;
 mod faults;
 mod feed;
 mod full;
+mod gateways;
 mod kit;
 mod mail;
 mod outbox;

@@ -186,6 +186,13 @@ impl Gateways {
     }
 }
 
+impl Gateways {
+    /// The application that all this is of, as long as it is there.
+    pub(super) fn app(&self) -> Option<App> {
+        self.app.get().and_then(WeakApp::upgrade)
+    }
+}
+
 impl EventHub {
     pub(crate) fn gateways(&self) -> &Gateways {
         &self.0.gateways
@@ -196,7 +203,7 @@ impl EventHub {
     }
 
     fn app(&self) -> Option<App> {
-        self.0.gateways.app.get().and_then(WeakApp::upgrade)
+        self.0.gateways.app()
     }
 
     /// Until when something may be posted that begins now.
