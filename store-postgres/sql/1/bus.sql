@@ -205,22 +205,25 @@ BEGIN
 END
 $$;
 
--- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time.
-CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time. Tells
+-- whether it found so much that the next part should not wait: else more could come than goes.
+CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
     w {s}.sweep;
     t {s}.topic;
     first bigint;
     seen bigint := 0;
-    is_forgotten boolean;
+    swept bigint := 0;
+    keys bigint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     SELECT * INTO w FROM {s}.sweep WHERE one FOR UPDATE SKIP LOCKED;
-    IF NOT FOUND OR w.pause_until > clock_timestamp() THEN RETURN; END IF;
+    IF NOT FOUND OR w.pause_until > clock_timestamp() THEN RETURN false; END IF;
     DELETE FROM {s}.key WHERE (topic, hash) IN (
         SELECT topic, hash FROM {s}.key WHERE until <= now_at ORDER BY until LIMIT 1000
     );
+    GET DIAGNOSTICS keys = ROW_COUNT;
     FOR t IN SELECT * FROM {s}.topic WHERE id > w.after_topic ORDER BY id LIMIT most LOOP
         seen := seen + 1;
         w.after_topic := t.id;
@@ -233,14 +236,17 @@ BEGIN
                 DELETE FROM {s}.log l WHERE l.topic = t.id AND l.number > t.before AND (l.number < first) IS NOT FALSE;
                 t.before := first - 1;
                 PERFORM {s}.save_topic(t);
+                swept := swept + 1;
             END IF;
         END IF;
         IF t.before IS NULL AND {s}.is_unknown(t) THEN
             PERFORM FROM {s}.topic WHERE id = t.id FOR UPDATE SKIP LOCKED;
             IF FOUND THEN
                 SELECT * INTO t FROM {s}.topic WHERE id = t.id;
-                is_forgotten := t.before IS NULL AND {s}.is_unknown(t);
-                IF is_forgotten THEN DELETE FROM {s}.topic WHERE id = t.id; END IF;
+                IF t.before IS NULL AND {s}.is_unknown(t) THEN
+                    DELETE FROM {s}.topic WHERE id = t.id;
+                    swept := swept + 1;
+                END IF;
             END IF;
         END IF;
     END LOOP;
@@ -250,6 +256,7 @@ BEGIN
         w.pause_until := clock_timestamp() + interval '2 seconds';
     END IF;
     UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
+    RETURN keys = 1000 OR seen = most AND swept * 10 > most;
 END
 $$;
 

@@ -191,6 +191,22 @@ async fn what_is_over_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn what_is_over_goes_as_fast_as_it_comes() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let mut connection = schema.connection().await;
+    // Each was published on once, and a key remembered for it, long ago.
+    let over = "WITH t AS (INSERT INTO {s}.topic (name, epoch) SELECT 't' || n, 1 FROM generate_series(1, 9000) n RETURNING id) \
+                INSERT INTO {s}.key SELECT id, '', 1, 1, 1, now() FROM t";
+    query(schema.sql(over)).execute(&mut connection).await.unwrap();
+    let node = NodeId::unique();
+    for _ in 0..3 {
+        store.claim_due(&node, 1, LONG).await.unwrap();
+    }
+    assert_eq!((count_rows(&schema, "key").await, count_rows(&schema, "topic").await), (0, 0));
+}
+
+#[tokio::test]
 async fn a_poll_reads_no_interest_but_in_what_it_found() {
     const TOPICS: i64 = 20_000;
     let schema = Schema::new();
