@@ -120,35 +120,9 @@ BEGIN
 END
 $$;
 
--- What a node hears of what has become visible in a slot since a snapshot. It looks with its caller's snapshot, being
--- stable, and locks no other slot. Interest is asked for as a value: as EXISTS it is all read and hashed, however few the
--- rows of the feed.
-CREATE FUNCTION {s}.read_slot(a_slot smallint, a_node bigint, since pg_snapshot)
-RETURNS SETOF {s}.feed LANGUAGE plpgsql STABLE AS $$
-DECLARE
-    next CONSTANT xid8 := pg_snapshot_xmax(since);
-    running CONSTANT xid8[] := ARRAY(SELECT pg_snapshot_xip(since));
-BEGIN
-    CASE a_slot
-        WHEN 0 THEN
-            RETURN QUERY SELECT * FROM {s}.feed_0 f WHERE (f.xid >= next OR f.xid = ANY (running))
-                AND (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = a_node);
-        WHEN 1 THEN
-            RETURN QUERY SELECT * FROM {s}.feed_1 f WHERE (f.xid >= next OR f.xid = ANY (running))
-                AND (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = a_node);
-        WHEN 2 THEN
-            RETURN QUERY SELECT * FROM {s}.feed_2 f WHERE (f.xid >= next OR f.xid = ANY (running))
-                AND (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = a_node);
-        WHEN 3 THEN
-            RETURN QUERY SELECT * FROM {s}.feed_3 f WHERE (f.xid >= next OR f.xid = ANY (running))
-                AND (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = a_node);
-    END CASE;
-END
-$$;
-
 -- Turns the ring of the feed. A slot that has been written to for ten seconds gives its turn to one that is free. It is
--- sealed then; closed ten seconds later, when every node has read it; emptied another five seconds later, when all polls
--- that began before are over.
+-- sealed then; closed ten seconds later, when every node has read it; emptied another five seconds later, when no node
+-- looks into it any more.
 CREATE FUNCTION {s}.rotate_feed() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_at CONSTANT timestamptz := clock_timestamp();

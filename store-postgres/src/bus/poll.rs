@@ -20,8 +20,6 @@ use crate::values::{Read, event, get, millis, name, position, unsigned};
 /// Between two polls less must pass than the ten seconds after which a sealed slot of the feed is closed, or something may
 /// be missing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(9);
-/// A poll that takes longer may have come to a slot after it was emptied, five seconds after it was closed.
-const LONGEST_POLL: Duration = Duration::from_secs(5);
 /// Before the outbox is looked into again while all that waits is locked, at least twice this passes.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause between polls that fail.
@@ -37,6 +35,8 @@ pub(super) struct Mark {
     at: u64,
     /// When the server was started.
     born: u64,
+    /// The slots of the feed that are open, a bit each.
+    open: u32,
 }
 
 /// What a poll found beside events.
@@ -50,7 +50,8 @@ impl Mark {
     fn read(row: &PgRow) -> Read<Self> {
         let snapshot: String = get(row, "snapshot")?;
         let next = snapshot.split(':').nth(1).and_then(|next| next.parse().ok()).unwrap_or(0);
-        Ok(Self { snapshot, next, at: unsigned(row, "at")?, born: unsigned(row, "born")? })
+        let open = get::<i32>(row, "open")?.unsigned_abs();
+        Ok(Self { snapshot, next, at: unsigned(row, "at")?, born: unsigned(row, "born")?, open })
     }
 
     /// Whether everything that came since an older mark was still there to be read.
@@ -121,9 +122,15 @@ fn pause(config: &PostgresConfig, blocked: u32) -> Duration {
 
 /// One poll, and what follows from it.
 async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) -> Result<Sequenced, StoreError> {
-    let began = Instant::now();
-    let found = poll(store, node, Some(&progress.mark)).await?;
-    progress.is_whole &= began.elapsed() < LONGEST_POLL;
+    let mut asked = progress.mark.open;
+    let found = loop {
+        let found = poll(store, node, Some((&progress.mark, asked))).await?;
+        if found.mark.open & !asked == 0 {
+            break found;
+        }
+        // One was emptied, and may have been written to again.
+        asked = found.mark.open;
+    };
     take_mail(store, node).await;
     end_unwanted(store, node).await;
     progress.is_whole &= found.is_on && found.mark.continues(&progress.mark);
@@ -169,11 +176,11 @@ async fn end_unwanted(store: &PostgresStore, node: &Node) {
     }
 }
 
-/// Reads what is new since a mark, or only where things stand now.
-pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark>) -> Result<Found, StoreError> {
+/// Reads what is new in slots since a mark, or only where things stand now.
+pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<(&Mark, u32)>) -> Result<Found, StoreError> {
     let Some(registration) = node.registration() else { return Err(super::left("poll")) };
-    let values =
-        Values::new().with(registration.number).with(since.map(|since| since.snapshot.as_str())).with(&registration.id);
+    let (since, slots) = since.map_or((None, 0), |(since, slots)| (Some(&*since.snapshot), slots));
+    let values = Values::new().with(registration.number).with(since).with(&registration.id);
     let mut first: Option<Read<Found>> = None;
     let mut mail = Vec::new();
     let mut broken = None;
@@ -190,7 +197,7 @@ pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark
             }
         }
     };
-    store.inner.database.stream("poll", Lane::Vital, &store.inner.sql.poll, values, &mut take).await?;
+    store.inner.database.stream("poll", Lane::Vital, store.inner.sql.poll(slots), values, &mut take).await?;
     let found = store.read(
         "poll",
         broken
@@ -276,7 +283,7 @@ mod tests {
     #[test]
     fn a_mark_continues_another_one_by_a_clock_that_went_on_for_a_while() {
         const SECOND: u64 = 1_000_000;
-        let mark = |at: u64, born: u64| Mark { snapshot: "7:7:".to_owned(), next: 7, at: at * SECOND, born };
+        let mark = |at: u64, born: u64| Mark { snapshot: "7:7:".to_owned(), next: 7, at: at * SECOND, born, open: 1 };
         let before = mark(100, 1);
         for (after, continues) in [
             (mark(100, 1), true),

@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use strait_store_postgres::sqlx::{PgConnection, query_scalar, raw_sql};
 
-use crate::kit::{Schema, count_rows, eventually, hearing, publication, publish, texts, topic, turn_feed};
+use crate::kit::{
+    Schema, count_rows, eventually, hearing, publication, publish, texts, topic, turn_feed, waits_for_lock,
+};
 
 async fn run(connection: &mut PgConnection, schema: &Schema, sql: &str) {
     raw_sql(schema.sql(sql)).execute(connection).await.unwrap();
@@ -61,6 +63,42 @@ async fn nobody_waits_while_a_slot_is_emptied() {
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert!(bus.health().hears && !ears.has_gap(&topic("a")));
     run(&mut emptying, &schema, "COMMIT").await;
+}
+
+#[tokio::test]
+async fn what_is_written_to_a_slot_that_has_opened_since_the_last_poll_is_heard() {
+    let schema = Schema::new();
+    let (store, other) = (schema.store().await, schema.store().await);
+    let (ears, _bus) = hearing(&store, &["a"]).await;
+    let (mut polls, mut turning) = (schema.connection().await, schema.connection().await);
+    let sql = "SELECT slot::bigint FROM {s}.slot WHERE closed_at IS NOT NULL";
+    let closed = async || -> Option<i64> {
+        query_scalar(schema.sql(sql)).fetch_optional(&mut schema.connection().await).await.unwrap()
+    };
+    let mut published = 0;
+    let slot = eventually("a closed slot", async || {
+        publish(&other, publication("a", "x")).await;
+        published += 1;
+        ears.hear(&topic("a"), published).await;
+        turn_feed(&schema, &mut turning).await;
+        closed().await
+    })
+    .await;
+    publish(&other, publication("a", "x")).await;
+    ears.hear(&topic("a"), published + 1).await;
+    run(&mut polls, &schema, "BEGIN; LOCK TABLE {s}.mail IN ACCESS EXCLUSIVE MODE").await;
+    waits_for_lock(&schema, "{s}.hearer WHERE number").await;
+    let empty = "UPDATE {s}.slot SET closed_at = closed_at - interval '6 seconds'; SELECT {s}.rotate_feed()";
+    eventually("the slot to be emptied", async || {
+        run(&mut turning, &schema, empty).await;
+        closed().await.is_none().then_some(())
+    })
+    .await;
+    run(&mut turning, &schema, &format!("UPDATE {{s}}.turn SET slot = {slot}")).await;
+    publish(&other, publication("a", "y")).await;
+    run(&mut polls, &schema, "COMMIT").await;
+    ears.hear(&topic("a"), published + 2).await;
+    assert!(!ears.has_gap(&topic("a")));
 }
 
 #[tokio::test]

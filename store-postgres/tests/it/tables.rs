@@ -131,8 +131,8 @@ async fn a_poll_reads_by_index_only() {
     let mut connection = schema.connection().await;
     query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
     for sql in [
-        "SELECT * FROM {s}.feed_0 f WHERE (f.xid >= '20' OR f.xid = ANY ('{10,12}')) \
-         AND (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = 1)",
+        "SELECT * FROM (SELECT * FROM {s}.feed_0 UNION ALL SELECT * FROM {s}.feed_1) f \
+         WHERE f.xid >= pg_snapshot_xmax('10:20:10,12') OR f.xid = ANY (ARRAY(SELECT pg_snapshot_xip('10:20:10,12')))",
         "SELECT id FROM {s}.outbox ORDER BY topic, id LIMIT 1",
     ] {
         let plan = query(schema.sql(&format!("EXPLAIN {sql}"))).fetch_all(&mut connection).await.unwrap();
