@@ -248,10 +248,9 @@ async fn sequence(store: &PostgresStore, node: &Node) -> Result<Sequenced, Store
     if done {
         store.inner.nodes.wake_all();
     }
-    if !relay.is_empty()
-        && let Some(hearing) = node.hearing()
-    {
-        hearing.sink.relay(&relay);
+    let sink = node.hearing().map(|hearing| Arc::clone(&hearing.sink));
+    if let Some(sink) = sink.filter(|_| !relay.is_empty()) {
+        sink.relay(&relay);
     }
     Ok(if done || more { Sequenced::Something } else { Sequenced::Blocked })
 }

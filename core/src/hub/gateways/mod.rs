@@ -141,6 +141,11 @@ impl Gateways {
         let _ = self.app.set(app);
     }
 
+    /// The application that all this is of, as long as it is there.
+    pub(super) fn app(&self) -> Option<App> {
+        self.app.get().and_then(WeakApp::upgrade)
+    }
+
     pub(crate) fn begins_to_reply(&self, channel: ChannelId, turn: u32) -> watch::Sender<bool> {
         let (sender, receiver) = watch::channel(false);
         self.replying.lock().insert((channel, turn), receiver);
@@ -183,13 +188,6 @@ impl Gateways {
         if let Some(at) = deadlines.iter().position(|other| *other == deadline) {
             deadlines.swap_remove(at);
         }
-    }
-}
-
-impl Gateways {
-    /// The application that all this is of, as long as it is there.
-    pub(super) fn app(&self) -> Option<App> {
-        self.app.get().and_then(WeakApp::upgrade)
     }
 }
 
