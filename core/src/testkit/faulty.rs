@@ -191,6 +191,10 @@ impl Sink for FaultySink {
     fn runtime(&self, topic: &Topic) -> Option<Handle> {
         self.sink.runtime(topic)
     }
+
+    fn relay(&self, topics: &[Topic]) {
+        self.sink.relay(topics);
+    }
 }
 
 #[derive(Debug)]

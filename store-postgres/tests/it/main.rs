@@ -4,7 +4,9 @@
 
 mod conformance;
 mod faults;
+mod feed;
 mod full;
+mod gateways;
 mod kit;
 mod mail;
 mod outbox;
