@@ -109,7 +109,9 @@ statements! {
     relay = "UPDATE {s}.topic SET relay_token = nextval('{s}.holder'), relay_until = clock_timestamp() + {s}.millis($2) \
              WHERE name = $1 AND relay_epoch IS NOT NULL AND (relay_token IS NULL OR relay_until <= clock_timestamp()) \
              RETURNING relay_token, relay_epoch, relay_number, relay_mark";
-    relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, relay_token = NULL \
+    relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, \
+                  relay_token = CASE WHEN $6::bigint IS NULL THEN NULL ELSE relay_token END, \
+                  relay_until = clock_timestamp() + {s}.millis($6) \
                   WHERE name = $1 AND relay_token = $2 RETURNING 1";
 
     new_place = "SELECT nextval('{s}.holder')";
