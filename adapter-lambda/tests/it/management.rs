@@ -40,6 +40,23 @@ async fn connections_are_posted_to_probed_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_is_throttled_and_can_be_deleted() {
+    let deployment = Deployment::start(app).await;
+    let _client = deployment.connect("/a").await;
+    let at = deployment.at(&deployment.ids()[0]);
+    let gateway = deployment.gateway.client(settings()).unwrap();
+    let post = Post { to: at.clone(), frame: Frame::new(FrameKind::Text, &[&[b'x'; 128 * 1024]]) };
+    let mut posted = Posted::Sent;
+    while posted == Posted::Sent {
+        let until = Instant::now() + Duration::from_millis(500);
+        posted = gateway.post(std::slice::from_ref(&post), until).await[0];
+    }
+    assert_eq!(posted, Posted::Throttled);
+    assert_eq!(gateway.close(&at, &Close::normal("bye"), soon()).await, Posted::Sent);
+    crate::kit::eventually("it has gone", || deployment.gateway.connections() == 0).await;
+}
+
+#[tokio::test]
 async fn requests_that_are_not_signed_are_forbidden() {
     let deployment = Deployment::start(app).await;
     let _client = deployment.connect("/a").await;
