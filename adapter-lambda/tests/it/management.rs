@@ -71,6 +71,17 @@ async fn requests_that_are_not_signed_are_forbidden() {
     }
 }
 
+#[tokio::test]
+async fn a_request_that_does_not_come_whole_is_given_up() {
+    let options = Options { integration: Duration::from_millis(100), ..Options::default() };
+    let deployment = Deployment::with(app, options, 1).await;
+    let mut socket = TcpStream::connect(deployment.address()).await.unwrap();
+    socket.write_all(b"POST /@connections/a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(crate::kit::PATIENCE, socket.read_to_string(&mut answer)).await.expect("it ends").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+}
+
 /// As a node of a mixed fleet, or AWS' command line.
 #[tokio::test]
 async fn who_was_told_the_secret_can_sign() {
