@@ -150,7 +150,9 @@ statements! {
     deliver = "SELECT * FROM {s}.deliver_slice($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     inbox = "SELECT * FROM {s}.replay_inbox($1, $2, $3, $4, $5)";
     relay = "SELECT relay_token, relay_epoch, relay_number, relay_mark FROM {s}.hold_relay($1, $2)";
-    relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, relay_token = NULL \
+    relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, \
+                  relay_token = CASE WHEN $6::bigint IS NULL THEN NULL ELSE relay_token END, \
+                  relay_until = clock_timestamp() + {s}.millis($6) \
                   WHERE name = $1 AND relay_token = $2 RETURNING 1";
 
     new_place = "SELECT nextval('{s}.holder')";

@@ -28,7 +28,7 @@ scripts! {
     PASS: "meta.lua" "pass.lua";
     PUBLISH: "meta.lua" "stream.lua" "publish.lua";
     RELAY: "meta.lua" "relay.lua";
-    RELAY_DONE: "relay_done.lua";
+    RELAY_DONE: "meta.lua" "relay_done.lua";
     REMOVE: "remove.lua";
     RENEW: "meta.lua" "renew.lua";
     REPLAY: "meta.lua" "stream.lua" "replay.lua";

@@ -66,7 +66,7 @@ async fn use_everything(store: &PostgresStore, schema: &Schema) {
     store.deliver(&[(new.id.clone(), event)]).await.unwrap();
     store.inbox(&new.id, &position, 10).await.unwrap();
     let relay = store.relay(&topic("a"), &node, LONG).await.unwrap().unwrap();
-    store.relay_done(&relay, &position).await.unwrap();
+    store.relay_done(&relay, &position, None).await.unwrap();
     let lock = store.lock(&new.id, &node, LONG).await.unwrap().unwrap();
     store.unlock(&lock).await.unwrap();
     store.write(&fence, strait_core::store::Patch { opened: true, ..Default::default() }).await.unwrap();
