@@ -43,6 +43,9 @@ impl fmt::Debug for RedisNode {
     }
 }
 
+/// An ear, and topics that it hears.
+pub(super) type Place = (Arc<Listener>, Vec<Arc<Heard>>);
+
 /// What the node's tasks and connections share.
 pub(super) struct Bus {
     pub(super) store: Arc<Inner>,
@@ -260,26 +263,47 @@ impl Bus {
         Instant::now() + self.store.config.command_timeout
     }
 
-    /// Subscribes to topics where their slots are now; those that moved meanwhile are left for the supervisor.
-    pub(super) async fn subscribe(self: &Arc<Self>, topics: &[Arc<Heard>]) -> Result<(), Failure> {
-        let mut places: Vec<(Arc<Listener>, Vec<&Arc<Heard>>)> = Vec::new();
+    /// Where topics are heard, with the first error if some are nowhere.
+    pub(super) async fn places(
+        &self,
+        topics: impl IntoIterator<Item = Arc<Heard>>,
+    ) -> (Vec<Place>, Result<(), Failure>) {
+        let (mut places, mut result) = (Vec::<Place>::new(), Ok(()));
         for heard in topics {
-            let listener = self.listener(heard.slot, &heard.runtime).await?;
-            match places.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &listener)) {
-                Some((_, topics)) => topics.push(heard),
-                None => places.push((listener, vec![heard])),
+            match self.listener(heard.slot, &heard.runtime).await {
+                Ok(listener) => match places.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &listener)) {
+                    Some((_, topics)) => topics.push(heard),
+                    None => places.push((listener, vec![heard])),
+                },
+                Err(failure) => result = result.and(Err(failure)),
             }
         }
-        let subscribe = async |(listener, topics): (Arc<Listener>, Vec<&Arc<Heard>>)| -> Result<bool, Failure> {
-            let link = self.link(&listener).await?;
-            let channels = self.channels(topics.iter().copied());
-            let answers = listener.subscribe(&link, &channels, self.deadline()).await?;
-            for (heard, _) in topics.iter().zip(&answers).filter(|(_, answer)| **answer == Subscribed::Done) {
-                heard.on.store(link.number, Ordering::Release);
-            }
-            Ok(answers.contains(&Subscribed::Moved))
-        };
-        if try_join_all(places.into_iter().map(subscribe)).await?.contains(&true) {
+        (places, result)
+    }
+
+    /// Subscribes to topics where their slots are now; those that moved meanwhile are left for the supervisor.
+    async fn subscribe(self: &Arc<Self>, topics: &[Arc<Heard>]) -> Result<(), Failure> {
+        let (places, found) = self.places(topics.iter().cloned()).await;
+        found?;
+        let each = places.iter().map(async |(listener, topics)| {
+            let link = self.link(listener).await?;
+            self.subscribe_at(listener, &link, topics).await
+        });
+        try_join_all(each).await.map(drop)
+    }
+
+    pub(super) async fn subscribe_at(
+        &self,
+        listener: &Listener,
+        link: &Link,
+        topics: &[Arc<Heard>],
+    ) -> Result<(), Failure> {
+        let channels = self.channels(topics.iter());
+        let answers = listener.subscribe(link, &channels, self.deadline()).await?;
+        for (heard, _) in topics.iter().zip(&answers).filter(|(_, answer)| **answer == Subscribed::Done) {
+            heard.on.store(link.number, Ordering::Release);
+        }
+        if answers.contains(&Subscribed::Moved) {
             self.store.router.refresh(self.deadline()).await?;
             return Err(Failure::Topology("a slot is being moved".to_owned()));
         }
