@@ -102,3 +102,20 @@ async fn a_publication_that_nothing_keeps_is_four_commands() {
     ran.sort_unstable();
     assert_eq!(ran, ["evalsha", "hmget", "hset", "spublish"], "{info}");
 }
+
+#[tokio::test]
+async fn what_is_kept_outlives_those_who_look_at_it() {
+    let server = Server::start(&[]).await;
+    let store = RedisStore::new(config(&server).topic_time(Duration::from_millis(200)));
+    let topic = Topic::new("kept").unwrap();
+    store.publish(&[publication(&topic, "x", Some(KEEP))]).await.remove(0).unwrap();
+    let bus = store.start(&NodeId::unique(), Ears::new()).await.unwrap();
+    bus.interest(std::slice::from_ref(&topic), &[]).await.unwrap();
+    bus.interest(&[], std::slice::from_ref(&topic)).await.unwrap();
+    let keys: Vec<String> = server.ask(&["KEYS", "*:kept"]).await;
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    for key in keys {
+        let left: i64 = server.ask(&["PTTL", &key]).await;
+        assert!(left > KEEP.age.as_millis() as i64, "{key} lives for {left} ms only");
+    }
+}
