@@ -287,7 +287,12 @@ impl Bus {
         found?;
         let each = places.iter().map(async |(listener, topics)| {
             let link = self.link(listener).await?;
-            self.subscribe_at(listener, &link, topics).await
+            self.subscribe_at(listener, &link, topics).await?;
+            if listener.whole.load(Ordering::Acquire) != link.number {
+                // It is not probed until the supervisor has looked at it, and left if it is not for long.
+                self.needed.notify_one();
+            }
+            Ok(())
         });
         try_join_all(each).await.map(drop)
     }
