@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use strait_core::Position;
 use strait_core::store::StoreError;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 use super::heard::Heard;
 use super::listener::{Link, Listener, Subscribed};
@@ -28,20 +28,25 @@ const LOOKS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
+/// The two go on beside each other: a server that does not answer while something is mended keeps no other one from proving
+/// that it is heard.
 pub(super) async fn run(bus: Arc<Bus>) {
+    tokio::join!(keep_mended(&bus), keep_probing(&bus));
+}
+
+async fn keep_mended(bus: &Arc<Bus>) {
     let config = Arc::clone(&bus.store.config);
-    let (mut registered, mut compared, mut probed) = (Instant::now(), Instant::now(), None::<Instant>);
-    let mut looked = None::<Instant>;
+    let (mut registered, mut compared, mut mended) = (Instant::now(), Instant::now(), None::<Instant>);
     let mut pause = FIRST_PAUSE;
     let registration = stays_for(&bus.store) / 4;
     let comparison = config.topic_time / 4;
     loop {
-        let wait = probed.map_or(Duration::ZERO, |at| config.probe_interval.saturating_sub(at.elapsed()));
+        let wait = if mended.is_none() { Duration::ZERO } else { config.probe_interval };
         // Whatever needs the supervisor wakes it; it looks around now and then all the same.
         let woken = timeout(wait, bus.needed.notified()).await.is_ok();
-        if woken || looked.is_none_or(|at| at.elapsed() >= config.probe_interval * LOOKS) {
-            looked = Some(Instant::now());
-            match mend(&bus).await {
+        if woken || mended.is_none_or(|at| at.elapsed() >= config.probe_interval * LOOKS) {
+            mended = Some(Instant::now());
+            match mend(bus).await {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(failure) => {
                     tracing::warn!(error = %failure, "the bus does not hear, trying again");
@@ -55,10 +60,6 @@ pub(super) async fn run(bus: Arc<Bus>) {
                 }
             }
         }
-        if probed.is_none_or(|at| at.elapsed() >= config.probe_interval) {
-            probed = Some(Instant::now());
-            probe(&bus).await;
-        }
         if registered.elapsed() >= registration {
             registered = Instant::now();
             match register(&bus.store, &bus.node, &bus.token, "stay").await {
@@ -70,10 +71,23 @@ pub(super) async fn run(bus: Arc<Bus>) {
         if compared.elapsed() >= comparison {
             compared = Instant::now();
             // It also keeps the topics' counters from being forgotten.
-            if let Err(error) = compare_all(&bus).await {
+            if let Err(error) = compare_all(bus).await {
                 tracing::warn!(error = %error, "what was heard could not be compared with what was published");
             }
         }
+    }
+}
+
+async fn keep_probing(bus: &Arc<Bus>) {
+    let interval = bus.store.config.probe_interval;
+    loop {
+        let due = Instant::now() + interval;
+        let links = not_deaf(bus);
+        // A server that does not answer must not hold up the next probes of the others.
+        if timeout_at(due.into(), probe(bus, links)).await.is_err() {
+            tracing::debug!("not all probes were sent in time");
+        }
+        sleep_until(due.into()).await;
     }
 }
 
@@ -244,13 +258,12 @@ fn drop_idle(bus: &Bus) {
     });
 }
 
-/// Hangs up on connections that have not heard their probe for too long, and publishes one to each server where all that
-/// is wanted is subscribed to.
-async fn probe(bus: &Arc<Bus>) {
+/// Hangs up on connections that have not heard their probe for too long. Answers those on which all that is wanted is
+/// subscribed to.
+fn not_deaf(bus: &Bus) -> Vec<(Arc<Listener>, Link)> {
     let limit = bus.store.config.probe_timeout;
-    let listeners = bus.listeners.read().clone();
-    let mut probes = HashMap::new();
-    for listener in listeners {
+    let mut links = Vec::new();
+    for listener in bus.listeners.read().iter() {
         let Some(link) = listener.link() else { continue };
         let silent = listener.silent_for().map_or(link.since.elapsed(), |silent| silent.min(link.since.elapsed()));
         if silent > limit {
@@ -258,13 +271,20 @@ async fn probe(bus: &Arc<Bus>) {
             metrics::counter!("strait_bus_deaf_total").increment(1);
             listener.hang_up();
             bus.needed.notify_one();
-            continue;
+        } else if listener.whole.load(Ordering::Acquire) == link.number {
+            links.push((Arc::clone(listener), link));
         }
-        if listener.whole.load(Ordering::Acquire) == link.number {
-            match hear_probes(bus, &listener, &link).await {
-                Ok((channel, slot)) => drop(probes.insert(channel, slot)),
-                Err(failure) => tracing::debug!(error = %failure, "a probe cannot be heard"),
-            }
+    }
+    links
+}
+
+/// Publishes a probe to each server that is heard.
+async fn probe(bus: &Arc<Bus>, links: Vec<(Arc<Listener>, Link)>) {
+    let mut probes = HashMap::new();
+    for (listener, link) in links {
+        match hear_probes(bus, &listener, &link).await {
+            Ok((channel, slot)) => drop(probes.insert(channel, slot)),
+            Err(failure) => tracing::debug!(error = %failure, "a probe cannot be heard"),
         }
     }
     let sent = format!("{} {}", bus.token, bus.origin.elapsed().as_micros());
