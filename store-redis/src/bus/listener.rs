@@ -123,7 +123,10 @@ impl Listener {
         let (server, hear) = (Arc::clone(&self.server), hear());
         // Whoever asks may be elsewhere, and may end before.
         let connecting = self.runtime.spawn(async move { server.connect(hear, deadline).await });
-        let ended = |_| Failure::Foreign("the runtime that heard the bus has ended");
+        let ended = |_| Failure::Lost {
+            address: self.server.address.clone(),
+            what: "the runtime that is to hear it has ended".to_owned(),
+        };
         let connection = connecting.await.map_err(ended)??;
         self.connected.store(true, Ordering::Release);
         let link = Link { connection, number, since: Instant::now(), probe: Arc::default() };
