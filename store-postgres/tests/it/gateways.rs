@@ -103,5 +103,5 @@ async fn where_there_are_no_nodes_a_relay_finds_what_transactions_have_published
         panic!("nothing was lost")
     };
     assert_eq!(texts(&events), ["x"]);
-    assert!(store.relay_done(&relay, &head).await.unwrap());
+    assert!(store.relay_done(&relay, &head, None).await.unwrap());
 }
