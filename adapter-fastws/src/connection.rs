@@ -44,6 +44,12 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
+/// A socket whose handshake is answered.
+pub(crate) enum Wire {
+    Tcp(TcpStream),
+    Other(Box<dyn Stream>),
+}
+
 /// Where bytes come from, and go to unless publishers write them themselves.
 pub(crate) enum Socket {
     Tcp(OwnedReadHalf),
@@ -82,20 +88,20 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection whose handshake is answered.
     pub(crate) fn new(
-        socket: Result<TcpStream, Box<dyn Stream>>,
+        wire: Wire,
         early: Bytes,
         peer: Arc<Peer>,
         conversation: Conversation,
         max_message: usize,
         registered: Registered,
     ) -> Self {
-        let socket = match socket {
-            Ok(socket) => {
+        let socket = match wire {
+            Wire::Tcp(socket) => {
                 let (read, write) = socket.into_split();
                 peer.connect(write);
                 Socket::Tcp(read)
             }
-            Err(other) => Socket::Other(other),
+            Wire::Other(other) => Socket::Other(other),
         };
         let decoder = Decoder::new(max_message);
         Self {

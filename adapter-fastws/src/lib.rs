@@ -4,11 +4,13 @@ mod chatter;
 mod connection;
 mod frame;
 mod handshake;
+mod opening;
 mod outbox;
 mod peer;
 mod registry;
 mod server;
 mod service;
+mod task;
 
 pub use server::{Runtimes, Server, ServerHandle, ServerLimits};
 pub use service::{Answer, Channels, RemoteAddr};

@@ -306,9 +306,8 @@ impl Outbox {
     /// Gives the memory of an empty outbox back.
     pub(crate) fn shrink(&mut self) {
         if self.is_empty() {
-            if self.tail.capacity() > 0 {
-                self.tail = BytesMut::new();
-            }
+            // Whatever its capacity: what has been written of a full one leaves none, and still has all its memory.
+            self.tail = BytesMut::new();
             self.queue.shrink();
             if self.held.is_empty() && self.held.capacity() > 0 {
                 self.held = Vec::new();

@@ -162,7 +162,9 @@ impl Peer {
     pub(crate) fn disconnect(&self) {
         let mut out = self.lock();
         // Its other half is gone too: that closes it, and a system call for this half's end would be in vain.
-        out.socket.take().into_iter().for_each(OwnedWriteHalf::forget);
+        if let Some(socket) = out.socket.take() {
+            socket.forget();
+        }
         out.outbox.discard();
     }
 

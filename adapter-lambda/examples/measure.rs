@@ -18,6 +18,7 @@ const STARTS: usize = 20;
 const WARM: usize = 20;
 const ROUNDS: usize = 500;
 const INSTANCES: usize = 4;
+const MEMBERS: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -63,6 +64,7 @@ async fn start(program: &Program, variables: &[(&'static str, String)]) -> Resul
     Ok((took, resident(process.0.id())?))
 }
 
+/// In KiB.
 fn resident(process: u32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or_else(|| Error::other("no VmRSS"))?;
@@ -150,6 +152,40 @@ async fn round(gateway: &LocalGateway, [path, before, text, answer]: Case, times
     Ok(())
 }
 
+/// A publication to members that are all at the gateway.
+async fn fan_out(gateway: &LocalGateway) -> Result<()> {
+    let mut members = Vec::new();
+    for _ in 0..MEMBERS {
+        let mut member = connect(gateway, "/fan").await?;
+        ask(&mut member, r#"{"action":"subscribe","topic":"fan:measure"}"#, r#"{"action":"subscribe"}"#).await?;
+        members.push(member);
+    }
+    let mut publisher = connect(gateway, "/fan").await?;
+    let (mut arrivals, mut invocations) = (Vec::new(), Vec::new());
+    for at in 0..WARM + ROUNDS {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        let (since, began) = (SystemTime::now(), Instant::now());
+        let publish = format!(r#"{{"action":"publish","topic":"fan:measure","data":"round {at}"}}"#);
+        ask(&mut publisher, &publish, r#"{"action":"publish"}"#).await?;
+        for member in &mut members {
+            let event = tokio::time::timeout(PATIENCE, member.next()).await?.ok_or("the connection has ended")??;
+            if event.to_text()? != format!("\"round {at}\"") {
+                return Err(Error::other(format!("{event} in round {at}")).into());
+            }
+        }
+        let arrived = began.elapsed();
+        let took = last(gateway, "message", since).await?;
+        if at >= WARM {
+            arrivals.push(arrived);
+            invocations.push(took);
+        }
+    }
+    say(format_args!("a publication to {MEMBERS} members, {ROUNDS} rounds"));
+    say(format_args!("  the last member's event: {}", percentiles(arrivals)));
+    say(format_args!("  invocation: message: {}", percentiles(invocations)));
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -191,5 +227,8 @@ async fn main() -> Result<()> {
             say(format_args!("  {what}: {}", percentiles(times)));
         }
     }
+    fan_out(&gateway).await?;
+    let memory = gateway.processes().into_iter().map(resident).collect::<Result<Vec<_>>>()?;
+    say(format_args!("an instance that has done all this: {} KiB resident", memory.into_iter().max().unwrap_or(0)));
     Ok(())
 }

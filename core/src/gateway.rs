@@ -116,7 +116,8 @@ pub struct Capabilities {
     pub binary: Binary,
     /// Whether a close can carry a code and a reason.
     pub close_codes: bool,
-    /// How long a connection can last at most.
+    /// How long a connection can last at most. If it is `None`, nobody finds a channel whose process died after opening it and
+    /// before listing it for the janitor, so name a bound wherever there is one; API Gateway's is documented.
     pub lifetime: Option<Duration>,
     /// For how long after a channel was opened "no such connection" may mean that it is not established yet.
     pub handshake: Duration,

@@ -1,7 +1,5 @@
 use std::sync::Arc;
 
-use dashmap::{DashMap, Entry};
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use strait_core::ChannelId;
 use strait_core::store::Location;
@@ -9,6 +7,7 @@ use strait_core::store::Location;
 use crate::channel::Channel;
 use crate::clock::Tick;
 use crate::deadlines::Deadlines;
+use crate::map::Map;
 use crate::nodes::Nodes;
 
 /// All channels, and the ways to find them: by id, by location at a gateway, by node, by deadline.
@@ -16,8 +15,8 @@ use crate::nodes::Nodes;
 /// A channel's own lock is taken first, then those of maps, indexes and topics; never two channels' locks.
 #[derive(Debug, Default)]
 pub(crate) struct Channels {
-    map: DashMap<ChannelId, Arc<Mutex<Channel>>, RandomState>,
-    locations: DashMap<Location, ChannelId, RandomState>,
+    map: Map<ChannelId, Arc<Mutex<Channel>>>,
+    locations: Map<Location, ChannelId>,
     pub(crate) deadlines: Deadlines,
     pub(crate) nodes: Nodes,
 }
@@ -35,7 +34,7 @@ impl Channels {
     /// Works on a channel that is there, dead or alive.
     pub(crate) fn with<R>(&self, id: &ChannelId, work: impl FnOnce(&mut Channel) -> R) -> Option<R> {
         loop {
-            let cell = Arc::clone(self.map.get(id)?.value());
+            let cell = self.map.get(id)?;
             let mut channel = cell.lock();
             if !channel.gone {
                 return Some(work(&mut channel));
@@ -49,9 +48,8 @@ impl Channels {
         let cell = Arc::new(Mutex::new(channel));
         // Whoever finds it waits until it is whole.
         let mut channel = cell.lock();
-        match self.map.entry(id.clone()) {
-            Entry::Occupied(_) => return Err(Taken::Id),
-            Entry::Vacant(vacant) => drop(vacant.insert(Arc::clone(&cell))),
+        if !self.map.insert(id.clone(), Arc::clone(&cell)) {
+            return Err(Taken::Id);
         }
         if !self.reserve(&location, &id) {
             channel.gone = true;
@@ -75,12 +73,12 @@ impl Channels {
 
     /// The channel whose present or last connection is at a gateway's location.
     pub(crate) fn at(&self, location: &Location) -> Option<ChannelId> {
-        self.locations.get(location).map(|id| id.clone())
+        self.locations.get(location)
     }
 
     /// Gives a location to a channel; `false` if another one has it. What is on a node is not noted: the node knows it.
     pub(crate) fn reserve(&self, location: &Location, id: &ChannelId) -> bool {
-        location.node().is_some() || *self.locations.entry(location.clone()).or_insert_with(|| id.clone()) == *id
+        location.node().is_some() || self.locations.get_or_insert_with(location.clone(), || id.clone()) == *id
     }
 
     pub(crate) fn vacate(&self, location: &Location) {
@@ -113,9 +111,7 @@ impl Channels {
 
     /// Looks at every channel.
     pub(crate) fn each(&self, mut look: impl FnMut(&Channel)) {
-        // Locked only once they are found: who holds a channel's lock may wait for the map's.
-        let cells: Vec<_> = self.map.iter().map(|cell| Arc::clone(&cell)).collect();
-        for cell in cells {
+        for cell in self.map.values() {
             let channel = cell.lock();
             if !channel.gone {
                 look(&channel);

@@ -9,6 +9,7 @@ use strait_core::store::{
 use strait_core::{ChannelId, Event, NodeId, Position, Topic};
 
 use crate::channel::{Channel, Phase};
+use crate::clock::after;
 use crate::store::{Inner, MemoryStore, conflict};
 
 impl Inner {
@@ -201,9 +202,10 @@ impl EventHubStore for MemoryStore {
         Ok(relay.flatten())
     }
 
-    async fn relay_done(&self, relay: &Relay, through: &Position) -> Result<bool, StoreError> {
+    async fn relay_done(&self, relay: &Relay, through: &Position, keep: Option<Duration>) -> Result<bool, StoreError> {
         let done = self.inner.topics.existing(&relay.topic, |topic| {
-            topic.index_mut().is_some_and(|index| index.relay_done(relay.token, through))
+            let until = keep.map(|keep| after(self.inner.time.now(), keep));
+            topic.index_mut().is_some_and(|index| index.relay_done(relay.token, through, until))
         });
         Ok(done == Some(true))
     }

@@ -80,13 +80,13 @@ impl Index {
         Some(Relay { topic: topic.clone(), from: relay.from, token })
     }
 
-    pub(crate) fn relay_done(&mut self, token: u64, through: &Position) -> bool {
+    pub(crate) fn relay_done(&mut self, token: u64, through: &Position, until: Option<Tick>) -> bool {
         let Some(relay) = self.relay.as_mut().filter(|relay| relay.holder.is_some_and(|(held, _)| held == token))
         else {
             return false;
         };
         relay.from = *through;
-        relay.holder = None;
+        relay.holder = until.map(|until| (token, until));
         true
     }
 }

@@ -24,6 +24,7 @@ mod hub;
 mod idempotency;
 mod index;
 mod limits;
+mod map;
 mod nodes;
 mod places;
 mod random;

@@ -2,12 +2,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use dashmap::DashMap;
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use strait_core::{Position, Topic};
 
 use crate::clock::Tick;
+use crate::map::Map;
 use crate::random::{Random, check};
 use crate::topic::TopicState;
 
@@ -17,7 +16,7 @@ const SWEPT_AT_ONCE: usize = 32;
 /// All topics of which anything is known. Each has a lock of its own, which is taken before that of the map.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
-    map: DashMap<Topic, Arc<Mutex<TopicState>>, RandomState>,
+    map: Map<Topic, Arc<Mutex<TopicState>>>,
     expiries: Mutex<BTreeSet<(Tick, Topic)>>,
     /// The first of `expiries`, or 0 for none: publishers look at it without the lock.
     next_expiry: AtomicU64,
@@ -28,7 +27,7 @@ impl Topics {
     /// Works on a topic that is there.
     pub(crate) fn existing<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> Option<R> {
         loop {
-            let cell = Arc::clone(self.map.get(topic)?.value());
+            let cell = self.map.get(topic)?;
             let mut state = cell.lock();
             if !state.removed {
                 let answer = work(&mut state);
@@ -46,8 +45,8 @@ impl Topics {
     pub(crate) fn entry<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> R {
         let new = || Arc::new(Mutex::new(TopicState::new(topic.clone(), self.random.epoch())));
         loop {
-            let found = self.map.get(topic).map(|cell| Arc::clone(&cell));
-            let cell = found.unwrap_or_else(|| Arc::clone(&self.map.entry(topic.clone()).or_insert_with(new)));
+            let found = self.map.get(topic);
+            let cell = found.unwrap_or_else(|| self.map.get_or_insert_with(topic.clone(), new));
             let mut state = cell.lock();
             if !state.removed {
                 let answer = work(&mut state);
@@ -113,9 +112,7 @@ impl Topics {
 
     /// Looks at every topic.
     pub(crate) fn each(&self, mut look: impl FnMut(&TopicState)) {
-        // Locked only once they are found: who holds a topic's lock may wait for the map's.
-        let cells: Vec<_> = self.map.iter().map(|cell| Arc::clone(&cell)).collect();
-        for cell in cells {
+        for cell in self.map.values() {
             let state = cell.lock();
             if !state.removed {
                 look(&state);

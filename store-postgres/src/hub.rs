@@ -213,13 +213,14 @@ impl EventHubStore for PostgresStore {
         self.read("relay", rows.first().map(relay).transpose())
     }
 
-    async fn relay_done(&self, relay: &Relay, through: &Position) -> Result<bool, StoreError> {
+    async fn relay_done(&self, relay: &Relay, through: &Position, keep: Option<Duration>) -> Result<bool, StoreError> {
         let values = Values::new()
             .with(relay.topic.as_str())
             .with(number(relay.token))
             .with(number(through.epoch))
             .with(number(through.offset))
-            .with(i64::from(through.check));
+            .with(i64::from(through.check))
+            .with(keep.map(millis));
         Ok(!self.rows("relay_done", Lane::Work, &self.inner.sql.relay_done, values).await?.is_empty())
     }
 }

@@ -10,14 +10,57 @@ macro_rules! statements {
         #[derive(Debug)]
         pub(crate) struct Statements {
             $($(#[$doc])* pub(crate) $name: SqlStr,)*
+            polls: Vec<SqlStr>,
         }
 
         impl Statements {
             pub(crate) fn new(schema: &str) -> Self {
-                Self { $($name: AssertSqlSafe(in_schema($sql, schema)).into_sql_str(),)* }
+                let text = |sql: &str| AssertSqlSafe(in_schema(sql, schema)).into_sql_str();
+                Self { $($name: text($sql),)* polls: (0..1 << SLOTS).map(|slots| text(&poll(slots))).collect() }
             }
         }
     };
+}
+
+/// How many slots the feed has.
+const SLOTS: u32 = 4;
+
+/// What has become visible since a snapshot in slots of the feed, a bit each, for one node. The first row is the present
+/// snapshot, and the slots that are open by it. No other slot is even locked, so that nobody waits while one is emptied.
+/// Interest is asked for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed.
+fn poll(slots: u32) -> String {
+    let head = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
+                    (SELECT coalesce(bit_or(1 << slot), 0) FROM {s}.slot WHERE slot >= 0 AND closed_at IS NULL) AS open, \
+                    {s}.micros(pg_postmaster_start_time()) AS born, \
+                    EXISTS (SELECT FROM {s}.hearer WHERE number = $1 AND id = $3) AS is_on, \
+                    (SELECT id FROM {s}.outbox ORDER BY topic, id LIMIT 1) IS NOT NULL AS waiting, \
+                    NULL::bigint AS topic, NULL::bigint AS epoch, NULL::bigint AS number, NULL::bigint AS mark, \
+                    NULL::smallint AS kind, NULL::smallint AS format, NULL::bytea AS payload, NULL::text AS publisher, \
+                    NULL::bigint AS turn, NULL::text AS exclude, NULL::text AS note";
+    let mail = "SELECT m.seq, NULL, {s}.micros(m.at), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, m.kind, m.format, \
+                    m.payload, m.publisher, m.turn, m.exclude, m.note \
+                FROM {s}.mail m WHERE m.node = $1";
+    let feeds = (0..SLOTS).filter(|slot| slots & 1 << slot != 0).map(|slot| format!("SELECT * FROM {{s}}.feed_{slot}"));
+    let feeds = feeds.collect::<Vec<_>>().join(" UNION ALL ");
+    let events = match &*feeds {
+        "" => String::new(),
+        feeds => format!(
+            " UNION ALL \
+             SELECT f.seq, NULL, {{s}}.micros(f.at), NULL, NULL, NULL, NULL, f.topic, f.epoch, f.number, f.mark, f.kind, \
+                 f.format, f.payload, f.publisher, f.turn, f.exclude, NULL \
+             FROM ({feeds}) f \
+             WHERE (f.xid >= pg_snapshot_xmax($2::text::pg_snapshot) \
+                    OR f.xid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot)))) \
+                 AND (SELECT true FROM {{s}}.interest i WHERE i.topic = f.topic AND i.node = $1)"
+        ),
+    };
+    format!("{head} UNION ALL {mail}{events} ORDER BY seq NULLS FIRST")
+}
+
+impl Statements {
+    pub(crate) fn poll(&self, slots: u32) -> &SqlStr {
+        &self.polls[slots as usize % self.polls.len()]
+    }
 }
 
 /// The columns of a record, of a composite `c`.
@@ -106,10 +149,10 @@ statements! {
     history = "SELECT * FROM {s}.history($1, $2)";
     deliver = "SELECT * FROM {s}.deliver_slice($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     inbox = "SELECT * FROM {s}.replay_inbox($1, $2, $3, $4, $5)";
-    relay = "UPDATE {s}.topic SET relay_token = nextval('{s}.holder'), relay_until = clock_timestamp() + {s}.millis($2) \
-             WHERE name = $1 AND relay_epoch IS NOT NULL AND (relay_token IS NULL OR relay_until <= clock_timestamp()) \
-             RETURNING relay_token, relay_epoch, relay_number, relay_mark";
-    relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, relay_token = NULL \
+    relay = "SELECT relay_token, relay_epoch, relay_number, relay_mark FROM {s}.hold_relay($1, $2)";
+    relay_done = "UPDATE {s}.topic SET relay_epoch = $3, relay_number = $4, relay_mark = $5, \
+                  relay_token = CASE WHEN $6::bigint IS NULL THEN NULL ELSE relay_token END, \
+                  relay_until = clock_timestamp() + {s}.millis($6) \
                   WHERE name = $1 AND relay_token = $2 RETURNING 1";
 
     new_place = "SELECT nextval('{s}.holder')";
@@ -120,29 +163,6 @@ statements! {
     unhear = "SELECT {s}.unhear($1, $2, $3)";
     send = "SELECT {s}.send_commands($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     take_mail = "SELECT {s}.take_mail($1, $2)";
-    /// What has become visible since a snapshot, for one node. The first row is the present snapshot. Interest is asked
-    /// for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed.
-    poll = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
-                {s}.micros(pg_postmaster_start_time()) AS born, \
-                EXISTS (SELECT FROM {s}.hearer WHERE number = $1 AND id = $3) AS is_on, \
-                (SELECT id FROM {s}.outbox ORDER BY topic, id LIMIT 1) IS NOT NULL AS waiting, \
-                NULL::bigint AS topic, NULL::bigint AS epoch, NULL::bigint AS number, NULL::bigint AS mark, \
-                NULL::smallint AS kind, NULL::smallint AS format, NULL::bytea AS payload, NULL::text AS publisher, \
-                NULL::bigint AS turn, NULL::text AS exclude, NULL::text AS note \
-            UNION ALL \
-            SELECT f.seq, NULL, {s}.micros(f.at), NULL, NULL, NULL, f.topic, f.epoch, f.number, f.mark, f.kind, f.format, \
-                f.payload, f.publisher, f.turn, f.exclude, NULL \
-            FROM ( \
-                SELECT * FROM {s}.feed WHERE xid >= pg_snapshot_xmax($2::text::pg_snapshot) \
-                UNION ALL \
-                SELECT * FROM {s}.feed WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot))) \
-            ) f \
-            WHERE (SELECT true FROM {s}.interest i WHERE i.topic = f.topic AND i.node = $1) \
-            UNION ALL \
-            SELECT m.seq, NULL, {s}.micros(m.at), NULL, NULL, NULL, NULL, NULL, NULL, NULL, m.kind, m.format, \
-                m.payload, m.publisher, m.turn, m.exclude, m.note \
-            FROM {s}.mail m WHERE m.node = $1 \
-            ORDER BY seq NULLS FIRST";
     sequence = "SELECT * FROM {s}.sequence_outbox($1)";
     rotate = "SELECT {s}.rotate_feed()";
     sweep = "SELECT {s}.sweep_topics($1)";

@@ -17,8 +17,10 @@ use crate::migrate::{LATEST, check, migrate};
 use crate::statements::Statements;
 use crate::values::{Read, corrupt};
 
-/// How many topics one sweep looks at.
+/// How many topics are looked at in one transaction, which keeps those that it changes locked.
 const SWEPT_AT_ONCE: i64 = 200;
+/// How many such parts one sweep goes through at most.
+const MOST_PARTS: usize = 50;
 
 /// A store in a Postgres database. Clones are handles onto the same connections.
 ///
@@ -144,7 +146,13 @@ impl PostgresStore {
     /// Empties what the bus has carried, drops what is too old and forgets topics of which nobody knows: a part.
     pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
         self.rows("sweep", Lane::Vital, &self.inner.sql.rotate, Values::new()).await?;
-        self.rows("sweep", Lane::Vital, &self.inner.sql.sweep, Values::new().with(SWEPT_AT_ONCE)).await.map(drop)
+        for _ in 0..MOST_PARTS {
+            let values = Values::new().with(SWEPT_AT_ONCE);
+            if !self.value::<bool>("sweep", Lane::Vital, &self.inner.sql.sweep, values).await? {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -60,10 +60,16 @@ impl Inner {
         read().map_err(|foreign: Foreign| Failure::from(foreign).store("relay"))
     }
 
-    pub(crate) async fn relay_done(&self, relay: &Relay, through: &Position) -> Result<bool, StoreError> {
+    pub(crate) async fn relay_done(
+        &self,
+        relay: &Relay,
+        through: &Position,
+        keep: Option<Duration>,
+    ) -> Result<bool, StoreError> {
         let keys = self.keys.topic(&relay.topic);
         let call = Call::script(&scripts::RELAY_DONE, keys.slot(), &[keys.rows()]);
-        let answer = self.router.one("relay_done", call.arg(relay.token).arg(position_text(through)).once()).await?;
+        let call = call.arg(relay.token).arg(position_text(through)).arg(keep.map_or(0, milliseconds));
+        let answer = self.router.one("relay_done", call.once()).await?;
         let done = integer(&answer).map_err(|foreign| Failure::from(foreign).store("relay_done"))?;
         Ok(done == 1)
     }

@@ -25,10 +25,10 @@ scripts! {
     MEMBER: "meta.lua" "stream.lua" "member.lua";
     OPEN: "meta.lua" "open.lua";
     PAGE: "page.lua";
-    PASS: "meta.lua" "pass.lua";
+    PASS: "pass_quickly.lua" "meta.lua" "pass.lua";
     PUBLISH: "meta.lua" "stream.lua" "publish.lua";
     RELAY: "meta.lua" "relay.lua";
-    RELAY_DONE: "relay_done.lua";
+    RELAY_DONE: "meta.lua" "relay_done.lua";
     REMOVE: "remove.lua";
     RENEW: "meta.lua" "renew.lua";
     REPLAY: "meta.lua" "stream.lua" "replay.lua";

@@ -164,7 +164,7 @@ impl EventHubStore for RedisStore {
         self.inner.relay(topic, ttl).await
     }
 
-    async fn relay_done(&self, relay: &Relay, through: &Position) -> Result<bool, StoreError> {
-        self.inner.relay_done(relay, through).await
+    async fn relay_done(&self, relay: &Relay, through: &Position, keep: Option<Duration>) -> Result<bool, StoreError> {
+        self.inner.relay_done(relay, through, keep).await
     }
 }

@@ -31,8 +31,8 @@ async fn connection(endpoint: Endpoint) -> (Connection, DuplexStream) {
     let conversation = admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await.expect("the store takes it");
     let (client, server) = duplex(64 * 1024);
     let registered = place.expect("there is room").register(&peer);
-    let socket = Err(Box::new(Unwritable(server)) as Box<dyn Stream>);
-    let connection = Connection::new(socket, Bytes::new(), peer, conversation, limits.message, registered);
+    let wire = Wire::Other(Box::new(Unwritable(server)));
+    let connection = Connection::new(wire, Bytes::new(), peer, conversation, limits.message, registered);
     (connection, client)
 }
 

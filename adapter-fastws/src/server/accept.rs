@@ -3,7 +3,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -12,16 +12,16 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::ServerLimits;
 use super::drain::Stage;
-use super::pace::{Pace, Paced};
+use super::pace::{Pace, paced};
 use super::pending::{Pending, Ticket};
 use super::rate::Rate;
 use super::route::Router;
-use crate::connection::{Connection, Stream};
-use crate::service::Task;
+use crate::connection::{Connection, Wire};
+use crate::task::Task;
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -52,8 +52,8 @@ impl Accept {
             match this.listener.accept().await {
                 Ok((socket, remote)) => {
                     let ticket = this.pending.enter().await;
-                    let serving = Box::pin(Arc::clone(&this).serve(socket, remote, ticket));
-                    tokio::spawn(Task::Apart(Box::pin(Paced::new(&this.pace, serving))));
+                    let serving = Arc::clone(&this).serve(socket, remote, ticket);
+                    tokio::spawn(Task::Apart(Box::pin(paced(Arc::clone(&this.pace), serving))));
                     accepted = (accepted + 1) % AT_ONCE;
                     if accepted == 0 {
                         tokio::task::yield_now().await;
@@ -86,8 +86,8 @@ impl Accept {
         socket.set_nodelay(true).ok()?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            return match tokio::time::timeout(self.limits.handshake, tls.accept(socket)).await {
-                Ok(Ok(stream)) => self.answer(stream, remote, ticket, |stream| Err(Box::new(stream))).await,
+            return match timeout(self.limits.handshake, tls.accept(socket)).await {
+                Ok(Ok(stream)) => self.answer(stream, remote, ticket, |stream| Wire::Other(Box::new(stream))).await,
                 Ok(Err(error)) => {
                     tracing::debug!(error = %error, "a TLS handshake failed");
                     None
@@ -98,7 +98,7 @@ impl Accept {
                 }
             };
         }
-        self.answer(socket, remote, ticket, Ok).await
+        self.answer(socket, remote, ticket, Wire::Tcp).await
     }
 
     /// Answers requests until one has become a connection, or the socket has ended.
@@ -107,7 +107,7 @@ impl Accept {
         stream: S,
         remote: SocketAddr,
         ticket: &Arc<Ticket>,
-        socket: fn(S) -> Result<TcpStream, Box<dyn Stream>>,
+        wire: fn(S) -> Wire,
     ) -> Option<Connection>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -125,15 +125,21 @@ impl Accept {
             .serve_connection(TokioIo::new(stream), service);
         let mut drain = pin!(stage.wait_for(|stage| *stage >= Stage::Drain));
         let mut late = None;
-        let result = poll_fn(|cx| {
+        let served = poll_fn(|cx| {
             loop {
-                if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
-                    return Poll::Ready(result.map_err(Some));
+                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                    if let Err(error) = &result {
+                        tracing::debug!(error = %error, "an HTTP connection failed");
+                    }
+                    return Poll::Ready(result.is_ok());
                 }
                 if opened.lock().is_some() {
-                    // The client does not take its answer.
+                    // It is let in and has yet to take its answer, which hyper would drop if it were told to end here:
+                    // `who_does_not_take_its_answer_leaves_nothing`.
                     let late = late.get_or_insert_with(|| Box::pin(sleep(self.limits.handshake)));
-                    return late.as_mut().poll(cx).map(|()| Err(None));
+                    ready!(late.as_mut().poll(cx));
+                    tracing::debug!("a client did not take the answer to its handshake");
+                    return Poll::Ready(false);
                 }
                 if drains || drain.as_mut().poll(cx).is_pending() {
                     return Poll::Pending;
@@ -142,22 +148,17 @@ impl Accept {
                 Pin::new(&mut connection).graceful_shutdown();
             }
         });
-        if let Err(error) = result.await {
-            let error = error.as_ref().map(tracing::field::display);
-            tracing::debug!(error, "an HTTP connection failed");
+        if !served.await {
             return None;
         }
         let parts = connection.into_parts();
         let mut stream = parts.io.into_inner();
-        let opened = opened.lock().take();
-        match opened {
-            Some((opened, _)) => opened.connect(socket(stream), &parts.read_buf),
-            None => {
-                // By TLS the client is told that this is the end.
-                drop(stream.shutdown().await);
-                None
-            }
+        let passed = opened.lock().take();
+        if passed.is_none() {
+            // Where a handshake was refused hyper leaves it to us to say, by TLS, that this is the end.
+            drop(timeout(self.limits.handshake, stream.shutdown()).await);
         }
+        passed.map(|(opened, _)| opened.connect(wire(stream), &parts.read_buf))
     }
 }
 
@@ -165,4 +166,72 @@ impl Accept {
 fn is_of_one_socket(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use strait_core::{App, Endpoint};
+    use strait_store_memory::MemoryStore;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::service::Channels;
+
+    const REQUEST: &[u8] = b"GET /a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    async fn accepting(limits: ServerLimits, stage: watch::Receiver<Stage>) -> (App, Accept) {
+        let endpoint = Endpoint::new("a", "/a").public();
+        let app = App::new().endpoint(endpoint).store(MemoryStore::new()).build().expect("it can be built");
+        app.start().await.expect("it starts");
+        let channels = Channels::with_places(app.clone(), 1, Arc::new(AtomicUsize::new(0)));
+        let accept = Accept {
+            listener: TcpListener::bind("127.0.0.1:0").await.expect("there is a port"),
+            router: Router { channels, app: app.clone(), fallback: None, metrics: None },
+            limits,
+            pending: Pending::new(1),
+            pace: Arc::default(),
+            rate: Arc::new(Rate::new(1)),
+            stage,
+            #[cfg(feature = "tls")]
+            tls: None,
+        };
+        (app, accept)
+    }
+
+    /// Its kernel, a small one, takes the beginning of the answer.
+    #[tokio::test]
+    async fn who_does_not_take_its_answer_leaves_nothing() {
+        for drains in [false, true] {
+            let stage = watch::Sender::new(Stage::Serve);
+            let limits = ServerLimits { handshake: Duration::from_millis(200), ..ServerLimits::default() };
+            let (app, accept) = accepting(limits, stage.subscribe()).await;
+            let ticket = accept.pending.enter().await;
+            let (mut client, server) = duplex(16);
+            let serving = tokio::spawn(async move {
+                let remote = ([127, 0, 0, 1], 1).into();
+                accept.answer(server, remote, &ticket, |stream| Wire::Other(Box::new(stream))).await.is_some()
+            });
+            client.write_all(REQUEST).await.expect("the request is read");
+            while app.hub().channels() == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            if drains {
+                stage.send_replace(Stage::Drain);
+            }
+            sleep(Duration::from_millis(100)).await;
+            assert_eq!(app.hub().channels(), 1, "it has some time");
+            assert!(!serving.await.expect("no panic"), "it is no connection");
+            for _ in 0..1_000 {
+                sleep(Duration::from_millis(1)).await;
+                if app.hub().channels() == 0 {
+                    break;
+                }
+            }
+            assert_eq!(app.hub().channels(), 0);
+            app.stop().await;
+        }
+    }
 }

@@ -42,7 +42,8 @@ pub struct ServerLimits {
     /// Sockets accepted in a second by all runtimes together: 20,000, and once as many more after a quiet second. The others
     /// wait in the kernel's queue.
     pub accepts_per_second: u32,
-    /// How long a TLS handshake, a request's header, or the time between two requests of a socket may take: 10 s.
+    /// How long a TLS handshake, a request's header, the time between two requests of a socket, or taking the answer to a
+    /// handshake may take: 10 s.
     pub handshake: Duration,
     /// Over how long a drain spreads the closes, so that not all clients come back at once: at most 10 s, and no more
     /// than 20 ms a connection.

@@ -2,10 +2,10 @@
 //! at once, so that connections have theirs in between.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use parking_lot::Mutex;
 
@@ -71,31 +71,17 @@ impl Pace {
 }
 
 /// A future each poll of which waits for its turn.
-pub(super) struct Paced<F> {
-    pace: Arc<Pace>,
-    number: Option<u64>,
-    future: F,
-}
-
-impl<F> Paced<F> {
-    pub(super) fn new(pace: &Arc<Pace>, future: F) -> Self {
-        Self { pace: Arc::clone(pace), number: None, future }
-    }
-}
-
-impl<F: Future + Unpin> Future for Paced<F> {
-    type Output = F::Output;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let this = &mut *self;
-        std::task::ready!(this.pace.poll_turn(&mut this.number, cx));
-        Pin::new(&mut this.future).poll(cx)
-    }
+pub(super) async fn paced<F: Future>(pace: Arc<Pace>, future: F) -> F::Output {
+    let (mut future, mut number) = (pin!(future), None);
+    poll_fn(|cx| {
+        ready!(pace.poll_turn(&mut number, cx));
+        future.as_mut().poll(cx)
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use futures_util::FutureExt;
@@ -108,7 +94,7 @@ mod tests {
         let (pace, done) = (Arc::<Pace>::default(), Arc::<Mutex<Vec<usize>>>::default());
         for number in 0..ALL {
             let done = Arc::clone(&done);
-            tokio::spawn(Paced::new(&pace, Box::pin(async move { done.lock().push(number) })));
+            tokio::spawn(paced(Arc::clone(&pace), async move { done.lock().push(number) }));
         }
         let mut before = 0;
         while before < ALL {
@@ -127,17 +113,18 @@ mod tests {
         let mut waiting: Vec<_> = (0..18)
             .map(|_| {
                 let polls = Arc::clone(&polls);
-                Paced::new(&pace, poll_fn(move |_| Poll::Ready(polls.fetch_add(1, Ordering::Relaxed))))
+                let counting = poll_fn(move |_| Poll::Ready(polls.fetch_add(1, Ordering::Relaxed)));
+                Box::pin(paced(Arc::clone(&pace), counting))
             })
             .collect();
-        for paced in &mut waiting {
-            assert!(paced.now_or_never().is_none());
+        for waiting in &mut waiting {
+            assert!(waiting.now_or_never().is_none());
         }
         let last = waiting.pop().expect("there is one");
         drop(waiting);
         assert_eq!(last.await, 0);
         // What was not used is there for the next ones, without a wait.
-        assert!(Paced::new(&pace, std::future::ready(())).now_or_never().is_some());
+        assert!(paced(Arc::clone(&pace), std::future::ready(())).now_or_never().is_some());
         assert!(!pace.0.lock().runs);
     }
 }

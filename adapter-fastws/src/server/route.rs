@@ -18,7 +18,8 @@ use tower_service::Service;
 
 use super::pending::{Answering, Ticket};
 use crate::handshake;
-use crate::service::{Answer, Channels, Opened, RemoteAddr, refuse, turn_away};
+use crate::opening::Opened;
+use crate::service::{Answer, Channels, RemoteAddr, refuse, turn_away};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Answered = Response<UnsyncBoxBody<Bytes, BoxError>>;

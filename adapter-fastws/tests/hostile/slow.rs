@@ -113,3 +113,30 @@ async fn who_is_slow_is_told_in_time() {
     }
     victim.ends_unharmed().await;
 }
+
+/// Whatever a connection has read and written, at rest it holds no buffer.
+#[tokio::test]
+async fn idle_connections_keep_no_buffer() {
+    const MANY: usize = 200;
+    let mut victim = Victim::start().await;
+    let message = "x".repeat(60_000);
+    let (mut before, mut clients) = (0, Vec::new());
+    for number in 0..2 * MANY {
+        if number == MANY {
+            // The first ones made the process grow to what it needs at work.
+            before = victim.resident();
+        }
+        let mut client = victim.client("/honest").await;
+        client.text(&message).await;
+        client.expect(&message).await;
+        clients.push(client);
+    }
+    victim.is_left_by_all_but(2 * MANY).await;
+    let each = victim.resident().saturating_sub(before) as f64 / MANY as f64;
+    assert!(each < 8.0, "{each} KiB a connection");
+    for client in clients {
+        client.leave().await;
+    }
+    victim.is_left_by_all().await;
+    victim.ends_unharmed().await;
+}

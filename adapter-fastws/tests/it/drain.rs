@@ -60,6 +60,34 @@ async fn a_drain_lets_handlers_finish_and_nobody_in() {
     node.end().await;
 }
 
+/// hyper tells that a socket is done before all that it has to say is written.
+#[tokio::test]
+async fn a_page_is_sent_whole_though_the_server_drains() {
+    const BIG: usize = 8 << 20;
+    let big = || async { "x".repeat(BIG) };
+    let pages = axum::Router::new().route("/big", axum::routing::get(big).post(big));
+    let node =
+        serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(server_limits()).fallback(pages)).await;
+    let requests = [
+        "GET /big HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+        // A body that nobody reads, and that does not come whole.
+        "POST /big HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nno more",
+    ];
+    let mut clients = Vec::new();
+    for request in requests {
+        let mut client = node.narrow_socket().await;
+        client.send(request).await;
+        clients.push(client);
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    node.handle.drain();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for mut client in clients {
+        assert_eq!(client.answer().await.body.len(), BIG);
+    }
+    node.end().await;
+}
+
 #[tokio::test]
 async fn a_stop_ends_at_once() {
     for drained_before in [false, true] {

@@ -97,6 +97,20 @@ async fn events_and_drains_reach_clients_over_tls() {
 }
 
 #[tokio::test]
+async fn who_is_refused_over_tls_sees_the_end_in_good_order() {
+    let (node, tls) = serve_tls(server_limits()).await;
+    let stranger = handshake("/echo", &[("origin", "https://evil.test"), ("connection", "upgrade, close")]);
+    for (request, status) in [("no request\r\n\r\n".to_owned(), "400"), (stranger, "403")] {
+        let mut client = connect(&node, &tls).await;
+        client.send(request).await;
+        let mut answer = String::new();
+        within(client.socket.read_to_string(&mut answer)).await.expect("an end in good order");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    node.end().await;
+}
+
+#[tokio::test]
 async fn a_reset_over_tls_leaves_nothing() {
     let (node, tls) = serve_tls(server_limits()).await;
     for _ in 0..5 {

@@ -64,8 +64,8 @@ fn variable(text: &str) -> Result<(String, String), &'static str> {
 }
 
 fn times(text: &str) -> Result<f64, &'static str> {
-    let times = text.parse().ok().filter(|times: &f64| times.is_finite() && *times > 0.0);
-    times.ok_or("write a number above 0")
+    let times = text.parse().ok().filter(|times: &f64| times.is_finite() && *times >= 0.001);
+    times.ok_or("write a number, 0.001 or more")
 }
 
 #[tokio::main]

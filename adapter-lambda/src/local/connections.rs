@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// How many messages may wait for a client that does not read.
 const WAITING: usize = 128;
@@ -26,6 +26,8 @@ pub(super) struct Connection {
     pub(super) user_agent: String,
     pub(super) connected_at: SystemTime,
     state: Mutex<State>,
+    /// The function deletes it, and its client reads nothing that was to come before.
+    deleted: Notify,
 }
 
 #[derive(Debug)]
@@ -49,7 +51,7 @@ impl Connection {
     pub(super) fn new(id: String, source_ip: String, user_agent: String) -> Self {
         let now = SystemTime::now();
         let state = Mutex::new(State { last_active: now, orders: None });
-        Self { id, source_ip, user_agent, connected_at: now, state }
+        Self { id, source_ip, user_agent, connected_at: now, state, deleted: Notify::new() }
     }
 
     pub(super) fn is_active(&self) {
@@ -71,9 +73,17 @@ impl Connection {
         receiver
     }
 
+    pub(super) async fn deleted(&self) {
+        self.deleted.notified().await;
+    }
+
     pub(super) fn order(&self, order: Order) -> Taken {
         let sender = self.state.lock().orders.clone();
         match sender.map(|sender| sender.try_send(order)) {
+            Some(Err(mpsc::error::TrySendError::Full(Order::Close))) => {
+                self.deleted.notify_one();
+                Taken::Yes
+            }
             Some(Ok(())) => {
                 self.is_active();
                 Taken::Yes

@@ -35,12 +35,13 @@ pub(super) fn refuse(status: StatusCode, kind: &'static str, message: &str) -> A
     response
 }
 
-/// Reads a request whole.
-pub(super) async fn whole(request: Request<Incoming>) -> Result<Request<Bytes>, Answer> {
+/// Reads a request whole, if that does not take longer than an answer.
+pub(super) async fn whole(shared: &Shared, request: Request<Incoming>) -> Result<Request<Bytes>, Answer> {
     let (head, body) = request.into_parts();
-    match Limited::new(body, LONGEST).collect().await {
-        Ok(body) => Ok(Request::from_parts(head, body.to_bytes())),
-        Err(_) => Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", "the request is too long")),
+    match tokio::time::timeout(shared.options.integration, Limited::new(body, LONGEST).collect()).await {
+        Ok(Ok(body)) => Ok(Request::from_parts(head, body.to_bytes())),
+        Err(_) => Err(refuse(StatusCode::REQUEST_TIMEOUT, "RequestTimeoutException", "the request did not come whole")),
+        Ok(Err(_)) => Err(refuse(StatusCode::PAYLOAD_TOO_LARGE, "RequestTooLargeException", "the request is too long")),
     }
 }
 

@@ -25,7 +25,7 @@ const RETRIES: usize = 2;
 
 pub(super) async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     let began = SystemTime::now();
-    let request = match whole(request).await {
+    let request = match whole(shared, request).await {
         Ok(request) => request,
         Err(refused) => return refused,
     };
@@ -96,7 +96,7 @@ fn of_connection(shared: &Shared, id: &str, request: &Request<Bytes>) -> Answer 
 
 /// Lambda's `Invoke`, asynchronous.
 pub(super) async fn invoke(shared: Arc<Shared>, request: Request<Incoming>) -> Answer {
-    let request = match whole(request).await {
+    let request = match whole(&shared, request).await {
         Ok(request) => request,
         Err(refused) => return refused,
     };

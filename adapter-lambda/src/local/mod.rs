@@ -83,6 +83,9 @@ impl Default for Options {
 
 impl Options {
     /// Divides the idle time and the lifetime, so that what takes hours can be seen in seconds.
+    ///
+    /// # Panics
+    /// `times` is not above 0, or so small that there is no such duration.
     #[must_use]
     pub fn faster(mut self, times: f64) -> Self {
         self.idle = self.idle.div_f64(times);

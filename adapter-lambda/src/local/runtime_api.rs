@@ -21,7 +21,7 @@ pub(super) async fn answer(shared: Arc<Shared>, by: Taker, request: Request<Inco
     match (request.method(), &parts[..]) {
         (&Method::GET, ["invocation", "next"]) => next(&shared, by).await,
         (&Method::POST, ["invocation", id, how @ ("response" | "error")]) => {
-            let body = match whole(request).await {
+            let body = match whole(&shared, request).await {
                 Ok(request) => request.into_body(),
                 Err(refused) => return refused,
             };

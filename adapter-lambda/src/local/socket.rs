@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -28,6 +29,9 @@ use super::{Shared, events};
 
 /// How long the client's answer to a close is awaited.
 const CLOSING: Duration = Duration::from_secs(5);
+
+/// How many messages of a connection are handed over at once; what comes then waits in the client's kernel.
+const UNDER_WAY: usize = 256;
 
 /// As API Gateway's ids look: 11 bytes, encoded with their padding.
 pub(super) fn random_id() -> String {
@@ -156,7 +160,9 @@ async fn hold(shared: Arc<Shared>, connection: Arc<Connection>, upgrade: OnUpgra
             .max_frame_size(Some(shared.options.frame))
             .max_message_size(Some(shared.options.message));
         let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await;
-        let end = run(&shared, &connection, &mut socket).await;
+        let mut under_way = JoinSet::new();
+        let end = run(&shared, &connection, &mut socket, &mut under_way).await;
+        under_way.detach_all();
         shared.connections.remove(&connection.id);
         if let Some(code) = end.close {
             let closing = async {
@@ -186,19 +192,25 @@ async fn tell(shared: &Shared, connection: &Connection, end: &End) {
     }
 }
 
-async fn run(shared: &Arc<Shared>, connection: &Arc<Connection>, socket: &mut Socket) -> End {
+async fn run(
+    shared: &Arc<Shared>,
+    connection: &Arc<Connection>,
+    socket: &mut Socket,
+    under_way: &mut JoinSet<()>,
+) -> End {
     let mut orders = connection.establish();
     let oldest = Instant::now() + shared.options.lifetime;
     let mut quiet = Instant::now() + shared.options.idle;
     loop {
         tokio::select! {
-            message = socket.next() => {
+            Some(_) = under_way.join_next() => {}
+            message = socket.next(), if under_way.len() < UNDER_WAY => {
                 connection.is_active();
                 quiet = Instant::now() + shared.options.idle;
                 match message {
                     Some(Ok(Message::Text(text))) => {
                         // Messages are handed over at once: two of one connection may run at the same time.
-                        tokio::spawn(deliver(Arc::clone(shared), Arc::clone(connection), text.to_string()));
+                        under_way.spawn(deliver(Arc::clone(shared), Arc::clone(connection), text.to_string()));
                     }
                     Some(Ok(Message::Binary(_))) => {
                         return End::gateway(CloseCode::Unsupported, "binary messages are not supported");
@@ -226,8 +238,15 @@ async fn run(shared: &Arc<Shared>, connection: &Arc<Connection>, socket: &mut So
             order = orders.recv() => match order {
                 Some(Order::Send(text)) => {
                     quiet = Instant::now() + shared.options.idle;
-                    if socket.send(Message::text(text)).await.is_err() {
-                        return End { code: 1006, reason: "Connection Closed Abnormally".into(), close: None };
+                    tokio::select! {
+                        sent = socket.send(Message::text(text)) => if sent.is_err() {
+                            return End { code: 1006, reason: "Connection Closed Abnormally".into(), close: None };
+                        },
+                        // The client does not read.
+                        () = connection.deleted() => return End::gateway(CloseCode::Normal, "Connection Closed Normally"),
+                        () = tokio::time::sleep_until(quiet.min(oldest).into()) => {
+                            return End::gateway(CloseCode::Away, "Going away");
+                        }
                     }
                 }
                 Some(Order::Close) | None => return End::gateway(CloseCode::Normal, "Connection Closed Normally"),

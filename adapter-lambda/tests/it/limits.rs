@@ -32,6 +32,20 @@ async fn a_frame_of_more_than_32_kib_closes_with_1009() {
 }
 
 #[tokio::test]
+async fn a_flood_waits_in_the_clients_kernel() {
+    let endpoint = || Endpoint::new("a", "/a").public().on_message(std::future::pending::<()>);
+    let deployment = Deployment::start(|| App::new().endpoint(endpoint())).await;
+    let mut client = deployment.connect("/a").await;
+    for _ in 0..1_000 {
+        let sending = client.send("x".repeat(30 * 1024));
+        if tokio::time::timeout(std::time::Duration::from_secs(1), sending).await.is_err() {
+            return;
+        }
+    }
+    panic!("all of it was read");
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_large_is_not_posted_but_told() {
     let deployment = Deployment::start(app).await;
     let mut client = deployment.connect("/a").await;

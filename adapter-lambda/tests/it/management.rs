@@ -40,6 +40,23 @@ async fn connections_are_posted_to_probed_and_deleted() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_is_throttled_and_can_be_deleted() {
+    let deployment = Deployment::start(app).await;
+    let _client = deployment.connect("/a").await;
+    let at = deployment.at(&deployment.ids()[0]);
+    let gateway = deployment.gateway.client(settings()).unwrap();
+    let post = Post { to: at.clone(), frame: Frame::new(FrameKind::Text, &[&[b'x'; 128 * 1024]]) };
+    let mut posted = Posted::Sent;
+    while posted == Posted::Sent {
+        let until = Instant::now() + Duration::from_millis(500);
+        posted = gateway.post(std::slice::from_ref(&post), until).await[0];
+    }
+    assert_eq!(posted, Posted::Throttled);
+    assert_eq!(gateway.close(&at, &Close::normal("bye"), soon()).await, Posted::Sent);
+    crate::kit::eventually("it has gone", || deployment.gateway.connections() == 0).await;
+}
+
+#[tokio::test]
 async fn requests_that_are_not_signed_are_forbidden() {
     let deployment = Deployment::start(app).await;
     let _client = deployment.connect("/a").await;
@@ -52,6 +69,17 @@ async fn requests_that_are_not_signed_are_forbidden() {
         socket.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_does_not_come_whole_is_given_up() {
+    let options = Options { integration: Duration::from_millis(100), ..Options::default() };
+    let deployment = Deployment::with(app, options, 1).await;
+    let mut socket = TcpStream::connect(deployment.address()).await.unwrap();
+    socket.write_all(b"POST /@connections/a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(crate::kit::PATIENCE, socket.read_to_string(&mut answer)).await.expect("it ends").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
 }
 
 /// As a node of a mixed fleet, or AWS' command line.

@@ -1,6 +1,7 @@
 //! The handshake, step by step, in the order in which refusals are documented: path, origin, capacity, authentication,
 //! opening data.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use crate::hub::{EventHub, ending};
 use crate::invocation::tries::retried;
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
+use crate::panics;
 use crate::policy::{Limits, Origins, Transport};
 use crate::protocol::plain;
 use crate::store::{Location, NewChannel, Opened, Record, StoreError, StoreErrorKind};
@@ -47,6 +49,13 @@ impl Refusal {
     pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = Some(Duration::from_secs(2));
         Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into(), retry_after }
+    }
+
+    /// 500: what was to store the channel panicked, which is logged and counted.
+    #[must_use]
+    pub fn after_panic(panic: &(dyn Any + Send)) -> Self {
+        panics::tell("handshake", panic);
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened")
     }
 
     pub(crate) fn of_error(error: &Error) -> Self {

@@ -191,4 +191,12 @@ impl Sink for Inner {
         let runtimes = self.runtimes.lock();
         runtimes.get(self.shard(topic) % runtimes.len().max(1)).cloned()
     }
+
+    fn relay(&self, topics: &[Topic]) {
+        if self.gateways.gateway.is_some()
+            && let Some(app) = self.gateways.app()
+        {
+            topics.iter().for_each(|topic| app.hub().resume_relay(topic));
+        }
+    }
 }

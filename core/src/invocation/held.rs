@@ -85,7 +85,7 @@ impl Invocation {
         }
         let held = hub.store().history(&log(channel)?, MOST as usize).await?;
         let frames: Vec<Frame> = held.iter().map(|(_, event)| Frame::of(&event.payload)).collect();
-        match post_until(hub, channel, &to, frames, deadline).await {
+        match post_until(hub, channel, &to, frames, deadline, deadline).await {
             Sending::Sent => {}
             Sending::Gone => return Ok(true),
             Sending::NotReady | Sending::Failed => return Ok(false),

@@ -16,6 +16,8 @@ use crate::hub::EventHub;
 use crate::name::{ChannelId, Topic};
 use crate::outlet::Outlet;
 
+/// Who has sent a message was answered its handshake; so long the gateway may not know yet.
+const ESTABLISHING: Duration = Duration::from_millis(500);
 /// Pauses between tries for a connection that is not established yet.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -156,7 +158,7 @@ impl Outlet for Line {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {
     Sent,
-    /// The channel has ended.
+    /// The channel has ended, or is about to.
     Gone,
     /// The connection is not established yet.
     NotReady,
@@ -164,7 +166,7 @@ pub(super) enum Sending {
     Failed,
 }
 
-/// Posts messages to one connection in order; waits for it to be established as long as messages may be posted.
+/// Posts messages to a connection that has sent one, in order. If it is gone its channel is left to who is told of its end.
 pub(super) async fn post_all(
     hub: &EventHub,
     channel: &ChannelId,
@@ -172,21 +174,26 @@ pub(super) async fn post_all(
     frames: Vec<Frame>,
     until: Instant,
 ) -> Sending {
-    let sending = post_until(hub, channel, to, frames, hub.post_deadline().min(until)).await;
-    if matches!(sending, Sending::Failed | Sending::NotReady) {
+    let ready = Instant::now() + ESTABLISHING;
+    let sending = match post_until(hub, channel, to, frames, hub.post_deadline().min(until), ready).await {
+        Sending::NotReady => Sending::Gone,
+        sending => sending,
+    };
+    if sending == Sending::Failed {
         tracing::error!(%channel, "what a handler has sent could not be posted");
         metrics::counter!("strait_gateway_lost_total").increment(1);
     }
     sending
 }
 
-/// As [`post_all`], until a deadline.
+/// Posts messages to one connection in order until a deadline, and waits until `ready` for it to be established.
 pub(super) async fn post_until(
     hub: &EventHub,
     channel: &ChannelId,
     to: &GatewayConnection,
     frames: Vec<Frame>,
     deadline: Instant,
+    ready: Instant,
 ) -> Sending {
     let mut posts: Vec<Post> = frames.into_iter().map(|frame| Post { to: to.clone(), frame }).collect();
     let mut pause = PAUSE;
@@ -205,7 +212,7 @@ pub(super) async fn post_until(
             }
         }
         posts.drain(..at);
-        if Instant::now() + pause >= deadline {
+        if Instant::now() + pause >= ready.min(deadline) {
             return Sending::NotReady;
         }
         tokio::time::sleep(pause).await;

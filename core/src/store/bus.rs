@@ -75,6 +75,13 @@ pub trait Sink: Debug + Send + Sync + 'static {
     fn runtime(&self, _topic: &Topic) -> Option<Handle> {
         None
     }
+
+    /// These retained topics have events that no hub has published, from a transaction say, and
+    /// [indexed](super::Subscription::indexed) members, who have yet to get them. Who gave them their offsets tells its own
+    /// node.
+    fn relay(&self, topics: &[Topic]) {
+        let _ = topics;
+    }
 }
 
 /// Carries publications and commands between nodes.
@@ -94,7 +101,8 @@ pub trait BusNode: Debug + Send + Sync + 'static {
     /// after it will be heard, through [`Sink::events`].
     ///
     /// # Errors
-    /// The bus cannot be reached, or the node has left it; nothing of the call holds.
+    /// The bus cannot be reached, or the node has left it: no topic of `on` is heard because of this call, and none of
+    /// `off` for long.
     async fn interest(&self, on: &[Topic], off: &[Topic]) -> Result<Vec<Position>, StoreError>;
 
     /// Puts commands into a node's mailbox; `false` if there is no such node. They arrive in order.

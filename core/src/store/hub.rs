@@ -260,9 +260,10 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn relay(&self, topic: &Topic, by: &NodeId, ttl: Duration) -> Result<Option<Relay>, StoreError>;
 
-    /// Everything up to `through` was posted; `false` if the relay was lost. The relay is given back.
+    /// Everything up to `through` was posted; `false` if the relay was lost, and then nothing is changed. The relay is
+    /// held on for `keep`, or else given back.
     ///
     /// # Errors
     /// The store cannot answer.
-    async fn relay_done(&self, relay: &Relay, through: &Position) -> Result<bool, StoreError>;
+    async fn relay_done(&self, relay: &Relay, through: &Position, keep: Option<Duration>) -> Result<bool, StoreError>;
 }

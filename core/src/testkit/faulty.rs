@@ -144,8 +144,8 @@ impl<S: Store + ?Sized> EventHubStore for Faulty<S> {
         self.faults.around("relay", self.store.relay(topic, by, ttl)).await
     }
 
-    async fn relay_done(&self, relay: &Relay, through: &Position) -> Result<bool, StoreError> {
-        self.faults.around("relay_done", self.store.relay_done(relay, through)).await
+    async fn relay_done(&self, relay: &Relay, through: &Position, keep: Option<Duration>) -> Result<bool, StoreError> {
+        self.faults.around("relay_done", self.store.relay_done(relay, through, keep)).await
     }
 
     async fn publish(&self, publications: &[Publication]) -> Vec<Result<Published, StoreError>> {
@@ -190,6 +190,10 @@ impl Sink for FaultySink {
 
     fn runtime(&self, topic: &Topic) -> Option<Handle> {
         self.sink.runtime(topic)
+    }
+
+    fn relay(&self, topics: &[Topic]) {
+        self.sink.relay(topics);
     }
 }
 

@@ -169,6 +169,7 @@ macro_rules! __store_suite {
             relay {
                 a_relay_is_exclusive_and_goes_on
                 a_lost_relay_moves_nothing
+                a_relay_is_held_on_while_its_cursor_moves
                 of_many_relays_one_is_held
                 topics_are_relayed_apart
                 without_indexed_members_there_is_no_relay

@@ -16,18 +16,18 @@ fn median(mut of: Vec<f64>) -> f64 {
 pub(crate) async fn run(url: &str, pool: &PgPool) -> anyhow::Result<()> {
     let made = Command::new("pgbench").args(["-i", "-q", "-s", "2", url]).output()?;
     anyhow::ensure!(made.status.success(), "pgbench -i failed: {}", String::from_utf8_lossy(&made.stderr));
-    let (fleet, notified) = (Fleet::start(url).await?, Notified::start(url).await?);
+    let (fleet, notified) = (Fleet::start(url).await?, Notified::start(url, pool).await?);
     for rate in [500, 1000, 2000] {
         let paced = Some(rate);
         let before = counters(pool).await?;
         let events = fleet.publish(Some(KEEP), 1, paced).await?;
-        told(pool, &format!("strait at {rate}/s, retained"), before, events, fleet.took()).await?;
+        told(pool, &format!("strait at {rate}/s, retained"), before, events, || fleet.took()).await?;
         let before = counters(pool).await?;
         let events = fleet.publish(None, 1, paced).await?;
-        told(pool, &format!("strait at {rate}/s, not retained"), before, events, fleet.took()).await?;
+        told(pool, &format!("strait at {rate}/s, not retained"), before, events, || fleet.took()).await?;
         let before = counters(pool).await?;
         let events = notified.send(pool, paced).await?;
-        told(pool, &format!("NOTIFY a message at {rate}/s"), before, events, notified.took()).await?;
+        told(pool, &format!("NOTIFY a message at {rate}/s"), before, events, || notified.took()).await?;
         let mut beside = [const { Vec::new() }; 4];
         let mut sent = [0; 3];
         for _ in 0..ROUNDS {

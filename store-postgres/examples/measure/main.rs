@@ -1,11 +1,13 @@
 //! What a fleet on Postgres does and costs, against `NOTIFY` with the payload in each message, in the same run.
 //!
-//! `cargo run --release -p strait-store-postgres --example measure -- postgres://… [bystander | outbox | bloat MINUTES]`
+//! `cargo run --release -p strait-store-postgres --example measure -- postgres://… [bystander | outbox | steady RATE MINUTES |
+//! bloat MINUTES]`
 
 mod bloat;
 mod bystander;
 mod outbox;
 mod speed;
+mod steady;
 
 use std::io::Write;
 use std::process::Command;
@@ -74,8 +76,12 @@ fn percentiles(mut took: Vec<Took>) -> String {
     let slowest = took.iter().rev().step_by((took.len() / 300).max(1)).take(4);
     let slowest: Vec<_> =
         slowest.map(|took| format!("{:.0} ms at {:.2} s", millis(took), (took.sent - first).as_secs_f64())).collect();
-    let (p50, p99) = (at(0.5), at(0.99));
-    format!("p50 {p50:.1} ms, p99 {p99:.1} ms, of the slowest {}, heard {}", slowest.join(", "), took.len())
+    let (p50, p99, max) = (at(0.5), at(0.99), took.last().map_or(0.0, millis));
+    format!(
+        "p50 {p50:.1} ms, p99 {p99:.1} ms, max {max:.1} ms, of the slowest {}, {} in all",
+        slowest.join(", "),
+        took.len()
+    )
 }
 
 /// Commits of the database and bytes of WAL so far.
@@ -95,16 +101,24 @@ async fn publish(
     slice: usize,
     rate: Option<u32>,
 ) -> anyhow::Result<usize> {
-    in_lanes(rate, async |lane| {
-        let event = || Arc::new(Event::message(Payload::text(stamp(origin))));
-        let one = || Publication { topic: topic(lane), event: event(), retention, key: None };
-        let slice: Vec<_> = (0..slice).map(|_| one()).collect();
-        for answer in store.publish(&slice).await {
-            answer?;
-        }
-        Ok(slice.len())
-    })
-    .await
+    in_lanes(rate, async |lane| send(store, origin, lane, retention, slice).await).await
+}
+
+/// Publishes one slice.
+async fn send(
+    store: &PostgresStore,
+    origin: Instant,
+    lane: usize,
+    retention: Option<Retention>,
+    slice: usize,
+) -> anyhow::Result<usize> {
+    let event = || Arc::new(Event::message(Payload::text(stamp(origin))));
+    let one = || Publication { topic: topic(lane), event: event(), retention, key: None };
+    let slice: Vec<_> = (0..slice).map(|_| one()).collect();
+    for answer in store.publish(&slice).await {
+        answer?;
+    }
+    Ok(slice.len())
 }
 
 /// For a while; answers what all calls answered, summed up.
@@ -189,7 +203,8 @@ struct Notified {
 }
 
 impl Notified {
-    async fn start(url: &str) -> anyhow::Result<Self> {
+    /// With connections that have been used, as a fleet's have.
+    async fn start(url: &str, pool: &PgPool) -> anyhow::Result<Self> {
         let origin = Instant::now();
         let mut listener = PgListener::connect(url).await?;
         listener.listen("measure").await?;
@@ -200,7 +215,14 @@ impl Notified {
                 heard.lock().extend(age(origin.elapsed(), notification.payload().as_bytes()));
             }
         });
-        Ok(Self { origin, took, listening })
+        let notified = Self { origin, took, listening };
+        for _ in 0..5 {
+            let each = (0..LANES).map(|_| query("SELECT pg_notify('measure', '')").execute(pool));
+            join_all(each).await.into_iter().collect::<Result<Vec<_>, _>>()?;
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        notified.took();
+        Ok(notified)
     }
 
     async fn send(&self, pool: &PgPool, rate: Option<u32>) -> anyhow::Result<usize> {
@@ -223,13 +245,20 @@ impl Drop for Notified {
 }
 
 /// What came of so many events: how long they took, and what they cost.
-async fn told(pool: &PgPool, name: &str, before: (i64, i64), events: usize, took: Vec<Took>) -> anyhow::Result<()> {
+async fn told(
+    pool: &PgPool,
+    name: &str,
+    before: (i64, i64),
+    events: usize,
+    took: impl FnOnce() -> Vec<Took>,
+) -> anyhow::Result<()> {
+    // Meanwhile the last ones come.
     let after = counters(pool).await?;
     let each = |count: i64| count as f64 / events as f64;
     say(format_args!(
         "{name}: {:.0}/s, {}, {:.2} commits and {:.0} bytes of WAL each",
         events as f64 / TIME.as_secs_f64(),
-        percentiles(took),
+        percentiles(took()),
         each(after.0 - before.0),
         each(after.1 - before.1),
     ));
@@ -259,6 +288,7 @@ async fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let url = arguments.next().context("give the URL of a database that nobody needs")?;
     let what = arguments.next();
+    let mut number = |missing| Ok::<u32, anyhow::Error>(arguments.next().context(missing)?.parse()?);
     let pool = PgPoolOptions::new().max_connections(LANES as u32).connect(&url).await?;
     let drop = || AssertSqlSafe(format!("DROP SCHEMA IF EXISTS {SCHEMA} CASCADE"));
     query(drop()).execute(&pool).await?;
@@ -266,8 +296,9 @@ async fn main() -> anyhow::Result<()> {
         None => speed::run(&url, &pool).await?,
         Some("bystander") => bystander::run(&url, &pool).await?,
         Some("outbox") => outbox::run(&url, &pool).await?,
-        Some("bloat") => bloat::run(&url, &pool, arguments.next().context("for how many minutes?")?.parse()?).await?,
-        Some(_) => anyhow::bail!("measure what? bystander, outbox or bloat"),
+        Some("steady") => steady::run(&url, number("what rate?")?, number("for how many minutes?")?).await?,
+        Some("bloat") => bloat::run(&url, &pool, number("for how many minutes?")?).await?,
+        Some(_) => anyhow::bail!("measure what? bystander, outbox, steady or bloat"),
     }
     query(drop()).execute(&pool).await?;
     Ok(())

@@ -20,16 +20,16 @@ pub(crate) async fn run(url: &str, pool: &PgPool) -> anyhow::Result<()> {
         let before = counters(pool).await?;
         fleet.took();
         let events = fleet.publish(retention, slice, rate).await?;
-        told(pool, &format!("strait, {name}"), before, events, fleet.took()).await?;
+        told(pool, &format!("strait, {name}"), before, events, || fleet.took()).await?;
     }
     say(format_args!("largest tables at the end, bytes: {:?}", sizes(pool).await?));
     fleet.end().await;
-    let notified = Notified::start(url).await?;
+    let notified = Notified::start(url, pool).await?;
     for (name, rate) in [("quiet", Some(160)), ("full speed", None)] {
         let before = counters(pool).await?;
         let events = notified.send(pool, rate).await?;
         // Nothing is kept, and there are no offsets.
-        told(pool, &format!("NOTIFY a message, {name}"), before, events, notified.took()).await?;
+        told(pool, &format!("NOTIFY a message, {name}"), before, events, || notified.took()).await?;
     }
     Ok(())
 }

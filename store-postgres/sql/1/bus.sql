@@ -120,58 +120,84 @@ BEGIN
 END
 $$;
 
--- Empties the slots of the feed that every node has read. A slot is sealed when it is no longer written to; ten
--- seconds later what its snapshot saw then has been read. A row that became visible after that seals it anew.
+-- Turns the ring of the feed. A slot that has been written to for ten seconds gives its turn to one that is free. It is
+-- sealed then; closed ten seconds later, when every node has read it; emptied another five seconds later, when no node
+-- looks into it any more.
 CREATE FUNCTION {s}.rotate_feed() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    now_at CONSTANT timestamptz := clock_timestamp();
+    n {s}.turn;
     k {s}.slot;
-    is_late boolean;
+    is_used boolean;
 BEGIN
-    FOR k IN SELECT * FROM {s}.slot ORDER BY slot FOR UPDATE SKIP LOCKED LOOP
-        IF k.slot = {s}.current_slot() THEN
-            UPDATE {s}.slot SET sealed_at = NULL, emptied = false 
-                WHERE slot = k.slot AND (emptied OR sealed_at IS NOT NULL);
-        ELSIF k.emptied THEN
-            CONTINUE;
-        ELSIF k.sealed_at IS NULL THEN
-            UPDATE {s}.slot SET sealed_at = clock_timestamp(), sealed = pg_current_snapshot() WHERE slot = k.slot;
-        ELSIF k.sealed_at < clock_timestamp() - interval '10 seconds' THEN
-            BEGIN
-                PERFORM set_config('lock_timeout', '100ms', true);
-                EXECUTE 'LOCK TABLE {s}.feed_' || k.slot || ' IN ACCESS EXCLUSIVE MODE';
-                EXECUTE 'SELECT EXISTS (SELECT FROM {s}.feed_' || k.slot || ' WHERE xid >= pg_snapshot_xmax($1)) OR'
-                    || ' EXISTS (SELECT FROM {s}.feed_' || k.slot || ' WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))))'
-                    INTO is_late USING k.sealed;
-                IF is_late THEN
-                    UPDATE {s}.slot SET sealed_at = clock_timestamp(), sealed = pg_current_snapshot() WHERE slot = k.slot;
-                ELSE
-                    EXECUTE 'TRUNCATE {s}.feed_' || k.slot;
-                    UPDATE {s}.slot SET emptied = true, sealed_at = NULL WHERE slot = k.slot;
-                END IF;
-            EXCEPTION WHEN lock_not_available THEN
-                NULL; -- Somebody reads it, a dump say: it is emptied later.
-            END;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    SELECT * INTO n FROM {s}.turn WHERE one FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN RETURN; END IF;
+    FOR k IN SELECT * FROM {s}.slot ORDER BY slot LOOP
+        IF k.closed_at IS NOT NULL THEN
+            IF k.closed_at < now_at - interval '5 seconds' THEN PERFORM {s}.empty_slot(k, n.slot); END IF;
+        ELSIF k.sealed_at IS NOT NULL THEN
+            UPDATE {s}.slot SET closed_at = now_at
+                WHERE slot = k.slot AND k.sealed_at < now_at - interval '10 seconds';
+        ELSE
+            EXECUTE format('SELECT EXISTS (SELECT FROM {s}.feed_%s)', k.slot) INTO is_used;
+            IF is_used AND k.slot <> n.slot THEN
+                UPDATE {s}.slot SET sealed_at = clock_timestamp(), sealed = pg_current_snapshot() WHERE slot = k.slot;
+            ELSIF is_used AND n.since < now_at - interval '10 seconds' THEN
+                UPDATE {s}.turn SET since = now_at, slot = coalesce((
+                    SELECT f.slot FROM {s}.slot f WHERE f.sealed_at IS NULL AND f.slot <> k.slot
+                    ORDER BY (f.slot - k.slot + 4) % 4 LIMIT 1
+                ), k.slot) WHERE one RETURNING * INTO n;
+            END IF;
         END IF;
     END LOOP;
 END
 $$;
 
--- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time.
-CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS void LANGUAGE plpgsql AS $$
+-- Empties a closed slot, unless somebody uses it: a dump, or a publication that has yet to commit. What became visible
+-- after the seal may not have been read: it is written anew. Who has read it passes over it.
+CREATE FUNCTION {s}.empty_slot(k {s}.slot, current smallint) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    is_free boolean := true;
+BEGIN
+    BEGIN
+        EXECUTE format('LOCK TABLE {s}.feed_%s IN ACCESS EXCLUSIVE MODE NOWAIT', k.slot);
+    EXCEPTION WHEN lock_not_available THEN
+        is_free := false;
+    END;
+    EXECUTE format(
+        'WITH late AS ( '
+            'INSERT INTO {s}.feed (slot, seq, at, topic, epoch, number, mark, kind, format, payload, publisher, turn, exclude) '
+            'SELECT $1, seq, at, topic, epoch, number, mark, kind, format, payload, publisher, turn, exclude FROM {s}.feed_%s '
+            'WHERE xid >= pg_snapshot_xmax($2) OR xid = ANY (ARRAY(SELECT pg_snapshot_xip($2))) '
+        ') UPDATE {s}.slot SET sealed = pg_current_snapshot() WHERE slot = $3', k.slot
+    ) USING current, k.sealed, k.slot;
+    IF is_free THEN
+        EXECUTE format('TRUNCATE {s}.feed_%s', k.slot);
+        UPDATE {s}.slot SET sealed_at = NULL, sealed = NULL, closed_at = NULL WHERE slot = k.slot;
+    END IF;
+END
+$$;
+
+-- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time. Tells
+-- whether it found so much that the next part should not wait: else more could come than goes.
+CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
     w {s}.sweep;
     t {s}.topic;
     first bigint;
     seen bigint := 0;
-    is_forgotten boolean;
+    swept bigint := 0;
+    keys bigint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     SELECT * INTO w FROM {s}.sweep WHERE one FOR UPDATE SKIP LOCKED;
-    IF NOT FOUND OR w.pause_until > clock_timestamp() THEN RETURN; END IF;
+    IF NOT FOUND OR w.pause_until > clock_timestamp() THEN RETURN false; END IF;
     DELETE FROM {s}.key WHERE (topic, hash) IN (
         SELECT topic, hash FROM {s}.key WHERE until <= now_at ORDER BY until LIMIT 1000
     );
+    GET DIAGNOSTICS keys = ROW_COUNT;
     FOR t IN SELECT * FROM {s}.topic WHERE id > w.after_topic ORDER BY id LIMIT most LOOP
         seen := seen + 1;
         w.after_topic := t.id;
@@ -184,14 +210,17 @@ BEGIN
                 DELETE FROM {s}.log l WHERE l.topic = t.id AND l.number > t.before AND (l.number < first) IS NOT FALSE;
                 t.before := first - 1;
                 PERFORM {s}.save_topic(t);
+                swept := swept + 1;
             END IF;
         END IF;
         IF t.before IS NULL AND {s}.is_unknown(t) THEN
             PERFORM FROM {s}.topic WHERE id = t.id FOR UPDATE SKIP LOCKED;
             IF FOUND THEN
                 SELECT * INTO t FROM {s}.topic WHERE id = t.id;
-                is_forgotten := t.before IS NULL AND {s}.is_unknown(t);
-                IF is_forgotten THEN DELETE FROM {s}.topic WHERE id = t.id; END IF;
+                IF t.before IS NULL AND {s}.is_unknown(t) THEN
+                    DELETE FROM {s}.topic WHERE id = t.id;
+                    swept := swept + 1;
+                END IF;
             END IF;
         END IF;
     END LOOP;
@@ -201,6 +230,7 @@ BEGIN
         w.pause_until := clock_timestamp() + interval '2 seconds';
     END IF;
     UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
+    RETURN keys = 1000 OR seen = most AND swept * 10 > most;
 END
 $$;
 

@@ -137,7 +137,8 @@ CREATE UNLOGGED TABLE {s}.interest (
 CREATE INDEX interest_node ON {s}.interest (node);
 
 -- What nodes have yet to hear: events of topics that some node hears. A ring of partitions, emptied by TRUNCATE: nothing
--- is deleted row by row, nothing is vacuumed.
+-- is deleted row by row, nothing is vacuumed. Nobody may name the table as a whole but to insert into it: that would lock
+-- all partitions, and wait for the one that is emptied.
 -- xid: nodes read what has become visible since their last snapshot, so that a late commit is not skipped.
 CREATE TABLE {s}.feed (
     slot smallint NOT NULL,
@@ -177,14 +178,23 @@ CREATE UNLOGGED TABLE {s}.mail (
     PRIMARY KEY (node, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
--- sealed: a slot is no longer written to; what its snapshot saw then, every node has heard ten seconds later.
+-- sealed: what this snapshot saw of a slot that is no longer written to, every node has read ten seconds later. closed_at:
+-- since then no poll looks into it.
 CREATE TABLE {s}.slot (
     slot smallint PRIMARY KEY,
     sealed_at timestamptz,
     sealed pg_snapshot,
-    emptied boolean NOT NULL DEFAULT true
+    closed_at timestamptz
 );
 INSERT INTO {s}.slot (slot) VALUES (0), (1), (2), (3);
+
+-- The slot that is written to. Who holds its lock is the one that turns the ring.
+CREATE TABLE {s}.turn (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    slot smallint NOT NULL,
+    since timestamptz NOT NULL
+);
+INSERT INTO {s}.turn (slot, since) VALUES (0, now());
 
 -- How far the sweep through the topics has come. Who holds its lock is the one that sweeps.
 CREATE TABLE {s}.sweep (

@@ -14,10 +14,6 @@ CREATE FUNCTION {s}.millis(duration bigint) RETURNS interval LANGUAGE sql IMMUTA
     SELECT duration * interval '1 millisecond'
 $$;
 
-CREATE FUNCTION {s}.current_slot() RETURNS smallint LANGUAGE sql VOLATILE AS $$
-    SELECT (floor(extract(epoch FROM clock_timestamp()) / 10)::bigint % 4)::smallint
-$$;
-
 -- The topic, made if need be, locked against other publishers or, if not alone, merely kept from being forgotten. Whoever
 -- locks several does so in the order of names, and channels before topics.
 CREATE FUNCTION {s}.lock_topic(wanted text, alone boolean DEFAULT true) RETURNS {s}.topic LANGUAGE plpgsql AS $$
@@ -69,8 +65,8 @@ BEGIN
     END IF;
     IF heard THEN
         INSERT INTO {s}.feed (slot, seq, at, topic, epoch, number, mark, kind, format, payload, publisher, turn, exclude)
-            VALUES ({s}.current_slot(), nextval('{s}.feed_seq'), now_at, t.id, t.epoch, t.head, t.head_mark,
-                    a_kind, a_format, a_payload, a_publisher, a_turn, a_exclude);
+            VALUES ((SELECT n.slot FROM {s}.turn n WHERE n.one), nextval('{s}.feed_seq'), now_at, t.id, t.epoch,
+                    t.head, t.head_mark, a_kind, a_format, a_payload, a_publisher, a_turn, a_exclude);
     END IF;
     RETURN t;
 END
@@ -217,9 +213,11 @@ END
 $$;
 
 -- The sequencer: gives what waits in the outbox its place, topics that are locked aside. Tells whether nodes must be
--- woken, whether anything was given its place, and whether something may be left that could be.
-CREATE FUNCTION {s}.sequence_outbox(local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean)
-LANGUAGE plpgsql AS $$
+-- woken, whether anything was given its place, whether something may be left that could be, and which retained topics
+-- have something for indexed members.
+CREATE FUNCTION {s}.sequence_outbox(
+    local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[]
+) LANGUAGE plpgsql AS $$
 DECLARE
     wanted text;
     t {s}.topic;
@@ -232,6 +230,7 @@ BEGIN
     o_wake := false;
     o_done := false;
     o_more := false;
+    o_relay := '{}';
     FOR wanted IN
         WITH RECURSIVE waiting (name) AS (
             (SELECT topic FROM {s}.outbox ORDER BY topic LIMIT 1)
@@ -261,10 +260,27 @@ BEGIN
         IF t.head > before THEN
             o_done := true;
             o_wake := o_wake OR EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id AND n.node <> ALL (local));
+            IF t.before IS NOT NULL AND t.relay_epoch IS NOT NULL THEN o_relay := o_relay || wanted; END IF;
         END IF;
         o_more := o_more OR topics = 100 OR EXISTS (SELECT FROM {s}.outbox b WHERE b.topic = wanted);
         EXIT WHEN topics = 100;
     END LOOP;
+END
+$$;
+
+-- Takes the right to relay a topic; no row while somebody else has it, or without indexed members. Where there are no nodes
+-- nobody else may have given what waits in the outbox its place.
+CREATE FUNCTION {s}.hold_relay(wanted text, a_ttl bigint) RETURNS SETOF {s}.topic LANGUAGE plpgsql AS $$
+DECLARE
+    t {s}.topic;
+BEGIN
+    SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR NO KEY UPDATE;
+    IF t.relay_epoch IS NULL OR (t.relay_token IS NOT NULL AND t.relay_until > clock_timestamp()) THEN RETURN; END IF;
+    t := {s}.drain(t, NULL, EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id));
+    t.relay_token := nextval('{s}.holder');
+    t.relay_until := clock_timestamp() + {s}.millis(a_ttl);
+    PERFORM {s}.save_topic(t);
+    RETURN NEXT t;
 END
 $$;
 

@@ -26,7 +26,7 @@ pub(super) struct Hearing {
     changing: usize,
     early: HashMap<i64, Vec<(Position, Arc<Event>)>>,
     ended: HashMap<Topic, i64>,
-    /// Numbers of topics that are heard though nobody wants them: a call came late, say.
+    /// Numbers of topics that the database has interest in, though nobody wants them: a call came late or failed, say.
     unwanted: HashSet<i64>,
 }
 
@@ -112,31 +112,39 @@ impl Hearing {
         }
     }
 
-    pub(super) fn end(&mut self, topic: &Topic, asked: i64) {
+    /// Ends hearing. The topic is unwanted until the database [has ended](Self::has_ended) it too. Answers its number, if
+    /// it was heard.
+    pub(super) fn end(&mut self, topic: &Topic, asked: i64) -> Option<i64> {
         let heard = self.numbers.get(topic).and_then(|number| self.topics.get(number));
         if heard.is_some_and(|heard| heard.asked > asked) {
-            return;
-        }
-        self.forget(topic);
-        let ended = self.ended.entry(topic.clone()).or_insert(asked);
-        *ended = asked.max(*ended);
-    }
-
-    fn forget(&mut self, topic: &Topic) {
-        if let Some(number) = self.numbers.remove(topic) {
-            self.topics.remove(&number);
-        }
-    }
-
-    /// Topics that came though nobody wants them, and the last call that could have asked for them; nothing while it may
-    /// change what is wanted.
-    pub(super) fn unwanted(&mut self) -> Option<(Vec<i64>, i64)> {
-        if self.changing > 0 || self.unwanted.is_empty() {
             return None;
         }
-        let unwanted = std::mem::take(&mut self.unwanted);
-        let unwanted: Vec<_> = unwanted.into_iter().filter(|number| !self.topics.contains_key(number)).collect();
-        Some((unwanted, self.asked))
+        let ended = self.ended.entry(topic.clone()).or_insert(asked);
+        *ended = asked.max(*ended);
+        let number = self.forget(topic)?;
+        self.unwanted.insert(number);
+        Some(number)
+    }
+
+    pub(super) fn has_ended(&mut self, numbers: &[i64]) {
+        self.unwanted.retain(|number| !numbers.contains(number));
+    }
+
+    fn forget(&mut self, topic: &Topic) -> Option<i64> {
+        let number = self.numbers.remove(topic)?;
+        self.topics.remove(&number);
+        Some(number)
+    }
+
+    /// Topics that nobody wants, and the last call that could have asked for them; nothing while one may change what is
+    /// wanted.
+    pub(super) fn unwanted(&mut self) -> Option<(Vec<i64>, i64)> {
+        if self.changing > 0 {
+            return None;
+        }
+        self.unwanted.retain(|number| !self.topics.contains_key(number));
+        let unwanted: Vec<_> = self.unwanted.iter().copied().collect();
+        (!unwanted.is_empty()).then_some((unwanted, self.asked))
     }
 
     /// Takes an event, unless it has been heard before. Tells of a gap where one is missing.
@@ -284,6 +292,7 @@ mod tests {
         hearing.changed();
         hearing.event(8, at(1, 1), event());
         assert_eq!(hearing.unwanted(), Some((vec![8], asked)));
+        hearing.has_ended(&[8]);
         assert_eq!(hearing.unwanted(), None);
     }
 }

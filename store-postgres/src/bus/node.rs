@@ -247,10 +247,12 @@ impl Node {
         if on.is_empty() && ends.is_empty() {
             return self.hearing().map(|_| Vec::new()).ok_or_else(|| left("interest"));
         }
-        let (registration, asked) = {
+        let (registration, asked, ended) = {
             let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
             let asked = hearing.about_to_change();
-            (hearing.registration.clone(), asked)
+            // Whatever comes of the call: who leaves does not ask again.
+            let ended: Vec<i64> = ends.iter().filter_map(|topic| hearing.end(topic, asked)).collect();
+            (hearing.registration.clone(), asked, ended)
         };
         let _changing = Changing(self);
         let change = Change { asked, on: on.iter().collect(), off: ends };
@@ -258,7 +260,7 @@ impl Node {
         let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
         let head = |topic: &Topic| starts.iter().find(|start: &&Start| start.topic == *topic).map(|start| start.head);
         let heads = on.iter().map(head).collect::<Option<Vec<_>>>();
-        change.off.into_iter().for_each(|topic| hearing.end(topic, asked));
+        hearing.has_ended(&ended);
         starts.into_iter().for_each(|start| hearing.begin(start, asked));
         heads.ok_or_else(|| error(StoreErrorKind::Corrupt, "interest", "a topic without an answer"))
     }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgRow;
+use strait_core::Topic;
 use strait_core::store::StoreError;
 use tokio::time::{sleep, timeout};
 
@@ -14,10 +15,10 @@ use super::resync::resync;
 use crate::config::PostgresConfig;
 use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
-use crate::values::{Read, event, get, millis, position, unsigned};
+use crate::values::{Read, event, get, millis, name, position, unsigned};
 
-/// Between two polls less must pass than the ten seconds that a slot of the feed surely stays, or something may be
-/// missing.
+/// Between two polls less must pass than the ten seconds after which a sealed slot of the feed is closed, or something may
+/// be missing.
 const LONGEST_PAUSE: Duration = Duration::from_secs(9);
 /// Before the outbox is looked into again while all that waits is locked, at least twice this passes.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
@@ -34,6 +35,8 @@ pub(super) struct Mark {
     at: u64,
     /// When the server was started.
     born: u64,
+    /// The slots of the feed that are open, a bit each.
+    open: u32,
 }
 
 /// What a poll found beside events.
@@ -47,13 +50,15 @@ impl Mark {
     fn read(row: &PgRow) -> Read<Self> {
         let snapshot: String = get(row, "snapshot")?;
         let next = snapshot.split(':').nth(1).and_then(|next| next.parse().ok()).unwrap_or(0);
-        Ok(Self { snapshot, next, at: unsigned(row, "at")?, born: unsigned(row, "born")? })
+        let open = get::<i32>(row, "open")?.unsigned_abs();
+        Ok(Self { snapshot, next, at: unsigned(row, "at")?, born: unsigned(row, "born")?, open })
     }
 
     /// Whether everything that came since an older mark was still there to be read.
     fn continues(&self, before: &Mark) -> bool {
-        let pause = Duration::from_micros(self.at.saturating_sub(before.at));
-        self.born == before.born && self.next >= before.next && pause < LONGEST_PAUSE
+        // A clock that was set back tells nothing.
+        let pause = self.at.checked_sub(before.at).map(Duration::from_micros);
+        self.born == before.born && self.next >= before.next && pause.is_some_and(|pause| pause < LONGEST_PAUSE)
     }
 }
 
@@ -117,7 +122,15 @@ fn pause(config: &PostgresConfig, blocked: u32) -> Duration {
 
 /// One poll, and what follows from it.
 async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) -> Result<Sequenced, StoreError> {
-    let found = poll(store, node, Some(&progress.mark)).await?;
+    let mut asked = progress.mark.open;
+    let found = loop {
+        let found = poll(store, node, Some((&progress.mark, asked))).await?;
+        if found.mark.open & !asked == 0 {
+            break found;
+        }
+        // One was emptied, and may have been written to again.
+        asked = found.mark.open;
+    };
     take_mail(store, node).await;
     end_unwanted(store, node).await;
     progress.is_whole &= found.is_on && found.mark.continues(&progress.mark);
@@ -131,7 +144,7 @@ async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) 
     if !found.waiting {
         return Ok(Sequenced::Nothing);
     }
-    Ok(sequence(store).await.unwrap_or_else(|error| {
+    Ok(sequence(store, node).await.unwrap_or_else(|error| {
         tracing::warn!(error = %error, "what transactions have published waits to be sequenced");
         Sequenced::Nothing
     }))
@@ -148,21 +161,26 @@ async fn take_mail(store: &PostgresStore, node: &Node) {
     }
 }
 
-/// Ends interest that a call which came late has begun. If it cannot, the next event of the topic tells of it again.
+/// Ends interest that a call which came late has begun, or one that failed has not ended.
 async fn end_unwanted(store: &PostgresStore, node: &Node) {
     let unwanted = node.hearing().and_then(|mut hearing| Some((hearing.registration.number, hearing.unwanted()?)));
     let Some((number, (topics, asked))) = unwanted else { return };
-    let values = Values::new().with(number).with(topics).with(asked);
-    if let Err(error) = store.rows("unhear", Lane::Vital, &store.inner.sql.unhear, values).await {
-        tracing::debug!(error = %error, "interest that nobody has could not be ended");
+    let values = Values::new().with(number).with(&topics).with(asked);
+    match store.rows("unhear", Lane::Vital, &store.inner.sql.unhear, values).await {
+        Ok(_) => {
+            if let Some(mut hearing) = node.hearing() {
+                hearing.has_ended(&topics);
+            }
+        }
+        Err(error) => tracing::debug!(error = %error, "interest that nobody has could not be ended, trying again"),
     }
 }
 
-/// Reads what is new since a mark, or only where things stand now.
-pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark>) -> Result<Found, StoreError> {
+/// Reads what is new in slots since a mark, or only where things stand now.
+pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<(&Mark, u32)>) -> Result<Found, StoreError> {
     let Some(registration) = node.registration() else { return Err(super::left("poll")) };
-    let values =
-        Values::new().with(registration.number).with(since.map(|since| since.snapshot.as_str())).with(&registration.id);
+    let (since, slots) = since.map_or((None, 0), |(since, slots)| (Some(&*since.snapshot), slots));
+    let values = Values::new().with(registration.number).with(since).with(&registration.id);
     let mut first: Option<Read<Found>> = None;
     let mut mail = Vec::new();
     let mut broken = None;
@@ -179,7 +197,7 @@ pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<&Mark
             }
         }
     };
-    store.inner.database.stream("poll", Lane::Vital, &store.inner.sql.poll, values, &mut take).await?;
+    store.inner.database.stream("poll", Lane::Vital, store.inner.sql.poll(slots), values, &mut take).await?;
     let found = store.read(
         "poll",
         broken
@@ -217,16 +235,22 @@ fn hear_row(node: &Node, row: &PgRow, now: u64, mail: &mut Vec<Item>) -> Read<Du
 }
 
 /// Gives what waits in the outbox its place.
-async fn sequence(store: &PostgresStore) -> Result<Sequenced, StoreError> {
+async fn sequence(store: &PostgresStore, node: &Node) -> Result<Sequenced, StoreError> {
     let values = Values::new().with(store.inner.nodes.numbers());
     let row = store.one("sequence", Lane::Vital, &store.inner.sql.sequence, values).await?;
     let answer = || Ok((get(&row, "o_wake")?, get(&row, "o_done")?, get(&row, "o_more")?));
     let (wake, done, more): (bool, bool, bool) = store.read("sequence", answer())?;
+    let relay = || get::<Vec<String>>(&row, "o_relay")?.into_iter().map(name).collect();
+    let relay: Vec<Topic> = store.read("sequence", relay())?;
     if wake {
         store.inner.waker.wake();
     }
     if done {
         store.inner.nodes.wake_all();
+    }
+    let sink = node.hearing().map(|hearing| Arc::clone(&hearing.sink));
+    if let Some(sink) = sink.filter(|_| !relay.is_empty()) {
+        sink.relay(&relay);
     }
     Ok(if done || more { Sequenced::Something } else { Sequenced::Blocked })
 }
@@ -247,6 +271,27 @@ pub(super) async fn keep(store: PostgresStore, node: Arc<Node>) {
         };
         if let Err(error) = swept {
             tracing::debug!(error = %error, "a node could not keep its place on the bus");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_continues_another_one_by_a_clock_that_went_on_for_a_while() {
+        const SECOND: u64 = 1_000_000;
+        let mark = |at: u64, born: u64| Mark { snapshot: "7:7:".to_owned(), next: 7, at: at * SECOND, born, open: 1 };
+        let before = mark(100, 1);
+        for (after, continues) in [
+            (mark(100, 1), true),
+            (mark(108, 1), true),
+            (mark(109, 1), false),
+            (mark(99, 1), false),
+            (mark(101, 2), false),
+        ] {
+            assert_eq!(after.continues(&before), continues, "{after:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use strait_core::testkit::Ears;
 use strait_core::{ChannelId, Close, NodeId};
 use strait_store_postgres::sqlx::{PgConnection, raw_sql};
 
-use crate::kit::{Schema, count_rows, eventually, hearing, publication, publish, topic, waits_for_lock};
+use crate::kit::{Schema, count_rows, eventually, hearing, publication, publish, topic, turn_feed, waits_for_lock};
 
 fn close() -> Command {
     Command::Close { channel: ChannelId::unique(), close: Close::policy("kicked") }
@@ -42,11 +42,8 @@ async fn a_command_waits_for_a_node_that_cannot_read_for_longer_than_the_feed_la
     let command = send(&*sending, &id).await;
     // As if all this had been long ago: all that was written is emptied.
     let mut aging = schema.connection().await;
-    run(&mut aging, &schema, "UPDATE {s}.feed SET slot = (slot + 2) % 4").await;
-    run(&mut aging, &schema, "UPDATE {s}.slot SET emptied = false").await;
     let emptied = async || {
-        run(&mut aging, &schema, "SELECT {s}.rotate_feed()").await;
-        run(&mut aging, &schema, "UPDATE {s}.slot SET sealed_at = sealed_at - interval '11 seconds'").await;
+        turn_feed(&schema, &mut aging).await;
         (count_rows(&schema, "feed").await == 0).then_some(())
     };
     eventually("the feed to be empty", emptied).await;

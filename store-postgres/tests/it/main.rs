@@ -5,7 +5,9 @@
 mod conformance;
 mod costs;
 mod faults;
+mod feed;
 mod full;
+mod gateways;
 mod kit;
 mod mail;
 mod outbox;

@@ -223,6 +223,18 @@ async fn who_leaves_and_is_dropped_does_not_undo_who_joins() {
 }
 
 #[tokio::test]
+async fn who_cannot_say_that_it_leaves_has_left_all_the_same() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let (_ears, bus) = hearing(&store, &["a", "b"]).await;
+    let rename = schema.sql("ALTER FUNCTION {s}.hear RENAME TO hear_not");
+    query(rename).execute(&mut schema.connection().await).await.unwrap();
+    bus.interest(&[], &[topic("a")]).await.unwrap_err();
+    let left = async || (count_rows(&schema, "interest").await == 1).then_some(());
+    eventually("the interest to end", left).await;
+}
+
+#[tokio::test]
 async fn a_call_that_reaches_the_database_late_undoes_no_later_one() {
     let schema = Schema::new();
     let store = schema.store().await;

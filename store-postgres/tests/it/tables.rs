@@ -66,7 +66,7 @@ async fn use_everything(store: &PostgresStore, schema: &Schema) {
     store.deliver(&[(new.id.clone(), event)]).await.unwrap();
     store.inbox(&new.id, &position, 10).await.unwrap();
     let relay = store.relay(&topic("a"), &node, LONG).await.unwrap().unwrap();
-    store.relay_done(&relay, &position).await.unwrap();
+    store.relay_done(&relay, &position, None).await.unwrap();
     let lock = store.lock(&new.id, &node, LONG).await.unwrap().unwrap();
     store.unlock(&lock).await.unwrap();
     store.write(&fence, strait_core::store::Patch { opened: true, ..Default::default() }).await.unwrap();
@@ -131,8 +131,8 @@ async fn a_poll_reads_by_index_only() {
     let mut connection = schema.connection().await;
     query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
     for sql in [
-        "SELECT * FROM {s}.feed WHERE xid >= pg_snapshot_xmax('10:20:10,12')",
-        "SELECT * FROM {s}.feed WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip('10:20:10,12')))",
+        "SELECT * FROM (SELECT * FROM {s}.feed_0 UNION ALL SELECT * FROM {s}.feed_1) f \
+         WHERE f.xid >= pg_snapshot_xmax('10:20:10,12') OR f.xid = ANY (ARRAY(SELECT pg_snapshot_xip('10:20:10,12')))",
         "SELECT id FROM {s}.outbox ORDER BY topic, id LIMIT 1",
     ] {
         let plan = query(schema.sql(&format!("EXPLAIN {sql}"))).fetch_all(&mut connection).await.unwrap();
@@ -162,36 +162,6 @@ async fn many_may_migrate_at_once() {
 }
 
 #[tokio::test]
-async fn the_feed_is_emptied_once_it_has_been_read() {
-    let schema = Schema::new();
-    let store = schema.store().await;
-    let (ears, _bus) = hearing(&store, &["a"]).await;
-    publish(&store, publication("a", "x")).await;
-    ears.hear(&topic("a"), 1).await;
-    assert_eq!(count_rows(&schema, "feed").await, 1);
-    // As if the slot had been written to twenty seconds ago.
-    let mut connection = schema.connection().await;
-    let age = "UPDATE {s}.feed SET slot = (slot + 2) % 4";
-    query(schema.sql(age)).execute(&mut connection).await.unwrap();
-    let written = "UPDATE {s}.slot SET emptied = false WHERE slot IN (SELECT slot FROM {s}.feed)";
-    query(schema.sql(written)).execute(&mut connection).await.unwrap();
-    let rotate = async || {
-        query(schema.sql("SELECT {s}.rotate_feed()")).execute(&mut schema.connection().await).await.unwrap();
-        count_rows(&schema, "feed").await
-    };
-    assert_eq!(rotate().await, 1, "the slot is sealed first");
-    let later = "UPDATE {s}.slot SET sealed_at = sealed_at - interval '11 seconds'";
-    // What became visible after the seal keeps the slot.
-    let late = "INSERT INTO {s}.feed (slot, seq, at, topic, epoch, number, mark, kind, format, payload) \
-                SELECT slot, 0, now(), topic, epoch, number + 1, mark, kind, format, payload FROM {s}.feed";
-    query(schema.sql(late)).execute(&mut connection).await.unwrap();
-    query(schema.sql(later)).execute(&mut connection).await.unwrap();
-    assert_eq!(rotate().await, 2);
-    query(schema.sql(later)).execute(&mut connection).await.unwrap();
-    assert_eq!(rotate().await, 0);
-}
-
-#[tokio::test]
 async fn what_is_over_leaves_nothing_behind() {
     let schema = Schema::new();
     let store = schema.store().await;
@@ -218,6 +188,22 @@ async fn what_is_over_leaves_nothing_behind() {
         (left == 0).then_some(())
     };
     eventually("the sweep", swept).await;
+}
+
+#[tokio::test]
+async fn what_is_over_goes_as_fast_as_it_comes() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let mut connection = schema.connection().await;
+    // Each was published on once, and a key remembered for it, long ago.
+    let over = "WITH t AS (INSERT INTO {s}.topic (name, epoch) SELECT 't' || n, 1 FROM generate_series(1, 9000) n RETURNING id) \
+                INSERT INTO {s}.key SELECT id, '', 1, 1, 1, now() FROM t";
+    query(schema.sql(over)).execute(&mut connection).await.unwrap();
+    let node = NodeId::unique();
+    for _ in 0..3 {
+        store.claim_due(&node, 1, LONG).await.unwrap();
+    }
+    assert_eq!((count_rows(&schema, "key").await, count_rows(&schema, "topic").await), (0, 0));
 }
 
 #[tokio::test]

@@ -21,6 +21,8 @@ pub(crate) struct Listener {
     connecting: tokio::sync::Mutex<()>,
     /// Whether there has ever been a connection.
     connected: AtomicBool,
+    /// The connection on which all that is wanted was subscribed to last, by its number; 0 for none.
+    pub(crate) whole: AtomicU64,
     /// Microseconds after the bus' origin at which something that proves hearing last came, plus 1; 0 for not on this
     /// connection.
     proved: AtomicU64,
@@ -69,6 +71,7 @@ impl Listener {
             link: RwLock::default(),
             connecting: tokio::sync::Mutex::const_new(()),
             connected: AtomicBool::new(false),
+            whole: AtomicU64::new(0),
             proved: AtomicU64::new(0),
             origin,
         };
@@ -81,10 +84,14 @@ impl Listener {
         Arc::ptr_eq(&self.server, server) && self.runtime.id() == runtime.id()
     }
 
+    /// Whether there has never been a connection.
+    pub(crate) fn is_new(&self) -> bool {
+        !self.connected.load(Ordering::Acquire)
+    }
+
     /// Whether what is published arrives here, as far as is known after so long.
     pub(crate) fn hears(&self, limit: Duration) -> bool {
-        let linked = self.link().is_some() || !self.connected.load(Ordering::Acquire);
-        linked && self.silent_for().is_some_and(|silent| silent <= limit)
+        (self.link().is_some() || self.is_new()) && self.silent_for().is_some_and(|silent| silent <= limit)
     }
 
     /// The connection, if there is one that lives.
@@ -108,7 +115,7 @@ impl Listener {
             return Ok(link);
         }
         *self.link.write() = None;
-        if self.connected.load(Ordering::Acquire) {
+        if !self.is_new() {
             // Until a probe has come on the new connection, which is sent when everything is subscribed to again.
             self.proved.store(0, Ordering::Release);
         }
@@ -116,7 +123,10 @@ impl Listener {
         let (server, hear) = (Arc::clone(&self.server), hear());
         // Whoever asks may be elsewhere, and may end before.
         let connecting = self.runtime.spawn(async move { server.connect(hear, deadline).await });
-        let ended = |_| Failure::Foreign("the runtime that heard the bus has ended");
+        let ended = |_| Failure::Lost {
+            address: self.server.address.clone(),
+            what: "the runtime that is to hear it has ended".to_owned(),
+        };
         let connection = connecting.await.map_err(ended)??;
         self.connected.store(true, Ordering::Release);
         let link = Link { connection, number, since: Instant::now(), probe: Arc::default() };

@@ -6,6 +6,7 @@
 //! heard. A probe that is published and must arrive shows that the way is open in between.
 
 mod heard;
+mod hearing;
 mod listener;
 mod mailbox;
 mod node;

@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use foldhash::fast::RandomState;
 use futures_util::future::try_join_all;
 use parking_lot::{Mutex, RwLock};
-use redis::{PushInfo, PushKind, Value};
 use strait_core::store::{BusNode, Command, Health, Sink, StoreError, StoreErrorKind};
 use strait_core::{NodeId, Position, Topic};
 use tokio::runtime::Handle;
@@ -17,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::heard::Heard;
-use super::listener::{Ear, Link, Listener, Subscribed};
+use super::listener::{Link, Listener, Subscribed};
 use super::mailbox::Mailbox;
 use super::supervisor;
 use crate::call::Call;
@@ -42,6 +40,9 @@ impl fmt::Debug for RedisNode {
         f.debug_struct("RedisNode").field("node", &self.bus.node).finish_non_exhaustive()
     }
 }
+
+/// An ear, and topics that it hears.
+pub(super) type Place = (Arc<Listener>, Vec<Arc<Heard>>);
 
 /// What the node's tasks and connections share.
 pub(super) struct Bus {
@@ -154,92 +155,6 @@ impl Bus {
         self.links.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// What a connection does with what comes on it: runs in the connection's task, and never waits.
-    fn ear(self: &Arc<Self>, listener: &Arc<Listener>) -> Ear {
-        let (bus, listener) = (Arc::downgrade(self), Arc::downgrade(listener));
-        Box::new(move |info: PushInfo| {
-            let (Some(bus), Some(listener)) = (bus.upgrade(), listener.upgrade()) else { return };
-            match info.kind {
-                PushKind::SMessage => {
-                    let mut data = info.data.into_iter();
-                    if let (Some(Value::BulkString(channel)), Some(Value::BulkString(frame))) =
-                        (data.next(), data.next())
-                    {
-                        bus.hear(&listener, &channel, &frame.into());
-                    }
-                }
-                PushKind::SUnsubscribe => {
-                    if let Some(Value::BulkString(channel)) = info.data.first() {
-                        bus.farewell(channel);
-                    }
-                }
-                PushKind::Disconnection => bus.needed.notify_one(),
-                _ => {}
-            }
-        })
-    }
-
-    fn hear(&self, listener: &Listener, channel: &[u8], frame: &Bytes) {
-        let (Some(sink), Ok(channel)) = (self.sink(), std::str::from_utf8(channel)) else { return };
-        if let Some(topic) = self.store.keys.topic_of_channel(channel) {
-            let heard = self.topics.read().get(topic).cloned();
-            match (heard, event::split_frame(frame)) {
-                (Some(heard), Ok(events)) => heard.events(events, &*sink),
-                (Some(_), Err(error)) => tracing::error!(error = %error, "an event was not understood"),
-                (None, _) => self.unwanted(channel),
-            }
-        } else if channel == self.mailbox.channel {
-            match event::split_frame(frame) {
-                Ok(commands) => {
-                    for (position, blob) in commands {
-                        if self.mailbox.command(position, blob, &*sink) {
-                            self.needed.notify_one();
-                        }
-                    }
-                }
-                Err(error) => tracing::error!(error = %error, "a command was not understood"),
-            }
-        } else {
-            self.probed(listener, frame);
-        }
-    }
-
-    /// The time of the probe's sending, in microseconds after the origin.
-    fn probed(&self, listener: &Listener, frame: &[u8]) {
-        let sent = std::str::from_utf8(frame).ok().and_then(|text| text.strip_prefix(&self.token));
-        let Some(sent) = sent.and_then(|sent| sent.trim().parse::<u64>().ok()) else { return };
-        listener.prove();
-        let lag = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX).saturating_sub(sent);
-        self.lag.store(lag, Ordering::Release);
-        metrics::gauge!("strait_bus_lag_seconds").set(lag as f64 / 1e6);
-    }
-
-    /// A subscription has ended: was it ours to end?
-    fn farewell(&self, channel: &[u8]) {
-        let Ok(channel) = std::str::from_utf8(channel) else { return };
-        let topic = self.store.keys.topic_of_channel(channel);
-        let heard = topic.and_then(|topic| self.topics.read().get(topic).cloned());
-        if let Some(heard) = &heard {
-            heard.on.store(0, Ordering::Release);
-        }
-        if channel == self.mailbox.channel {
-            self.mailbox.on.store(0, Ordering::Release);
-            self.mailbox.doubt();
-        }
-        if heard.is_some() || channel == self.mailbox.channel || topic.is_none() {
-            self.moved.store(true, Ordering::Release);
-            self.needed.notify_one();
-        }
-    }
-
-    fn unwanted(&self, channel: &str) {
-        let mut unwanted = self.unwanted.lock();
-        if unwanted.len() < 1024 && !unwanted.iter().any(|known| known == channel) {
-            unwanted.push(channel.to_owned());
-            self.needed.notify_one();
-        }
-    }
-
     /// The ear on a runtime at the server that has a slot.
     pub(super) async fn listener(&self, slot: u16, runtime: &Handle) -> Result<Arc<Listener>, Failure> {
         let server = self.store.router.server(slot).await?;
@@ -260,26 +175,52 @@ impl Bus {
         Instant::now() + self.store.config.command_timeout
     }
 
-    /// Subscribes to topics where their slots are now; those that moved meanwhile are left for the supervisor.
-    pub(super) async fn subscribe(self: &Arc<Self>, topics: &[Arc<Heard>]) -> Result<(), Failure> {
-        let mut places: Vec<(Arc<Listener>, Vec<&Arc<Heard>>)> = Vec::new();
+    /// Where topics are heard, with the first error if some are nowhere.
+    pub(super) async fn places(
+        &self,
+        topics: impl IntoIterator<Item = Arc<Heard>>,
+    ) -> (Vec<Place>, Result<(), Failure>) {
+        let (mut places, mut result) = (Vec::<Place>::new(), Ok(()));
         for heard in topics {
-            let listener = self.listener(heard.slot, &heard.runtime).await?;
-            match places.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &listener)) {
-                Some((_, topics)) => topics.push(heard),
-                None => places.push((listener, vec![heard])),
+            match self.listener(heard.slot, &heard.runtime).await {
+                Ok(listener) => match places.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &listener)) {
+                    Some((_, topics)) => topics.push(heard),
+                    None => places.push((listener, vec![heard])),
+                },
+                Err(failure) => result = result.and(Err(failure)),
             }
         }
-        let subscribe = async |(listener, topics): (Arc<Listener>, Vec<&Arc<Heard>>)| -> Result<bool, Failure> {
-            let link = self.link(&listener).await?;
-            let channels = self.channels(topics.iter().copied());
-            let answers = listener.subscribe(&link, &channels, self.deadline()).await?;
-            for (heard, _) in topics.iter().zip(&answers).filter(|(_, answer)| **answer == Subscribed::Done) {
-                heard.on.store(link.number, Ordering::Release);
+        (places, result)
+    }
+
+    /// Subscribes to topics where their slots are now; those that moved meanwhile are left for the supervisor.
+    async fn subscribe(self: &Arc<Self>, topics: &[Arc<Heard>]) -> Result<(), Failure> {
+        let (places, found) = self.places(topics.iter().cloned()).await;
+        found?;
+        let each = places.iter().map(async |(listener, topics)| {
+            let link = self.link(listener).await?;
+            self.subscribe_at(listener, &link, topics).await?;
+            if listener.whole.load(Ordering::Acquire) != link.number {
+                // It is not probed until the supervisor has looked at it, and left if it is not for long.
+                self.needed.notify_one();
             }
-            Ok(answers.contains(&Subscribed::Moved))
-        };
-        if try_join_all(places.into_iter().map(subscribe)).await?.contains(&true) {
+            Ok(())
+        });
+        try_join_all(each).await.map(drop)
+    }
+
+    pub(super) async fn subscribe_at(
+        &self,
+        listener: &Listener,
+        link: &Link,
+        topics: &[Arc<Heard>],
+    ) -> Result<(), Failure> {
+        let channels = self.channels(topics.iter());
+        let answers = listener.subscribe(link, &channels, self.deadline()).await?;
+        for (heard, _) in topics.iter().zip(&answers).filter(|(_, answer)| **answer == Subscribed::Done) {
+            heard.on.store(link.number, Ordering::Release);
+        }
+        if answers.contains(&Subscribed::Moved) {
             self.store.router.refresh(self.deadline()).await?;
             return Err(Failure::Topology("a slot is being moved".to_owned()));
         }

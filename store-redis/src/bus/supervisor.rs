@@ -1,14 +1,15 @@
 //! Keeps a node hearing: connects again, subscribes again, proves it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use strait_core::Position;
 use strait_core::store::StoreError;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 use super::heard::Heard;
 use super::listener::{Link, Listener, Subscribed};
@@ -25,25 +26,27 @@ const TOPICS_AT_ONCE: usize = 512;
 const LOOKS: u32 = 5;
 /// After a failure the next attempt comes soon, then ever later.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
+/// The two go on beside each other: a server that does not answer while something is mended keeps no other one from proving
+/// that it is heard.
 pub(super) async fn run(bus: Arc<Bus>) {
+    tokio::join!(keep_mended(&bus), keep_probing(&bus));
+}
+
+async fn keep_mended(bus: &Arc<Bus>) {
     let config = Arc::clone(&bus.store.config);
-    let (mut registered, mut compared, mut probed) = (Instant::now(), Instant::now(), None::<Instant>);
-    let mut looked = None::<Instant>;
-    let mut hears = false;
+    let (mut registered, mut compared, mut mended) = (Instant::now(), Instant::now(), None::<Instant>);
     let mut pause = FIRST_PAUSE;
     let registration = stays_for(&bus.store) / 4;
     let comparison = config.topic_time / 4;
     loop {
-        let wait = probed.map_or(Duration::ZERO, |at| config.probe_interval.saturating_sub(at.elapsed()));
+        let wait = if mended.is_none() { Duration::ZERO } else { config.probe_interval };
         // Whatever needs the supervisor wakes it; it looks around now and then all the same.
         let woken = timeout(wait, bus.needed.notified()).await.is_ok();
-        if woken || looked.is_none_or(|at| at.elapsed() >= config.probe_interval * LOOKS) {
-            looked = Some(Instant::now());
-            let mended = mend(&bus).await;
-            hears = mended.is_ok();
-            match mended {
+        if woken || mended.is_none_or(|at| at.elapsed() >= config.probe_interval * LOOKS) {
+            mended = Some(Instant::now());
+            match mend(bus).await {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(failure) => {
                     tracing::warn!(error = %failure, "the bus does not hear, trying again");
@@ -57,10 +60,6 @@ pub(super) async fn run(bus: Arc<Bus>) {
                 }
             }
         }
-        if probed.is_none_or(|at| at.elapsed() >= config.probe_interval) {
-            probed = Some(Instant::now());
-            probe(&bus, hears).await;
-        }
         if registered.elapsed() >= registration {
             registered = Instant::now();
             match register(&bus.store, &bus.node, &bus.token, "stay").await {
@@ -72,22 +71,63 @@ pub(super) async fn run(bus: Arc<Bus>) {
         if compared.elapsed() >= comparison {
             compared = Instant::now();
             // It also keeps the topics' counters from being forgotten.
-            if let Err(error) = compare_all(&bus).await {
+            if let Err(error) = compare_all(bus).await {
                 tracing::warn!(error = %error, "what was heard could not be compared with what was published");
             }
         }
     }
 }
 
-/// Makes whatever is wanted heard.
+async fn keep_probing(bus: &Arc<Bus>) {
+    let interval = bus.store.config.probe_interval;
+    loop {
+        let due = Instant::now() + interval;
+        let links = not_deaf(bus);
+        // A server that does not answer must not hold up the next probes of the others.
+        if timeout_at(due.into(), probe(bus, links)).await.is_err() {
+            tracing::debug!("not all probes were sent in time");
+        }
+        sleep_until(due.into()).await;
+    }
+}
+
+/// Makes whatever is wanted heard, each server's by itself: one that is away keeps nobody from hearing the others.
 async fn mend(bus: &Arc<Bus>) -> Result<(), Failure> {
     if bus.moved.swap(false, Ordering::AcqRel) {
         bus.store.router.refresh(bus.deadline()).await?;
     }
-    listen_to_mailbox(bus).await?;
-    listen_to_topics(bus).await?;
+    let topics: Vec<_> = bus.topics.read().values().cloned().collect();
+    let (mut places, found) = bus.places(topics).await;
+    let own = bus.listener(bus.mailbox.slot, &bus.runtime).await;
+    if let Ok(own) = &own
+        && !places.iter().any(|(listener, _)| Arc::ptr_eq(listener, own))
+    {
+        places.push((Arc::clone(own), Vec::new()));
+    }
+    let each = places.iter().map(|(listener, topics)| {
+        let own = own.as_ref().is_ok_and(|own| Arc::ptr_eq(own, listener));
+        listen(bus, listener, topics, own)
+    });
+    let listening: Result<(), Failure> = join_all(each).await.into_iter().collect();
     drop_unwanted(bus).await;
-    drop_idle(bus).await
+    listening.and(found).and(own)?;
+    drop_idle(bus);
+    Ok(())
+}
+
+/// Subscribes to what is not heard on an ear's connection, and compares it with the topics' heads.
+async fn listen(bus: &Arc<Bus>, listener: &Arc<Listener>, topics: &[Arc<Heard>], own: bool) -> Result<(), Failure> {
+    let link = bus.link(listener).await?;
+    if own {
+        listen_to_mailbox(bus).await?;
+    }
+    let silent: Vec<_> = topics.iter().filter(|heard| !heard.is_on(link.number)).cloned().collect();
+    for topics in silent.chunks(TOPICS_AT_ONCE) {
+        bus.subscribe_at(listener, &link, topics).await?;
+        compare(bus, listener, topics).await.map_err(|error| Failure::of(&error))?;
+    }
+    listener.whole.store(link.number, Ordering::Release);
+    Ok(())
 }
 
 /// Subscribes to the node's mailbox if need be, and reads what it missed.
@@ -155,32 +195,11 @@ async fn commands(bus: &Bus, after: &Position) -> Result<Result<Commands, Positi
     Ok(Ok((commands, more)))
 }
 
-/// Subscribes to topics that are not heard on the connection to their slot's server, and compares them with their heads.
-async fn listen_to_topics(bus: &Arc<Bus>) -> Result<(), Failure> {
-    let mut silent = Vec::new();
-    let topics: Vec<_> = bus.topics.read().values().cloned().collect();
-    for heard in topics {
-        let listener = bus.listener(heard.slot, &heard.runtime).await?;
-        let link = bus.link(&listener).await?;
-        if !heard.is_on(link.number) {
-            silent.push(heard);
-        }
-    }
-    for topics in silent.chunks(TOPICS_AT_ONCE) {
-        bus.subscribe(topics).await?;
-        compare(bus, topics).await.map_err(|error| Failure::of(&error))?;
-    }
-    Ok(())
-}
-
-/// Tells of a gap wherever something was published that has not been heard.
-async fn compare(bus: &Arc<Bus>, topics: &[Arc<Heard>]) -> Result<(), StoreError> {
+/// Tells of a gap wherever something was published that an ear has not heard.
+async fn compare(bus: &Arc<Bus>, listener: &Listener, topics: &[Arc<Heard>]) -> Result<(), StoreError> {
     let heads = bus.heads(topics, "compare").await?;
-    let listeners = bus.listeners.read().clone();
-    for listener in listeners {
-        if let Some(link) = listener.link() {
-            listener.barrier(&link, bus.deadline()).await.map_err(|failure| failure.store("compare"))?;
-        }
+    if let Some(link) = listener.link() {
+        listener.barrier(&link, bus.deadline()).await.map_err(|failure| failure.store("compare"))?;
     }
     let Some(sink) = bus.sink() else { return Ok(()) };
     for (heard, head) in topics.iter().zip(heads) {
@@ -191,10 +210,14 @@ async fn compare(bus: &Arc<Bus>, topics: &[Arc<Heard>]) -> Result<(), StoreError
 
 async fn compare_all(bus: &Arc<Bus>) -> Result<(), StoreError> {
     let topics: Vec<_> = bus.topics.read().values().cloned().collect();
-    for topics in topics.chunks(TOPICS_AT_ONCE) {
-        compare(bus, topics).await?;
+    let (places, found) = bus.places(topics).await;
+    let mut result = found.map_err(|failure| failure.store("compare"));
+    for (listener, topics) in places {
+        for topics in topics.chunks(TOPICS_AT_ONCE) {
+            result = result.and(compare(bus, &listener, topics).await);
+        }
     }
-    Ok(())
+    result
 }
 
 /// Ends subscriptions that came about though nobody waits for them any more.
@@ -217,33 +240,30 @@ async fn drop_unwanted(bus: &Arc<Bus>) {
     }
 }
 
-/// Hangs up on servers that have nothing of ours any more.
-async fn drop_idle(bus: &Arc<Bus>) -> Result<(), Failure> {
-    let topics: Vec<_> = bus.topics.read().values().cloned().collect();
-    let mut used = vec![bus.listener(bus.mailbox.slot, &bus.runtime).await?];
-    for heard in topics {
-        let listener = bus.listener(heard.slot, &heard.runtime).await?;
-        if !used.iter().any(|known| Arc::ptr_eq(known, &listener)) {
-            used.push(listener);
-        }
-    }
+/// Hangs up where nothing is heard any more.
+fn drop_idle(bus: &Bus) {
+    let mut used: HashSet<u64> = bus.topics.read().values().map(|heard| heard.on.load(Ordering::Acquire)).collect();
+    used.insert(bus.mailbox.on.load(Ordering::Acquire));
+    let new = bus.store.config.command_timeout;
     bus.listeners.write().retain(|listener| {
-        let used = used.iter().any(|used| Arc::ptr_eq(used, listener));
+        let used = match listener.link() {
+            // Somebody may be about to subscribe on it.
+            Some(link) => used.contains(&link.number) || link.since.elapsed() < new,
+            None => listener.is_new(),
+        };
         if !used {
             listener.hang_up();
         }
         used
     });
-    Ok(())
 }
 
-/// Hangs up on connections that have not heard their probe for too long, and publishes one to each server if all that is
-/// wanted is subscribed to.
-async fn probe(bus: &Arc<Bus>, hears: bool) {
+/// Hangs up on connections that have not heard their probe for too long. Answers those on which all that is wanted is
+/// subscribed to.
+fn not_deaf(bus: &Bus) -> Vec<(Arc<Listener>, Link)> {
     let limit = bus.store.config.probe_timeout;
-    let listeners = bus.listeners.read().clone();
-    let mut probes = HashMap::new();
-    for listener in listeners {
+    let mut links = Vec::new();
+    for listener in bus.listeners.read().iter() {
         let Some(link) = listener.link() else { continue };
         let silent = listener.silent_for().map_or(link.since.elapsed(), |silent| silent.min(link.since.elapsed()));
         if silent > limit {
@@ -251,13 +271,20 @@ async fn probe(bus: &Arc<Bus>, hears: bool) {
             metrics::counter!("strait_bus_deaf_total").increment(1);
             listener.hang_up();
             bus.needed.notify_one();
-            continue;
+        } else if listener.whole.load(Ordering::Acquire) == link.number {
+            links.push((Arc::clone(listener), link));
         }
-        if hears {
-            match hear_probes(bus, &listener, &link).await {
-                Ok((channel, slot)) => drop(probes.insert(channel, slot)),
-                Err(failure) => tracing::debug!(error = %failure, "a probe cannot be heard"),
-            }
+    }
+    links
+}
+
+/// Publishes a probe to each server that is heard.
+async fn probe(bus: &Arc<Bus>, links: Vec<(Arc<Listener>, Link)>) {
+    let mut probes = HashMap::new();
+    for (listener, link) in links {
+        match hear_probes(bus, &listener, &link).await {
+            Ok((channel, slot)) => drop(probes.insert(channel, slot)),
+            Err(failure) => tracing::debug!(error = %failure, "a probe cannot be heard"),
         }
     }
     let sent = format!("{} {}", bus.token, bus.origin.elapsed().as_micros());

@@ -51,7 +51,7 @@ end
 tell_indexed(meta, members)
 if redis.call('EXISTS', members, present) == 0 then
   redis.call('DEL', rows)
-  redis.call('PEXPIRE', meta, ARGV[10])
+  expire(meta, h, ARGV[10])
 else
   redis.call('PERSIST', meta)
 end

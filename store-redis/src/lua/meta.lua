@@ -26,11 +26,16 @@ local function tell_indexed(meta, members)
   return indexed
 end
 
--- The counter of a topic without indexed members is forgotten after so long. `due` is whether that is to be put off: to
--- an eighth more, so that it need not be at each event.
+-- A counter is forgotten after so long, but not before what is kept: an eighth later, so that it need not be put off at
+-- each event.
+local function expire(meta, h, time)
+  redis.call('PEXPIRE', meta, int(math.ceil(math.max(time, h[5] or 0) * 9 / 8)))
+end
+
+-- The counter of a topic without indexed members expires. `due` is whether that is to be put off.
 local function put_off(meta, h, indexed, due, time)
   if not h[1] and indexed == 1 then redis.call('HSET', meta, 'i', 1) end
-  if indexed == 0 and (due or not h[1]) then redis.call('PEXPIRE', meta, int(time + math.ceil(time / 8))) end
+  if indexed == 0 and (due or not h[1]) then expire(meta, h, time) end
 end
 
 local function at(h) return h[1] .. '-' .. h[2] .. '-' .. h[3] end

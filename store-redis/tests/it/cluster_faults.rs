@@ -121,3 +121,36 @@ async fn while_a_slot_moves_nothing_is_lost_without_a_word() {
     assert!(heard.len() as u64 == last || ears.has_gap(&topic), "{heard:?} without a word");
     eventually("the bus to hear", async || bus.health().hears).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_one_server_is_away_the_others_are_heard() {
+    let cluster = Cluster::start(3, 0).await;
+    for master in &cluster.masters {
+        let () = master.ask(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]).await;
+    }
+    let (publisher, hearer) = (store(&cluster.masters[1]), store(&cluster.masters[2]));
+    let (topics, ears) = (topics(12), Ears::new());
+    let bus = hearer.start(&NodeId::unique(), ears.clone()).await.unwrap();
+    bus.interest(&topics, &[]).await.unwrap();
+    let mut elsewhere = None;
+    for topic in &topics {
+        try_publish(&publisher, topic, 0).await.unwrap();
+        ears.hear(topic, 1).await;
+        elsewhere = elsewhere.or((place(&cluster, topic).await.1 != 0).then_some(topic));
+    }
+    let topic = elsewhere.expect("topics are on all servers");
+    // Connections to it are made, and nothing comes on them.
+    cluster.masters[0].signal("-STOP");
+    eventually("the bus to know that it is deaf", async || !bus.health().hears).await;
+    // Ten times as long as a connection may be silent.
+    for n in 1..=100 {
+        try_publish(&publisher, topic, n).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let heard = ears.hear(topic, 101).await;
+    assert!(heard.iter().zip(1..).all(|((position, _), expected)| position.offset == expected));
+    assert!(!ears.has_gap(topic), "what was heard all the time is doubted");
+    cluster.masters[0].signal("-CONT");
+    eventually("the bus to hear", async || bus.health().hears).await;
+    bus.stop().await;
+}

@@ -67,6 +67,20 @@ impl Sink for Placed {
     }
 }
 
+/// The connections on which something is heard.
+async fn ears_at(server: &Server) -> Vec<String> {
+    let list: String = server.ask(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
+    list.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect()
+}
+
+/// On how many connections probes are heard.
+async fn probed(server: &Server) -> usize {
+    let channels: Vec<String> = server.ask(&["PUBSUB", "SHARDCHANNELS", "*}probe:*"]).await;
+    let Some(channel) = channels.first() else { return 0 };
+    let heard: (String, usize) = server.ask(&["PUBSUB", "SHARDNUMSUB", channel]).await;
+    heard.1
+}
+
 #[test]
 fn a_topic_is_heard_where_it_is_delivered_whoever_asks_for_it() {
     let (own, other, asking) = (runtime(), runtime(), runtime());
@@ -78,24 +92,20 @@ fn a_topic_is_heard_where_it_is_delivered_whoever_asks_for_it() {
         let server = Server::start(&[]).await;
         let store = store(&server);
         let bus = store.start(&NodeId::unique(), Arc::clone(&sink) as Arc<dyn Sink>).await.unwrap();
-        eventually("the bus to hear", async || bus.health().hears).await;
+        eventually("the bus to prove that it hears", async || probed(&server).await == 1).await;
         let (asked, topics) = (Arc::clone(&bus), [near.clone(), far.clone()]);
         asking.spawn(async move { asked.interest(&topics, &[]).await }).await.unwrap().unwrap();
         asking.shutdown_background();
         assert!(bus.health().hears, "one place more to listen at is no deafness");
+        let before = ears_at(&server).await;
         for topic in [&near, &far] {
             publish(&store, topic).await;
             sink.ears.hear(topic, 1).await;
         }
         assert_eq!(*sink.heard.lock().unwrap(), [(near.clone(), here), (far.clone(), there)]);
         assert!(!sink.ears.has_gap(&near) && !sink.ears.has_gap(&far));
-        eventually("both places to hear the probe", async || {
-            let probes: Vec<String> = server.ask(&["PUBSUB", "SHARDCHANNELS", "*}probe:*"]).await;
-            let Some(probe) = probes.first() else { return false };
-            let heard: (String, usize) = server.ask(&["PUBSUB", "SHARDNUMSUB", probe]).await;
-            heard.1 == 2 && bus.health().hears
-        })
-        .await;
+        eventually("both places to hear the probe", async || probed(&server).await == 2 && bus.health().hears).await;
+        assert_eq!(ears_at(&server).await, before, "nobody had to connect anew");
         bus.stop().await;
     });
 }

@@ -85,3 +85,37 @@ async fn a_topic_in_use_lives_for_its_whole_time_though_that_is_not_put_off_at_e
         assert!(events > 6, "{put_off} times in {events} events");
     }
 }
+
+#[tokio::test]
+async fn a_publication_that_nothing_keeps_is_four_commands() {
+    let server = Server::start(&[]).await;
+    let store = RedisStore::new(config(&server));
+    let topic = Topic::new("passing").unwrap();
+    for _ in 0..2 {
+        // The first one begins a counter, the second one's are counted.
+        let _: String = server.ask(&["CONFIG", "RESETSTAT"]).await;
+        store.publish(&[publication(&topic, "x", None)]).await.remove(0).unwrap();
+    }
+    let info: String = server.ask(&["INFO", "commandstats"]).await;
+    let ran = info.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
+    let mut ran: Vec<&str> = ran.map(|(command, _)| command).filter(|command| *command != "config|resetstat").collect();
+    ran.sort_unstable();
+    assert_eq!(ran, ["evalsha", "hmget", "hset", "spublish"], "{info}");
+}
+
+#[tokio::test]
+async fn what_is_kept_outlives_those_who_look_at_it() {
+    let server = Server::start(&[]).await;
+    let store = RedisStore::new(config(&server).topic_time(Duration::from_millis(200)));
+    let topic = Topic::new("kept").unwrap();
+    store.publish(&[publication(&topic, "x", Some(KEEP))]).await.remove(0).unwrap();
+    let bus = store.start(&NodeId::unique(), Ears::new()).await.unwrap();
+    bus.interest(std::slice::from_ref(&topic), &[]).await.unwrap();
+    bus.interest(&[], std::slice::from_ref(&topic)).await.unwrap();
+    let keys: Vec<String> = server.ask(&["KEYS", "*:kept"]).await;
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    for key in keys {
+        let left: i64 = server.ask(&["PTTL", &key]).await;
+        assert!(left > KEEP.age.as_millis() as i64, "{key} lives for {left} ms only");
+    }
+}

@@ -141,6 +141,11 @@ impl Gateways {
         let _ = self.app.set(app);
     }
 
+    /// The application that all this is of, as long as it is there.
+    pub(super) fn app(&self) -> Option<App> {
+        self.app.get().and_then(WeakApp::upgrade)
+    }
+
     pub(crate) fn begins_to_reply(&self, channel: ChannelId, turn: u32) -> watch::Sender<bool> {
         let (sender, receiver) = watch::channel(false);
         self.replying.lock().insert((channel, turn), receiver);
@@ -196,7 +201,7 @@ impl EventHub {
     }
 
     fn app(&self) -> Option<App> {
-        self.0.gateways.app.get().and_then(WeakApp::upgrade)
+        self.0.gateways.app()
     }
 
     /// Until when something may be posted that begins now.

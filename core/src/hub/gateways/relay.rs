@@ -1,10 +1,14 @@
 //! Retained topics at gateways: posted by the holder of the topic's relay, from the cursor to the head.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, select};
+use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{sleep, timeout};
 
 use super::EventHub;
 use super::fanout::BYTES_AT_ONCE;
@@ -17,6 +21,15 @@ use crate::store::{Relay, Replay, StoreError};
 const EVENTS_AT_ONCE: usize = 64;
 /// How often the topic is looked at while members are slow to take what was posted.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// A relay that this process has.
+struct Held {
+    relay: Relay,
+    /// How far every member was posted to, handed over or told.
+    posted: Mutex<Position>,
+    /// Until when nobody else can have it.
+    until: Mutex<Instant>,
+}
 
 /// A batch that slow members have yet to take.
 struct Behind {
@@ -55,12 +68,18 @@ impl EventHub {
                 self.hand_relay_over(topic).await;
                 return Ok(());
             }
+            let until = Mutex::new(Instant::now() + self.lease_term());
             let Some(relay) = self.store().relay(topic, self.node(), self.lease_term()).await? else {
                 // Whoever has it looks again after giving it back.
                 return Ok(());
             };
-            let Some(through) = self.post_what_is_new(&relay).await? else { return Ok(()) };
-            if !self.store().relay_done(&relay, &through).await? {
+            let held = Held { posted: Mutex::new(relay.from), until, relay };
+            let through = match select(pin!(self.post_what_is_new(&held)), pin!(self.hold_on(&held))).await {
+                Either::Left((Ok(Some(through)), _)) => through,
+                Either::Left((end, _)) => return end.map(drop),
+                Either::Right(((), _)) => continue,
+            };
+            if !self.store().relay_done(&held.relay, &through, None).await? {
                 return Ok(());
             }
             // Who published meanwhile found the relay taken, and left it to us.
@@ -71,21 +90,36 @@ impl EventHub {
         }
     }
 
+    /// Keeps the relay while its events are being posted, and moves its cursor; ends when it was lost.
+    async fn hold_on(&self, held: &Held) {
+        let term = self.lease_term();
+        loop {
+            sleep(term / 3).await;
+            let (asked, posted) = (Instant::now(), *held.posted.lock());
+            match self.store().relay_done(&held.relay, &posted, Some(term)).await {
+                Ok(true) => *held.until.lock() = asked + term,
+                Ok(false) => {
+                    tracing::warn!("a topic's relay was lost while its events were being posted, some may come twice");
+                    return;
+                }
+                Err(error) => tracing::warn!(error = %error, "a topic's relay could not be kept, it is tried again"),
+            }
+        }
+    }
+
     /// Posts one batch, and while some members are slow to take it those that come after it. Tells how far every member
     /// was posted to, handed over or told; `None` if somebody was not.
-    async fn post_what_is_new(&self, relay: &Relay) -> Result<Option<Position>, StoreError> {
+    async fn post_what_is_new(&self, held: &Held) -> Result<Option<Position>, StoreError> {
+        let Held { relay, .. } = held;
         let topic = &relay.topic;
-        // Who is slow has this much time, and by then the relay must be given back.
-        let patience = self.gateway().map(|gateway| gateway.capabilities().patience).unwrap_or_default();
-        let reading = Instant::now() + self.lease_term().saturating_sub(patience);
-        let (mut read, mut posted, mut behind) = (relay.from, relay.from, VecDeque::<Behind>::new());
+        let (mut read, mut behind) = (relay.from, VecDeque::<Behind>::new());
         loop {
             while let Some(first) = behind.front_mut() {
                 // Looked at first: what was told last can still be read.
                 let is_over = first.whole.has_changed().is_err();
                 let whole = *first.whole.borrow_and_update();
                 match whole {
-                    Some(true) => posted = first.through,
+                    Some(true) => *held.posted.lock() = first.through,
                     None if !is_over => break,
                     Some(false) | None => return Ok(None),
                 }
@@ -93,9 +127,9 @@ impl EventHub {
             }
             let is_first = read == relay.from;
             if !is_first && behind.is_empty() {
-                return Ok(Some(posted));
+                return Ok(Some(read));
             }
-            if is_first || (Instant::now() < reading && !self.is_late()) {
+            if is_first || (Instant::now() < *held.until.lock() && !self.is_late()) {
                 match self.store().replay(topic, &read, EVENTS_AT_ONCE).await? {
                     Replay::Gap { head } if behind.is_empty() => {
                         self.tell_members_of_gap(topic).await?;
@@ -103,7 +137,7 @@ impl EventHub {
                     }
                     // The next one to hold the relay finds it too.
                     Replay::Gap { .. } => {}
-                    Replay::Events { events, .. } if events.is_empty() && is_first => return Ok(Some(posted)),
+                    Replay::Events { events, .. } if events.is_empty() && is_first => return Ok(Some(read)),
                     Replay::Events { events, .. } if events.is_empty() => {}
                     Replay::Events { events, .. } => {
                         let (batch, through) = batch(events, read);
@@ -115,7 +149,7 @@ impl EventHub {
             }
             if let Some(first) = behind.front_mut() {
                 // What others publish meanwhile is left to us.
-                let _ = tokio::time::timeout(LOOK, first.whole.wait_for(Option::is_some)).await;
+                let _ = timeout(LOOK, first.whole.wait_for(Option::is_some)).await;
             }
         }
     }
@@ -124,12 +158,9 @@ impl EventHub {
     async fn begin_to_post(&self, relay: &Relay, batch: Vec<Passing>, through: Position) -> Behind {
         let (passed, may_pass) = oneshot::channel();
         let (ended, mut whole) = watch::channel(None);
-        let (hub, topic, began) = (self.clone(), relay.topic.clone(), Instant::now());
+        let (hub, topic) = (self.clone(), relay.topic.clone());
         self.in_background(async move {
             let whole = batch.is_empty() || hub.spread_and_tell(Spread::new(topic, batch, true), Some(passed)).await;
-            if began.elapsed() > hub.lease_term() {
-                tracing::warn!("posting took longer than the relay was held, another one may have posted the same");
-            }
             let _ = ended.send(Some(whole));
         });
         if may_pass.await.is_err() {

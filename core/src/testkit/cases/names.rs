@@ -208,7 +208,7 @@ pub async fn topics_by_any_name(t: Trial) {
         assert!(heard.iter().all(|(_, event)| *event == message(n)), "{topic}");
         assert_eq!(t.store.members(topic, None, 10).await.unwrap().items.len(), 1, "{topic}");
         let relay = t.store.relay(topic, &NodeId::unique(), LONG).await.unwrap().expect("relayed apart");
-        assert!(t.store.relay_done(&relay, &heard[1].0).await.unwrap());
+        assert!(t.store.relay_done(&relay, &heard[1].0, None).await.unwrap());
     }
     let mut listed = t.store.topics(&record.id).await.unwrap();
     let mut expected = topics.clone();

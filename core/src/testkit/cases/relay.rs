@@ -13,13 +13,13 @@ pub async fn a_relay_is_exclusive_and_goes_on(t: Trial) {
     let first = take(&t, &topic).await.expect("nobody has it");
     assert_eq!((&first.topic, first.from), (&topic, joined));
     assert_eq!(take(&t, &topic).await, None);
-    assert!(t.store.relay_done(&first, &positions[1]).await.unwrap());
+    assert!(t.store.relay_done(&first, &positions[1], None).await.unwrap());
     let second = take(&t, &topic).await.expect("it was given back");
     assert_eq!(second.from, positions[1]);
     assert_ne!(second.token, first.token);
-    assert!(!t.store.relay_done(&first, &positions[3]).await.unwrap());
-    assert!(t.store.relay_done(&second, &positions[3]).await.unwrap());
-    assert!(!t.store.relay_done(&second, &positions[3]).await.unwrap());
+    assert!(!t.store.relay_done(&first, &positions[3], None).await.unwrap());
+    assert!(t.store.relay_done(&second, &positions[3], None).await.unwrap());
+    assert!(!t.store.relay_done(&second, &positions[3], None).await.unwrap());
     assert_eq!(take(&t, &topic).await.map(|relay| relay.from), Some(positions[3]));
 }
 
@@ -30,11 +30,33 @@ pub async fn a_lost_relay_moves_nothing(t: Trial) {
     let lost = t.store.relay(&topic, &NodeId::unique(), SHORT).await.unwrap().expect("nobody has it");
     let by = NodeId::unique();
     let second = eventually("the relay", async || t.store.relay(&topic, &by, LONG).await.unwrap()).await;
-    assert!(!t.store.relay_done(&lost, &positions[1]).await.unwrap());
+    for keep in [None, Some(LONG)] {
+        assert!(!t.store.relay_done(&lost, &positions[1], keep).await.unwrap());
+    }
     assert_eq!(take(&t, &topic).await, None, "the second holder has it still");
     assert_eq!(second.from, joined);
-    assert!(t.store.relay_done(&second, &positions[0]).await.unwrap());
+    assert!(t.store.relay_done(&second, &positions[0], None).await.unwrap());
     assert_eq!(take(&t, &topic).await.map(|relay| relay.from), Some(positions[0]));
+}
+
+pub async fn a_relay_is_held_on_while_its_cursor_moves(t: Trial) {
+    let (kept, lapses) = (topic("a"), topic("b"));
+    let record = t.open().await;
+    for topic in [&kept, &lapses] {
+        t.join(indexed(record.fence(), topic)).await;
+    }
+    let positions = t.publish_many(&kept, 2, KEEP).await;
+    let by = NodeId::unique();
+    let held = t.store.relay(&kept, &by, SHORT).await.unwrap().expect("nobody has it");
+    assert!(t.store.relay_done(&held, &positions[0], Some(LONG)).await.unwrap());
+    // As long as it was taken for at first.
+    t.store.relay(&lapses, &by, SHORT).await.unwrap().expect("nobody has it");
+    eventually("the other relay", async || take(&t, &lapses).await).await;
+    assert_eq!(take(&t, &kept).await, None);
+    // Who dies goes no further than it told.
+    assert!(t.store.relay_done(&held, &positions[1], Some(SHORT)).await.unwrap());
+    let next = eventually("the relay", async || take(&t, &kept).await).await;
+    assert_eq!(next.from, positions[1]);
 }
 
 pub async fn of_many_relays_one_is_held(t: Trial) {
@@ -81,6 +103,6 @@ pub async fn the_cursor_goes_with_the_last_member(t: Trial) {
     let missed = t.publish_many(&topic, 3, KEEP).await[2];
     t.join(indexed(record.fence(), &topic)).await;
     // Nobody was there for what came in between.
-    assert!(!t.store.relay_done(&held, &missed).await.unwrap());
+    assert!(!t.store.relay_done(&held, &missed, None).await.unwrap());
     assert_eq!(take(&t, &topic).await.map(|relay| relay.from), Some(missed));
 }

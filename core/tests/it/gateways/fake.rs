@@ -1,6 +1,6 @@
 //! A gateway in memory, and serverless functions behind it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ struct Inner {
     fault: Option<Fault>,
     /// How long a post takes.
     latency: Duration,
+    /// The connections at which posts take as long as they may, and fail.
+    stuck: HashSet<String>,
     posts: usize,
     probes: usize,
     /// Until when each post was to be tried.
@@ -68,6 +70,7 @@ impl FakeGateway {
             connections: HashMap::new(),
             fault: None,
             latency: Duration::ZERO,
+            stuck: HashSet::new(),
             posts: 0,
             probes: 0,
             deadlines: Vec::new(),
@@ -92,6 +95,14 @@ impl FakeGateway {
 
     pub(crate) fn latency(&self, latency: Duration) {
         self.inner.lock().latency = latency;
+    }
+
+    pub(crate) fn stick(&self, connection: &str) {
+        self.inner.lock().stuck.insert(connection.to_owned());
+    }
+
+    pub(crate) fn unstick(&self, connection: &str) {
+        self.inner.lock().stuck.remove(connection);
     }
 
     pub(crate) fn posts(&self) -> usize {
@@ -155,12 +166,16 @@ impl Gateway for FakeGateway {
     }
 
     async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted> {
-        let latency = {
+        let (latency, is_stuck) = {
             let mut inner = self.inner.lock();
             inner.deadlines.extend(posts.iter().map(|_| deadline));
             inner.frames.extend(posts.iter().map(|post| post.frame.clone()));
-            inner.latency
+            (inner.latency, posts.iter().any(|post| inner.stuck.contains(post.to.id.as_str())))
         };
+        if is_stuck {
+            tokio::time::sleep_until(deadline.into()).await;
+            return vec![Posted::Throttled; posts.len()];
+        }
         if !latency.is_zero() && tokio::time::timeout_at(deadline.into(), tokio::time::sleep(latency)).await.is_err() {
             return vec![Posted::Unsent; posts.len()];
         }

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use strait_core::store::ChannelStore;
-use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Payload, Posted, Publish, Retention, Topic};
+use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Payload, Posted, Publish, Topic};
 use strait_store_memory::MemoryStore;
 
 use super::fake::{FakeGateway, Function, Later, at};
@@ -146,47 +146,15 @@ async fn members_are_posted_to_in_bounded_slices() {
     assert!(largest.load(SeqCst) <= 64, "{largest:?} at once");
 }
 
-/// A gateway at which posts to one connection take as long as they may.
-#[derive(Debug, Clone)]
-struct Stuck(FakeGateway, &'static str);
-
-#[strait_core::testkit::async_trait]
-impl strait_core::Gateway for Stuck {
-    fn capabilities(&self) -> strait_core::Capabilities {
-        self.0.capabilities()
-    }
-
-    async fn post(&self, posts: &[strait_core::Post], until: std::time::Instant) -> Vec<Posted> {
-        if posts.iter().any(|post| post.to.id.as_str() == self.1) {
-            tokio::time::sleep_until(until.into()).await;
-            return vec![Posted::Throttled; posts.len()];
-        }
-        self.0.post(posts, until).await
-    }
-
-    async fn close(
-        &self,
-        to: &strait_core::GatewayConnection,
-        close: &strait_core::Close,
-        until: std::time::Instant,
-    ) -> Posted {
-        self.0.close(to, close, until).await
-    }
-
-    async fn probe(&self, to: &strait_core::GatewayConnection, until: std::time::Instant) -> strait_core::Probed {
-        self.0.probe(to, until).await
-    }
-}
-
 #[tokio::test]
 async fn one_member_that_is_stuck_keeps_no_other_one_waiting() {
     const MEMBERS: usize = 200;
     let gateway = FakeGateway::new().with(|capabilities| capabilities.patience = Duration::from_secs(600));
-    let app = app(&MemoryStore::new()).gateway(Stuck(gateway.clone(), "c1"));
-    let function = Function { app: app.build().expect("it builds"), gateway };
+    let function = Function::new(app(&MemoryStore::new()), &gateway);
     for n in 0..MEMBERS {
         function.connect(&format!("c{n}"), "/?path=/a").await;
     }
+    gateway.stick("c1");
     publish(&function, "event").await;
     for n in (0..MEMBERS).filter(|n| *n != 1) {
         function.gateway.sees(&format!("c{n}"), &["event"]).await;
@@ -195,23 +163,6 @@ async fn one_member_that_is_stuck_keeps_no_other_one_waiting() {
     publish(&function, "next").await;
     for n in (0..MEMBERS).filter(|n| *n != 1) {
         function.gateway.sees(&format!("c{n}"), &["event", "next"]).await;
-    }
-}
-
-#[tokio::test]
-async fn one_member_that_is_stuck_does_not_delay_a_retained_topic_for_the_others() {
-    let gateway = FakeGateway::new().with(|capabilities| capabilities.patience = Duration::from_secs(8));
-    let retention = Retention { count: 100, age: Duration::from_secs(600) };
-    let app = app(&MemoryStore::new()).retain("t", retention).gateway(Stuck(gateway.clone(), "c1"));
-    let function = Function { app: app.build().expect("it builds"), gateway };
-    for connection in ["c0", "c1", "c2"] {
-        function.connect(connection, "/?path=/a").await;
-    }
-    for (n, text) in ["one", "two", "three"].into_iter().enumerate() {
-        publish(&function, text).await;
-        for connection in ["c0", "c2"] {
-            function.gateway.sees(connection, &["one", "two", "three"][..=n]).await;
-        }
     }
 }
 

@@ -57,6 +57,18 @@ async fn of_two_parallel_invocations_both_updates_hold() {
     assert_eq!(function.gateway.seen("c1")[2], r#"{"action":"all","result":2}"#);
 }
 
+#[tokio::test]
+async fn who_sends_and_leaves_keeps_no_invocation_waiting() {
+    let gateway = FakeGateway::new().with(|caps| caps.handshake = Duration::from_secs(60));
+    let endpoint = Endpoint::new("a", "/a").public().on_message(async |text: String| text);
+    let function = Function::new(App::new().endpoint(endpoint).store(MemoryStore::new()), &gateway);
+    function.connect("c1", "/?path=/a").await;
+    gateway.lose("c1");
+    let began = Instant::now();
+    function.message("c1", "hello").await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
+
 /// As after a freeze, when the store's connections have died and nobody was told.
 #[tokio::test]
 async fn a_store_that_does_not_answer_at_first_loses_no_message_and_no_end() {

@@ -6,6 +6,7 @@ use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Payload, Posted, Pu
 use strait_store_memory::MemoryStore;
 
 use super::fake::{FakeGateway, Function};
+use crate::node::faulty;
 
 const KEPT: Retention = Retention { count: 100, age: Duration::from_secs(600) };
 
@@ -37,8 +38,8 @@ async fn a_retained_topic_is_posted_in_order_by_whoever_publishes() {
     gateway.sees("c1", &expected).await;
 }
 
-#[test]
-fn a_publisher_killed_half_way_loses_nothing() {
+/// What two members have seen once a publisher was killed that could not post to everybody, and another one has published.
+fn killed_half_way(hinder: fn(&FakeGateway), before: [&[&str]; 2], after: [&[&str]; 2]) {
     let (store, gateway) = (MemoryStore::new(), FakeGateway::new());
     let doomed = tokio::runtime::Runtime::new().expect("a runtime");
     let other = tokio::runtime::Runtime::new().expect("a runtime");
@@ -50,21 +51,58 @@ fn a_publisher_killed_half_way_loses_nothing() {
     });
     doomed.block_on(async {
         let function = Function::new(app(&store), &gateway);
-        // It holds the relay, has begun to post to both, and dies.
-        gateway.latency(Duration::from_secs(600));
+        hinder(&gateway);
         publish(&function.app, "one").await;
         crate::log::eventually("posts", || gateway.deadlines().len() == 2).await;
         publish(&function.app, "two").await;
+        gateway.sees("c1", before[0]).await;
+        gateway.sees("c2", before[1]).await;
     });
     doomed.shutdown_background();
     gateway.latency(Duration::ZERO);
+    gateway.unstick("c1");
     other.block_on(async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        // What the dead one holds ends with its lease.
+        crate::log::eventually_async("the relay", async || {
+            survivor.sweep().await;
+            gateway.seen("c1").len() == 2
+        })
+        .await;
         publish(&survivor.app, "three").await;
-        for connection in ["c1", "c2"] {
-            gateway.sees(connection, &["one", "two", "three"]).await;
-        }
+        gateway.sees("c1", after[0]).await;
+        gateway.sees("c2", after[1]).await;
     });
+}
+
+#[test]
+fn a_publisher_killed_half_way_loses_nothing() {
+    let all = &["one", "two", "three"][..];
+    killed_half_way(|gateway| gateway.latency(Duration::from_secs(600)), [&[], &[]], [all, all]);
+}
+
+#[test]
+fn a_publisher_killed_while_a_member_is_stuck_loses_nothing() {
+    let twice = &["one", "two", "one", "two", "three"][..];
+    killed_half_way(|gateway| gateway.stick("c1"), [&[], &["one", "two"]], [&["one", "two", "three"], twice]);
+}
+
+#[tokio::test]
+async fn one_member_that_is_stuck_does_not_delay_a_retained_topic_for_the_others() {
+    let (store, faults) = faulty();
+    let gateway = FakeGateway::new().with(|capabilities| capabilities.patience = Duration::from_secs(600));
+    let function = Function::new(app(&MemoryStore::new()).store(store), &gateway);
+    for connection in ["c0", "c1", "c2"] {
+        function.connect(connection, "/?path=/a").await;
+    }
+    gateway.stick("c1");
+    for (n, text) in ["one", "two", "three"].into_iter().enumerate() {
+        publish(&function.app, text).await;
+        for connection in ["c0", "c2"] {
+            gateway.sees(connection, &["one", "two", "three"][..=n]).await;
+        }
+        // However long it lasts.
+        crate::log::eventually("the relay is held on", || faults.calls("relay_done") > 3 * n).await;
+    }
 }
 
 #[tokio::test]

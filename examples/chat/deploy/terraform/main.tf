@@ -5,7 +5,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 5.0"
+      version = ">= 5.0, < 7.0"
     }
   }
 }
@@ -17,7 +17,7 @@ data "aws_region" "this" {}
 locals {
   account = data.aws_caller_identity.this.account_id
   aws     = data.aws_partition.this.partition
-  region  = data.aws_region.this.name
+  region  = data.aws_region.this.id
   api_arn = "arn:${local.aws}:execute-api:${local.region}:${local.account}:${aws_apigatewayv2_api.chat.id}"
 }
 

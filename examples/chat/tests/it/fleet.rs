@@ -16,7 +16,7 @@ fn part(test: &str) -> String {
 }
 
 /// Runs a chat on a part of the test run's Redis that nobody else uses, and empties it.
-async fn on_redis<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
+pub(crate) async fn on_redis<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
     let (url, part) = (url("STRAIT_TEST_REDIS_URL"), part(test));
     let chatted = tokio::spawn(chat(format!("{url}?prefix={part}:"))).await;
     empty_redis(&url, &part);
@@ -24,7 +24,7 @@ async fn on_redis<F: Future<Output = ()> + Send + 'static>(test: &str, chat: imp
 }
 
 /// As [`on_redis`], in a schema of its own.
-async fn on_postgres<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
+pub(crate) async fn on_postgres<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
     let (url, part) = (url("STRAIT_TEST_POSTGRES_URL"), part(test));
     let chatted = tokio::spawn(chat(format!("{url}?schema={part}"))).await;
     drop_schema(&url, &part).await;

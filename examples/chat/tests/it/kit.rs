@@ -47,30 +47,40 @@ impl Server {
     /// A node whose environment has these variables too.
     pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, String)]) -> Self {
         let mut command = chat(&["--listen", "127.0.0.1:0"]);
-        let mut process = command
-            .args(arguments)
-            .envs(variables.iter().cloned())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("it starts");
-        let mut line = String::new();
-        BufReader::new(process.stdout.take().expect("it is piped")).read_line(&mut line).expect("it says where it is");
-        let address = line.trim().strip_prefix("listening on http://").expect("it prints its URL").to_owned();
+        command.args(arguments).envs(variables.iter().cloned());
+        Self::run(command)
+    }
+
+    /// A node that says where it listens, as the chat does.
+    pub(crate) fn run(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let said = |line: String| Some(line.split_once("listening on http://")?.1.to_owned());
+        let address = lines.map_while(Result::ok).find_map(said).expect("it prints its URL");
         Self { runs: Runs::Node(process), address }
     }
 
     /// So many processes of the chat's Lambda function, or one that handles so many invocations at once.
     #[cfg(feature = "lambda")]
     pub(crate) async fn lambda(store: &str, processes: usize, together: usize) -> Self {
+        let variables = vec![("CHAT_STORE".to_owned(), store.to_owned())];
+        Self::functions(env!("CARGO_BIN_EXE_bootstrap").as_ref(), &[], variables, processes, together).await
+    }
+
+    /// As [`lambda`](Self::lambda), of any program.
+    #[cfg(feature = "lambda")]
+    pub(crate) async fn functions(
+        program: &std::path::Path,
+        arguments: &[&str],
+        variables: Vec<(String, String)>,
+        processes: usize,
+        together: usize,
+    ) -> Self {
         use strait_adapter_lambda::local::{LocalGateway, Options, Program};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let gateway = LocalGateway::start(listener, Options::default()).await.expect("it listens");
-        let program = Program {
-            path: env!("CARGO_BIN_EXE_bootstrap").into(),
-            arguments: Vec::new(),
-            variables: vec![("CHAT_STORE".to_owned(), store.to_owned())],
-        };
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let program = Program { path: program.into(), arguments, variables };
         gateway.run_processes(&program, processes, together);
         let address = gateway.address().to_string();
         Self { runs: Runs::Functions(gateway), address }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::print_stderr, reason = "how long a recovery took is worth a line")]
 
+#[cfg(all(feature = "lambda", feature = "postgres", feature = "redis"))]
+mod afar;
 mod command_line;
 mod endpoints;
 #[cfg(any(feature = "postgres", feature = "redis"))]

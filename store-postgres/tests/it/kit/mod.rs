@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use strait_core::store::{BusNode, EventBus, EventHubStore, Publication};
 use strait_core::testkit::Ears;
 use strait_core::{Event, NodeId, Payload, Position, Retention, Topic};
-use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query, query_scalar};
+use strait_store_postgres::sqlx::{AssertSqlSafe, Connection, PgConnection, query, query_scalar, raw_sql};
 use strait_store_postgres::{PostgresConfig, PostgresStore};
 
 pub(crate) use skip::skip;
@@ -119,6 +119,14 @@ pub(crate) async fn count_rows(schema: &Schema, table: &str) -> i64 {
     // Counted by an index, so that a test of scans does not find this one.
     query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
     query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+}
+
+/// Turns the feed's ring as if eleven seconds had passed, unless a node does it at the same time.
+pub(crate) async fn turn_feed(schema: &Schema, connection: &mut PgConnection) {
+    let later = "UPDATE {s}.turn SET since = since - interval '11 seconds'; \
+                 UPDATE {s}.slot SET sealed_at = sealed_at - interval '11 seconds', closed_at = closed_at - interval '11 seconds'; \
+                 SELECT {s}.rotate_feed()";
+    raw_sql(schema.sql(later)).execute(connection).await.unwrap();
 }
 
 pub(crate) fn topic(name: &str) -> Topic {

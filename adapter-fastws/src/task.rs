@@ -1,0 +1,56 @@
+//! The task of a socket: the handshake, and the connection that comes of it.
+
+use std::any::Any;
+use std::future::{Future, ready};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{self, Context, Poll};
+
+use crate::connection::Connection;
+
+/// First the handshake, in memory that it then gives back, and after that the connection.
+#[expect(clippy::large_enum_variant, reason = "nearly all of a connection's life is the large one")]
+pub(crate) enum Task {
+    Connected(Connection),
+    /// The handshake, or what is left to do after a panic.
+    Apart(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
+}
+
+impl Task {
+    fn open(&mut self, mut connection: Connection, cx: &mut Context<'_>) {
+        let opened = catch_unwind(AssertUnwindSafe(|| connection.open(cx)));
+        *self = Self::Connected(connection);
+        if let Err(panic) = opened {
+            self.fail(panic);
+        }
+    }
+
+    /// A panic ends this connection, and nothing else.
+    fn fail(&mut self, panic: Box<dyn Any + Send>) {
+        if let Self::Connected(connection) = std::mem::replace(self, Self::Apart(Box::pin(ready(None)))) {
+            *self = Self::Apart(Box::pin(async move {
+                connection.fail(panic).await;
+                None
+            }));
+        }
+    }
+}
+
+impl Future for Task {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut *self {
+                Self::Connected(connection) => match catch_unwind(AssertUnwindSafe(|| Pin::new(connection).poll(cx))) {
+                    Ok(polled) => return polled,
+                    Err(panic) => self.fail(panic),
+                },
+                Self::Apart(future) => match task::ready!(future.as_mut().poll(cx)) {
+                    Some(connection) => self.open(connection, cx),
+                    None => return Poll::Ready(()),
+                },
+            }
+        }
+    }
+}
