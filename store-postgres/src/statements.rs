@@ -138,12 +138,8 @@ statements! {
     unsubscribe = "SELECT * FROM {s}.unsubscribe_slice($1, $2, $3, $4)";
     topics = "SELECT t.name FROM {s}.channel c JOIN {s}.member m ON m.channel = c.id JOIN {s}.topic t ON t.id = m.topic \
               WHERE c.id = $1 AND c.phase < 3";
-    members = "SELECT m.seat, c.id, c.generation, c.at_gateway, c.place, c.connection, m.epoch, m.number, m.mark \
-               FROM {s}.topic t JOIN {s}.member m ON m.topic = t.id JOIN {s}.channel c ON c.id = m.channel \
-               WHERE t.name = $1 AND m.indexed AND m.seat > $2 AND c.phase < 3 ORDER BY m.seat LIMIT $3";
-    presence = "SELECT m.seat, m.channel, m.user_id, m.data, {s}.micros(m.since) AS since \
-                FROM {s}.topic t JOIN {s}.member m ON m.topic = t.id JOIN {s}.channel c ON c.id = m.channel \
-                WHERE t.name = $1 AND m.present AND m.seat > $2 AND c.phase < 3 ORDER BY m.seat LIMIT $3";
+    members = "SELECT * FROM {s}.page_of_members($1, $2, $3)";
+    presence = "SELECT * FROM {s}.page_of_presence($1, $2, $3)";
     publish = "SELECT * FROM {s}.publish_slice($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
     replay = "SELECT * FROM {s}.replay($1, $2, $3, $4, $5)";
     history = "SELECT * FROM {s}.history($1, $2)";

@@ -284,6 +284,27 @@ BEGIN
 END
 $$;
 
+-- Pages of listings, by seat. As joins with the topic, or by a bitmap, they would be sorted, and each page would read all that
+-- comes after it.
+CREATE FUNCTION {s}.page_of_members(a_topic text, after bigint, most bigint) RETURNS TABLE (
+    seat bigint, id text, generation bigint, at_gateway boolean, place text, connection text,
+    epoch bigint, number bigint, mark bigint
+) LANGUAGE sql STABLE SET enable_bitmapscan = off AS $$
+    SELECT m.seat, c.id, c.generation, c.at_gateway, c.place, c.connection, m.epoch, m.number, m.mark
+    FROM {s}.member m JOIN {s}.channel c ON c.id = m.channel
+    WHERE m.topic = (SELECT t.id FROM {s}.topic t WHERE t.name = a_topic) AND m.indexed AND m.seat > after AND c.phase < 3
+    ORDER BY m.seat LIMIT most
+$$;
+
+CREATE FUNCTION {s}.page_of_presence(a_topic text, after bigint, most bigint) RETURNS TABLE (
+    seat bigint, channel text, user_id text, data bytea, since bigint
+) LANGUAGE sql STABLE SET enable_bitmapscan = off AS $$
+    SELECT m.seat, m.channel, m.user_id, m.data, {s}.micros(m.since)
+    FROM {s}.member m JOIN {s}.channel c ON c.id = m.channel
+    WHERE m.topic = (SELECT t.id FROM {s}.topic t WHERE t.name = a_topic) AND m.present AND m.seat > after AND c.phase < 3
+    ORDER BY m.seat LIMIT most
+$$;
+
 -- Where a log begins that is as young as it must be; no row if nothing is kept. A bitmap, which the planner
 -- takes for a log that it thinks is short, would read all of it for the first row.
 CREATE FUNCTION {s}.first_kept(t {s}.topic) RETURNS bigint LANGUAGE sql STABLE SET enable_bitmapscan = off AS $$
