@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -71,13 +70,13 @@ impl Pace {
 }
 
 /// A future each poll of which waits for its turn.
-pub(super) async fn paced<F: Future>(pace: Arc<Pace>, future: F) -> F::Output {
-    let (mut future, mut number) = (pin!(future), None);
-    poll_fn(|cx| {
+pub(super) fn paced<F: Future>(pace: Arc<Pace>, future: F) -> impl Future<Output = F::Output> {
+    // In a box: an `async` block that pins what it was given has room for it twice.
+    let (mut future, mut number) = (Box::pin(future), None);
+    poll_fn(move |cx| {
         ready!(pace.poll_turn(&mut number, cx));
         future.as_mut().poll(cx)
     })
-    .await
 }
 
 #[cfg(test)]

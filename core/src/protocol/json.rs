@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-/// Bytes of a string that are looked at together.
-const CHUNK: usize = 16;
+/// After so many bytes a string is a long one.
+const SHORT: usize = 16;
 
 /// One member of an object.
 #[derive(Debug)]
@@ -68,9 +68,9 @@ fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
         if !SPECIAL[usize::from(byte)] {
             at += 1;
             plain += 1;
-            // Most strings are short; long ones are worth looking at in chunks.
-            if plain == CHUNK {
-                at += plain_chunks(&bytes[at..]);
+            // Most strings are short; in long ones it is worth looking at many bytes at once.
+            if plain == SHORT {
+                at += plain_run(&bytes[at..])?;
             }
             continue;
         }
@@ -86,11 +86,11 @@ fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     }
 }
 
-/// How many bytes there are of whole chunks in which nothing is special.
-fn plain_chunks(bytes: &[u8]) -> usize {
-    let (chunks, _) = bytes.as_chunks::<CHUNK>();
-    let plain = |chunk: &&[u8; CHUNK]| !chunk.iter().fold(false, |found, byte| found | is_special(*byte));
-    chunks.iter().take_while(plain).count() * CHUNK
+/// How many bytes there are until a quote or a backslash; `None` if there is none, or a control character before it.
+fn plain_run(bytes: &[u8]) -> Option<usize> {
+    let end = memchr::memchr2(b'"', b'\\', bytes)?;
+    let control = bytes[..end].iter().fold(false, |found, byte| found | (*byte < 0x20));
+    (!control).then_some(end)
 }
 
 /// What ends a run of characters in a string.
@@ -282,6 +282,9 @@ mod tests {
         fn agrees_with_serde_json_on_any_text(text in "[{}\\[\\]\":,\\\\a-eu0-9.+\\- é\n]{0,24}") {
             check(&text);
             check(&format!("{{\"a\":{text}}}"));
+            // Behind what makes a string a long one.
+            check(&format!("{{\"a\":\"0123456789abcdefé{text}\"}}"));
+            check(&format!("{{\"0123456789abcdef{text}\":1}}"));
         }
     }
 }
