@@ -1,6 +1,6 @@
 //! How long the chat's function takes to start, what it weighs, and how long its invocations take behind the local gateway.
 //!
-//! `cargo run --release -p strait-adapter-lambda --features local --example measure -- path/to/bootstrap redis://…`
+//! `cargo run --release -p strait-adapter-lambda --features local --example latency -- path/to/bootstrap redis://…`
 
 use std::io::{Error, Write};
 use std::path::PathBuf;
