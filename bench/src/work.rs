@@ -40,7 +40,7 @@ impl Work {
                                              idle:10000:subscribed,idle:19000:subscribed,echo:32:1000:1,echo:32:2000:1,\
                                              echo:32:5000:1,echo:32:10000:1,echo:32:19000:1,fanout:100:1:8,fanout:100:10:8,\
                                              fanout:100:100:8,fanout:100:1000:8,fanout:100:10000:8,topics:100:1,topics:100:100,\
-                                             topics:100:1000,topics:100:10000";
+                                             topics:100:1000,topics:100:10000,topics:100:100000";
 
     /// Whether what speaks `dialect` can do it: bare TCP has no rooms, and only Strait has topics with names.
     pub(crate) fn possible(self, dialect: Dialect) -> bool {
