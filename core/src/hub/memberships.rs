@@ -71,15 +71,15 @@ impl Memberships {
                 index.insert(moved.topic().clone(), at);
             }
         }
-        let few = self.list.len();
-        if few <= FEW / 2 {
+        let left = self.list.len();
+        if left <= FEW / 2 {
             self.index = None;
         }
         // So seldom that each leaving pays a fixed share of it.
-        if few * 4 < self.list.capacity() {
-            self.list.shrink_to(few * 2);
+        if left * 4 < self.list.capacity() {
+            self.list.shrink_to(left * 2);
             if let Some(index) = &mut self.index {
-                index.shrink_to(few * 2);
+                index.shrink_to(left * 2);
             }
         }
         Some(joined)
