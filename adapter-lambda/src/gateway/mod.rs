@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed};
 use tokio::sync::Semaphore;
-use tokio::time::{timeout, timeout_at};
+use tokio::time::timeout_at;
 
 pub use credentials::CredentialsError;
 use lines::Lines;
@@ -34,6 +34,9 @@ pub(crate) use signed::{SignedClient, variable};
 const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// With less time than this nothing is tried again: a try that is cut off may have sent the message all the same, so
+/// that whoever is handed the rest would send it twice.
+const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: where a
 /// connection is posted to is kept with its channel.
@@ -89,14 +92,14 @@ impl ApiGateway {
         let id = utf8_percent_encode(to.id.as_str(), ID);
         let url = format!("{}/@connections/{id}", to.endpoint.trim_end_matches('/'));
         let mut pause = FIRST_PAUSE;
-        let mut last = Tried::Failed;
+        let (mut last, mut least) = (Tried::Failed, Duration::ZERO);
         loop {
+            let Ok(Ok(under_way)) = timeout_at(deadline.into(), self.under_way.acquire()).await else { return last };
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left <= least {
                 return last;
             }
-            let Ok(Ok(under_way)) = timeout(left, self.under_way.acquire()).await else { return last };
-            let limit = self.settings.request.min(deadline.saturating_duration_since(Instant::now()));
+            let limit = self.settings.request.min(left);
             let sent = self.client.send(method.clone(), &url, body.clone(), limit).await;
             drop(under_way);
             last = match sent {
@@ -117,10 +120,11 @@ impl ApiGateway {
             };
             // Full jitter, so that those who were throttled together do not come back together.
             let wait = pause.mul_f64(fastrand::f64());
-            if Instant::now() + wait >= deadline {
+            if Instant::now() + wait + LAST_TRY > deadline {
                 return last;
             }
             tokio::time::sleep(wait).await;
+            least = LAST_TRY;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
