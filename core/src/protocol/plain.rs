@@ -118,22 +118,23 @@ fn json_string(value: &[u8]) -> Option<Cow<'_, str>> {
 #[derive(Default)]
 struct Keys<'t> {
     few: SmallVec<[Cow<'t, [u8]>; 4]>,
-    many: HashSet<Cow<'t, [u8]>>,
+    /// All of them, once they are no longer few.
+    many: Option<HashSet<Cow<'t, [u8]>>>,
     twice: bool,
 }
 
 impl<'t> Keys<'t> {
     fn is_empty(&self) -> bool {
-        self.few.is_empty() && self.many.is_empty()
+        self.few.is_empty()
     }
 
     fn add(&mut self, key: Cow<'t, [u8]>) {
-        if self.many.is_empty() && self.few.len() < FEW_KEYS {
+        if self.few.len() < FEW_KEYS {
             self.twice |= self.few.contains(&key);
             self.few.push(key);
         } else {
-            self.many.extend(self.few.drain(..));
-            self.twice |= !self.many.insert(key);
+            let many = self.many.get_or_insert_with(|| self.few.iter().cloned().collect());
+            self.twice |= !many.insert(key);
         }
     }
 }

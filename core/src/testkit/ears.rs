@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -48,10 +49,13 @@ impl Ears {
     /// Waits until `count` events of a topic have come, and answers all that have.
     ///
     /// # Panics
-    /// When they do not come within ten seconds.
+    /// When they do not come within ten seconds: tells what came instead.
     pub async fn hear(&self, topic: &Topic, count: usize) -> Vec<(Position, Arc<Event>)> {
         let heard = async || Some(self.events(topic)).filter(|events| events.len() >= count);
-        eventually(&format!("{count} events on {topic}"), heard).await
+        let instead = fmt::from_fn(|f| {
+            write!(f, "{count} events on {topic}; came {:?}, gaps on {:?}", self.events(topic), self.0.lock().gaps)
+        });
+        eventually(instead, heard).await
     }
 
     /// Waits until `count` commands have come, and answers all that have.
@@ -60,7 +64,7 @@ impl Ears {
     /// When they do not come within ten seconds.
     pub async fn obey(&self, count: usize) -> Vec<Command> {
         let heard = async || Some(self.commands()).filter(|commands| commands.len() >= count);
-        eventually(&format!("{count} commands"), heard).await
+        eventually(format!("{count} commands"), heard).await
     }
 }
 

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ pub struct Trial {
 }
 
 /// Waits until `look` finds something.
-pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn eventually<W: fmt::Display, T>(what: W, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let started = tokio::time::Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -130,7 +131,7 @@ impl Trial {
             claims.extend(self.store.claim_due(&by, 100, LONG).await.unwrap());
             (claims.len() >= count).then_some(())
         };
-        eventually(&format!("{count} channels that are due"), look).await;
+        eventually(format!("{count} channels that are due"), look).await;
         assert_eq!(claims.len(), count, "no more are due: {claims:?}");
         claims
     }

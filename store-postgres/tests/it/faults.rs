@@ -22,12 +22,16 @@ async fn connected(config: PostgresConfig) -> PostgresStore {
 
 /// A store through a proxy, with short limits.
 async fn through_proxy() -> (Schema, Proxy, PostgresStore) {
+    through_proxy_within(OPERATION).await
+}
+
+async fn through_proxy_within(limit: Duration) -> (Schema, Proxy, PostgresStore) {
     // The schema is there before: it takes longer than a call may.
     let schema = Schema::new();
     schema.store().await.close().await;
     let proxy = Proxy::before(&server_of(&url())).await;
     let config = PostgresConfig::from_url(&proxy.url(&schema.url)).unwrap().schema(&schema.name).unwrap();
-    let store = connected(config.connections(4).operation_timeout(OPERATION)).await;
+    let store = connected(config.connections(4).operation_timeout(limit)).await;
     (schema, proxy, store)
 }
 
@@ -85,7 +89,7 @@ async fn connections_that_stall_are_given_up_in_time() {
 
 #[tokio::test]
 async fn a_slow_way_only_takes_longer() {
-    let (_schema, proxy, store) = through_proxy().await;
+    let (_schema, proxy, store) = through_proxy_within(OPERATION * 10).await;
     proxy.set(Way::Slow(Duration::from_millis(20)));
     let (ears, _bus) = hearing(&store, &["a"]).await;
     for n in 0..5 {
