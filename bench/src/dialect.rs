@@ -30,6 +30,8 @@ pub(crate) enum Role {
     Echo,
     /// Receives what is published.
     Member,
+    /// The same, with a session.
+    Guest,
     /// Publishes, and is no member.
     Publisher,
 }
@@ -55,6 +57,7 @@ impl Dialect {
             (Self::SocketIo, _) => "/socket.io/?EIO=4&transport=websocket",
             (_, Role::Echo) => "/echo",
             (Self::Bare, Role::Publisher) => "/publish",
+            (Self::Strait, Role::Guest) => "/fan?guest=true",
             _ => "/fan",
         }
     }
@@ -69,7 +72,7 @@ impl Dialect {
         if self == Self::SocketIo {
             steps.extend([Step::Text("0{".into()), say("40"), Step::Text("40".into())]);
         }
-        if role == Role::Member {
+        if matches!(role, Role::Member | Role::Guest) {
             match self {
                 Self::Strait => steps.extend(subscription(0)),
                 Self::SocketIo => {

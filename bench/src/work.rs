@@ -33,7 +33,7 @@ pub(crate) enum Work {
 impl Work {
     /// What the milestone's table asks for.
     pub(crate) const USUAL: &'static str = "echo:32:100:1,echo:32:1000:1,echo:32:100:16,echo:1024:100:16,fanout:100:1000:8,\
-                                            idle:10000:silent,idle:10000:spoken,idle:10000:subscribed,connect";
+                                            idle:10000:silent,idle:10000:spoken,idle:10000:subscribed,idle:10000:guest,connect";
 
     /// What shows how Strait's cost grows: with connections, members of a topic, and topics.
     pub(crate) const CURVES: &'static str = "idle:1000:subscribed,idle:2000:subscribed,idle:5000:subscribed,\
@@ -42,9 +42,9 @@ impl Work {
                                              fanout:100:100:8,fanout:100:1000:8,fanout:100:10000:8,topics:100:1,topics:100:100,\
                                              topics:100:1000,topics:100:10000,topics:100:100000";
 
-    /// Whether what speaks `dialect` can do it: bare TCP has no rooms, and only Strait has topics with names.
+    /// Whether what speaks `dialect` can do it: bare TCP has no rooms, and only Strait has topics with names and sessions.
     pub(crate) fn possible(self, dialect: Dialect) -> bool {
-        if let Self::Topics { .. } = self {
+        if matches!(self, Self::Topics { .. } | Self::Idle { past: Past::Guest, .. }) {
             return dialect == Dialect::Strait;
         }
         let rooms = matches!(self, Self::Fanout { .. } | Self::Idle { past: Past::Subscribed, .. });
@@ -82,7 +82,7 @@ impl FromStr for Work {
             ["connect"] => Self::Connect,
             _ => bail!(
                 "unknown work {text:?}: give echo:SIZE:CONNECTIONS:IN_FLIGHT, fanout:SIZE:MEMBERS:IN_FLIGHT, \
-                 topics:SIZE:TOPICS, idle:CONNECTIONS:silent|spoken|subscribed or connect"
+                 topics:SIZE:TOPICS, idle:CONNECTIONS:silent|spoken|subscribed|guest or connect"
             ),
         })
     }
@@ -105,6 +105,7 @@ impl fmt::Display for Work {
                     Past::Silent => "after the handshake",
                     Past::Spoken => "after one message each",
                     Past::Subscribed => "each with a subscription",
+                    Past::Guest => "each with a session and a subscription",
                 };
                 write!(f, "Idle memory, {connections} connections {past}")
             }

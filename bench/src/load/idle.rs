@@ -19,12 +19,18 @@ pub(crate) enum Past {
     Spoken,
     /// It is a member of the room, or subscribed to the topic.
     Subscribed,
+    /// The same, with a session.
+    Guest,
 }
 
 /// Opens `connections` and tells by how many bytes each makes the server's resident memory grow.
 pub(crate) fn memory(target: &Target, connections: usize, past: Past) -> Result<f64> {
     ensure!(connections > 0, "memory is measured over at least one connection");
-    let role = if past == Past::Subscribed { Role::Member } else { Role::Echo };
+    let role = match past {
+        Past::Silent | Past::Spoken => Role::Echo,
+        Past::Subscribed => Role::Member,
+        Past::Guest => Role::Guest,
+    };
     let mut steps = target.dialect.opening(role, &target.address.to_string());
     // The first connections also pay for what is made once: lazily built tables, threads' stacks.
     drop(dialogue::open(target.address, 64, steps.clone())?);

@@ -1,8 +1,9 @@
-//! `/fan`: anybody may subscribe to and publish on topics under `fan:`. For load tests.
+//! `/fan`: anybody may subscribe to and publish on topics under `fan:`, with `?guest=true` as a user of its own. For load
+//! tests.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use strait_core::{Channel, Endpoint, Error, Json, Payload, Topic};
+use strait_core::{Channel, ChannelId, Endpoint, Error, Json, Opening, Payload, Session, Topic};
 
 use crate::quick;
 
@@ -11,7 +12,24 @@ const PREFIX: &str = "fan:";
 pub(crate) const KEPT_PREFIX: &str = "fan:kept:";
 
 pub(crate) fn endpoint() -> Endpoint {
-    Endpoint::new("fan", "/fan").public().limits(quick()).on("subscribe", subscribe).on("publish", publish)
+    Endpoint::new("fan", "/fan")
+        .public()
+        .limits(quick())
+        .opening::<Query>()
+        .authenticate(authenticate)
+        .on("subscribe", subscribe)
+        .on("publish", publish)
+}
+
+#[derive(Deserialize)]
+struct Query {
+    #[serde(default)]
+    guest: bool,
+}
+
+async fn authenticate(query: Opening<Query>) -> Result<Option<Session<()>>, Error> {
+    let guest = query.guest.then(|| Session::new(ChannelId::unique(), ()));
+    Ok(guest.transpose()?)
 }
 
 #[derive(Deserialize)]

@@ -18,7 +18,7 @@ async fn an_echo_comes_back_as_it_went(server: Server) {
 }
 
 async fn a_fan_carries_what_is_published_as_it_was(server: Server) {
-    let (mut one, mut two) = (server.client("/fan").await, server.client("/fan").await);
+    let (mut one, mut two) = (server.client("/fan").await, server.client("/fan?guest=true").await);
     for client in [&mut one, &mut two] {
         client.send(r#"{"action":"subscribe","topic":"fan:a"}"#).await;
         client.expect(r#"{"action":"subscribe"}"#).await;
