@@ -5,11 +5,11 @@ use bytes::Bytes;
 use strait_core::store::{
     AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, StoredSession, TokenHash, Versioned,
 };
-use strait_core::{ChannelId, Event, NodeId, Position, Retention};
+use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic};
 
 use crate::clock::{Tick, Timeline};
-use crate::places::Places;
 use crate::random::Random;
+use crate::sorted::SortedMap;
 use crate::stream::Stream;
 
 /// How far a channel has come; a detached or dead one has its deadline beside it.
@@ -34,7 +34,8 @@ pub(crate) struct Channel {
     pub(crate) due: Tick,
     pub(crate) location: Location,
     pub(crate) grace: Option<Duration>,
-    pub(crate) topics: Places,
+    /// Its rows among the members of its topics, 0 where it needs none.
+    pub(crate) topics: SortedMap<Topic, u64>,
     endpoint: Arc<str>,
     opening: Bytes,
     opened_at: Tick,
@@ -64,7 +65,7 @@ impl Channel {
             due: 0,
             location: new.location,
             grace: new.grace,
-            topics: Places::default(),
+            topics: SortedMap::default(),
             endpoint: new.endpoint,
             opening: new.opening,
             opened_at: now,

@@ -17,13 +17,13 @@ impl Inner {
         if !channel.obeys(&subscription.fence) {
             return Subscribed::Dead;
         }
-        let found = channel.topics.get(&subscription.topic);
+        let found = channel.topics.get(&subscription.topic).copied();
         self.topics.entry(&subscription.topic, |topic| {
             let (row, answer) = match found {
                 Some(row) => (topic.rejoin(row, subscription, &self.time), Subscribed::Already { head: topic.head() }),
                 None => (topic.join(subscription, &self.time), Subscribed::Joined { head: topic.head() }),
             };
-            channel.topics.set(topic.name.clone(), row);
+            channel.topics.insert(topic.name.clone(), row);
             self.topics.queue(topic, self.time.now());
             answer
         })
@@ -114,14 +114,14 @@ impl EventHubStore for MemoryStore {
         let topics = self
             .inner
             .channels
-            .with(id, |channel| if channel.is_alive() { channel.topics.topics() } else { Vec::new() });
+            .with(id, |channel| if channel.is_alive() { channel.topics.keys().cloned().collect() } else { Vec::new() });
         Ok(topics.unwrap_or_default())
     }
 
     async fn members(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Member>, StoreError> {
         let after = row(cursor, "members")?;
         let listed = self.inner.topics.existing(topic, |topic| {
-            let rows = topic.index().map(|index| index.members.range(after.saturating_add(1)..));
+            let rows = topic.index().map(|index| index.members.from(after.saturating_add(1)));
             page(rows.into_iter().flatten(), limit, |row| (row.channel.clone(), row.joined))
         });
         let (rows, next) = listed.unwrap_or_default();
@@ -139,7 +139,7 @@ impl EventHubStore for MemoryStore {
     async fn presence(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Present>, StoreError> {
         let after = row(cursor, "presence")?;
         let listed = self.inner.topics.existing(topic, |topic| {
-            let rows = topic.index().map(|index| index.presence.range(after.saturating_add(1)..));
+            let rows = topic.index().map(|index| index.presence.from(after.saturating_add(1)));
             page(rows.into_iter().flatten(), limit, |row| row.present(&self.inner.time))
         });
         let (mut items, next) = listed.unwrap_or_default();

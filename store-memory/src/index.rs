@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use strait_core::store::{PresenceEntry, Relay};
@@ -6,6 +5,7 @@ use strait_core::{ChannelId, Position, Topic};
 
 use crate::clock::{Tick, after};
 use crate::random::Random;
+use crate::sorted::SortedMap;
 
 /// What a topic knows of its members: those that nodes' memory does not hold, and those that others may see.
 ///
@@ -14,8 +14,8 @@ use crate::random::Random;
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     last: u64,
-    pub(crate) members: BTreeMap<u64, MemberRow>,
-    pub(crate) presence: BTreeMap<u64, PresenceRow>,
+    pub(crate) members: SortedMap<u64, MemberRow>,
+    pub(crate) presence: SortedMap<u64, PresenceRow>,
     relay: Option<Relaying>,
 }
 

@@ -108,7 +108,11 @@ impl Inner {
         channel.phase = Phase::Dead;
         channel.generation += 1;
         self.channels.schedule(channel, after(now, ttl));
-        Claim { fence: channel.fence(), record: channel.record(&self.time), topics: channel.topics.topics() }
+        Claim {
+            fence: channel.fence(),
+            record: channel.record(&self.time),
+            topics: channel.topics.keys().cloned().collect(),
+        }
     }
 
     fn remove(&self, channel: &mut Channel) {

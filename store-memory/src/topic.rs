@@ -132,7 +132,7 @@ impl TopicState {
         let Some(index) = &mut self.index else { return };
         if !subscription.indexed {
             index.remove_member(row);
-        } else if !index.members.contains_key(&row) {
+        } else if index.members.get(&row).is_none() {
             index.add_member(row, channel.clone(), joined);
         }
         self.drop_empty_index();

@@ -98,7 +98,11 @@ impl Live {
         match self.indexed.iter().find(|(indexed, _)| *indexed == user) {
             Some((_, true)) => return None,
             Some((_, false)) => {}
-            None => self.indexed.push((user.clone(), false)),
+            None => {
+                // Hardly ever more than one.
+                self.indexed.reserve_exact(1);
+                self.indexed.push((user.clone(), false));
+            }
         }
         Some(ToIndex::Add(user))
     }

@@ -10,6 +10,8 @@ use crate::name::Topic;
 
 /// The longest list that is looked through.
 const FEW: usize = 32;
+/// Up to this length the list grows by one at a time.
+const EXACT: usize = 4;
 
 type Index = HashMap<Topic, usize, RandomState>;
 
@@ -52,6 +54,9 @@ impl Memberships {
         }
         if let Some(index) = &mut self.index {
             index.insert(joined.topic().clone(), self.list.len());
+        }
+        if self.list.len() < EXACT {
+            self.list.reserve_exact(1);
         }
         self.list.push(joined);
         if self.index.is_none() && self.list.len() > FEW {
