@@ -110,7 +110,7 @@ impl EventHub {
 
     pub(super) async fn release_lease(&self) {
         if let Err(error) = self.0.store.release(&self.0.node).await {
-            tracing::warn!(error = %error, "the lease was not given back, it ends by itself");
+            tracing::warn!(error = %error.in_full(), "the lease was not given back, it ends by itself");
         }
     }
 
@@ -160,7 +160,7 @@ impl EventHub {
                 self.begin_anew().await
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "the lease could not be renewed");
+                tracing::warn!(error = %error.in_full(), "the lease could not be renewed");
                 false
             }
             Err(_) => {
@@ -176,7 +176,7 @@ impl EventHub {
         let sure_until = match timeout(term / 3, self.acquire_lease()).await {
             Ok(Ok(sure_until)) => sure_until,
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "no new lease");
+                tracing::warn!(error = %error.in_full(), "no new lease");
                 return false;
             }
             Err(_) => {
@@ -222,7 +222,7 @@ impl EventHub {
             }
             failed => {
                 if let Some(Err(error)) = failed {
-                    tracing::warn!(error = %error, "a channel could not be attached again");
+                    tracing::warn!(error = %error.in_full(), "a channel could not be attached again");
                 }
                 Some((channel, Close::restart("this node lost its lease")))
             }
@@ -302,7 +302,7 @@ impl EventHub {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error, "channels that are due could not be claimed");
+                    tracing::warn!(error = %error.in_full(), "channels that are due could not be claimed");
                     return;
                 }
             }
