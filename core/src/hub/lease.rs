@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::{EventHub, ending};
 use crate::app::App;
@@ -70,7 +70,12 @@ impl LeaseClock {
         self.doubted.swap(false, Ordering::SeqCst)
     }
 
-    /// How long the lease has been held without a break; nothing while it is unsure.
+    /// The store could not be asked: who else could not renew meanwhile gets a whole term, too.
+    fn falter(&self) {
+        self.since.store(self.micros(Instant::now()), Ordering::Release);
+    }
+
+    /// How long the lease has been held, and renewed, without a break; nothing while it is unsure.
     fn held_for(&self) -> Duration {
         let now = self.micros(Instant::now());
         let sure = now < self.until.load(Ordering::Acquire);
@@ -117,15 +122,22 @@ impl EventHub {
     /// From here on messages are handled.
     pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 2] {
         self.0.lease.hold(sure_until);
-        [tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))]
+        let (renewed, renewals) = watch::channel(Instant::now());
+        [tokio::spawn(self.clone().keep_lease(renewed)), tokio::spawn(self.clone().reap(app.clone(), renewals))]
     }
 
-    async fn keep_lease(self) {
+    async fn keep_lease(self, renewed: watch::Sender<Instant>) {
         let term = self.lease_term();
         let mut pause = term / 3;
         loop {
             sleep(pause).await;
+            let before = Instant::now();
             let held = survived("lease", self.renew_lease()).await == Some(true);
+            if held {
+                renewed.send_replace(before);
+            } else {
+                self.0.lease.falter();
+            }
             pause = if held { term / 3 } else { term / 10 };
         }
     }
@@ -271,23 +283,34 @@ impl EventHub {
     }
 
     /// Ends what others left behind. It begins only after a whole term, so that a store that was away for everybody
-    /// does not make everybody claim everybody.
-    async fn reap(self, app: App) {
+    /// does not make everybody claim everybody; and only while the store has just answered: a claim that waited for it
+    /// would find the leases of all others ended.
+    async fn reap(self, app: App, mut renewals: watch::Receiver<Instant>) {
         let term = self.lease_term();
         let ending = Arc::new(Semaphore::new(ENDING_AT_ONCE));
-        loop {
-            sleep(jittered(term / 2)).await;
+        while renewals.changed().await.is_ok() {
+            sleep(jittered(term / 8)).await;
+            // Whoever lives has renewed in the third of a term before that.
+            let until = *renewals.borrow_and_update() + term / 2;
             if self.0.lease.held_for() >= term {
-                survived("reaper", self.end_due(&app, &ending)).await;
+                survived("reaper", self.end_due(&app, &ending, until)).await;
             }
         }
     }
 
-    async fn end_due(&self, app: &App, ending: &Arc<Semaphore>) {
+    async fn end_due(&self, app: &App, ending: &Arc<Semaphore>, until: Instant) {
         loop {
             // A claim runs out: no more are taken than are worked on.
             let Ok(mut room) = Arc::clone(ending).acquire_many_owned(CLAIMS as u32).await else { return };
-            match self.0.store.claim_due(&self.0.node, CLAIMS, self.lease_term()).await {
+            if Instant::now() >= until {
+                return;
+            }
+            let claiming = self.0.store.claim_due(&self.0.node, CLAIMS, self.lease_term());
+            let Ok(claimed) = timeout_at(until.into(), claiming).await else {
+                tracing::warn!("channels that are due could not be claimed in time");
+                return;
+            };
+            match claimed {
                 Ok(claims) => {
                     let last = claims.len() < CLAIMS;
                     for claim in claims {
