@@ -222,8 +222,8 @@ async fn run(
                             Some(_) => "Connection Closed Normally".into(),
                             None => "Client-side close frame status not set".into(),
                         };
-                        // Sends the answer that the library has queued.
-                        let _ = socket.close(None).await;
+                        // Sends the answer that the library has queued; to close once more would be an error.
+                        let _ = socket.flush().await;
                         return End { code, reason, close: None };
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
