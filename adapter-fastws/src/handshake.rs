@@ -26,7 +26,7 @@ pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> R
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET request of HTTP/1.1"));
     }
     // RFC 9112 §3.2. Where a proxy and we could read two hosts, or a body, differently, neither is taken.
-    if single(headers, header::HOST).is_none() {
+    if !single(headers, header::HOST).is_some_and(is_host) {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one Host"));
     }
     let length = headers.get_all(header::CONTENT_LENGTH).iter();
@@ -50,6 +50,11 @@ pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> R
 fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&HeaderValue> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none())
+}
+
+/// Whether a name or an address, and a port, could be written so (RFC 3986 §3.2.2).
+fn is_host(value: &HeaderValue) -> bool {
+    value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_~[]%!$&'()*+,;=".contains(byte))
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
@@ -97,11 +102,18 @@ mod tests {
         assert_eq!(refused(3, Some("c2hvcnQ=")), 400);
         assert_eq!(refused(3, Some("not base64")), 400);
         assert_eq!(refused(4, None), 400);
+        for host in ["a b", "strait.test/", "user@strait.test", "strait.test#", "a\\b"] {
+            assert_eq!(refused(4, Some(host)), 400, "{host}");
+        }
         let status = |more: &[(&'static str, &'static str)]| {
             check(&Method::GET, Version::HTTP_11, &headers(&[&GOOD, more].concat()))
                 .map_err(|refusal| refusal.status.as_u16())
         };
         assert!(status(&[("content-length", "0")]).is_ok());
+        for host in ["strait.test:8080", "[::1]:80", "127.0.0.1", "xn--bcher-kva.example"] {
+            let given = GOOD.map(|(name, value)| (name, if name == "host" { host } else { value }));
+            assert!(check(&Method::GET, Version::HTTP_11, &headers(&given)).is_ok(), "{host}");
+        }
         for more in [("host", "evil.test"), ("content-length", "1"), ("transfer-encoding", "chunked")] {
             assert_eq!(status(&[more]), Err(400), "{more:?}");
         }

@@ -8,7 +8,10 @@ use futures_util::TryStreamExt;
 use parking_lot::Mutex;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{Arguments, AssertSqlSafe, Connection, Encode, PgConnection, Postgres, SqlSafeStr, SqlStr, Type, raw_sql};
+use sqlx::{
+    Arguments, AssertSqlSafe, ConnectOptions, Connection, Encode, PgConnection, Postgres, SqlSafeStr, SqlStr, Type,
+    raw_sql,
+};
 use strait_core::store::{StoreError, StoreErrorKind};
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -21,6 +24,8 @@ use crate::error::{error, from_sqlx, lost_against_another};
 const TRIES: u32 = 5;
 /// After so long a connection is asked whether it is still there before it is used.
 const DOUBTFUL: Duration = Duration::from_secs(1);
+/// How long a connection is tried once more, to tell why there is none.
+const LAST_TRY: Duration = Duration::from_millis(500);
 /// Connections for what must not wait behind work.
 const VITAL: u32 = 3;
 
@@ -186,7 +191,16 @@ impl Database {
 
     /// A connection of the caller's own, for what is no single statement.
     pub(crate) async fn connection(&self, op: &'static str) -> Result<PgConnection, StoreError> {
-        Ok(self.acquire(Lane::Vital).await.map_err(|error| from_sqlx(op, error))?.detach())
+        match self.acquire(Lane::Vital).await {
+            Ok(connection) => Ok(connection.detach()),
+            // The pool has tried for all of the time, and does not tell what it met.
+            Err(sqlx::Error::PoolTimedOut) => {
+                let (runtime, _) = self.home();
+                let connecting = within(runtime, timeout(self.operation.min(LAST_TRY), self.options.connect()));
+                connecting.await.map_err(|_| late(op))?.map_err(|error| from_sqlx(op, error))
+            }
+            Err(error) => Err(from_sqlx(op, error)),
+        }
     }
 
     /// Runs a statement, which is a transaction of its own, and answers its rows.

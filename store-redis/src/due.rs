@@ -159,7 +159,7 @@ impl Inner {
                 Ok(answer) => {
                     claims.extend(claimed(id, answer).map_err(|foreign| Failure::from(foreign).store("claim_due"))?);
                 }
-                Err(error) => tracing::warn!(error = %error, "a channel that is due could not be claimed"),
+                Err(error) => tracing::warn!(error = %error.in_full(), "a channel that is due could not be claimed"),
             }
         }
         Ok(claims)

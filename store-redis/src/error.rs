@@ -50,11 +50,15 @@ impl Failure {
         }
         match error.code() {
             Some(code) if is_of_configuration(code) => Self::Refused { address, code: code.to_owned() },
+            Some("ERR") if error.detail().is_some_and(|words| words.contains("DB index is out of range")) => {
+                Self::Refused { address, code: "it has no database of this number".to_owned() }
+            }
             Some(code) => Self::Connect { address, what: code.to_owned() },
             None if error.is_io_error() => Self::Connect { address, what: io_text(error) },
             None if error.kind() == redis::ErrorKind::AuthenticationFailed => {
                 Self::Refused { address, code: "the user name or the password is wrong".to_owned() }
             }
+            None if error.kind() == redis::ErrorKind::RESP3NotSupported => Self::too_old(&address),
             None => Self::Connect { address, what: error.category().to_owned() },
         }
     }
@@ -69,9 +73,23 @@ impl Failure {
         Self::Lost { address, what }
     }
 
+    /// A server that has no shard channels.
+    pub(crate) fn too_old(address: &str) -> Self {
+        Self::Refused { address: address.to_owned(), code: NEEDED.to_owned() }
+    }
+
     pub(crate) fn server(address: &str, error: &ServerError) -> Self {
-        let code = error.code().to_owned();
-        Self::Server { address: address.to_owned(), kind: kind_of(error), code }
+        let address = address.to_owned();
+        // Within a script it goes by no code of its own.
+        let words = error.details().unwrap_or_default();
+        if words.contains("user executing the script") || words.contains("ACL failure in script") {
+            return Self::Server {
+                address,
+                kind: StoreErrorKind::Misconfigured,
+                code: "NOPERM in a script".to_owned(),
+            };
+        }
+        Self::Server { address, kind: kind_of(error), code: error.code().to_owned() }
     }
 
     pub(crate) fn of(error: &StoreError) -> Self {
@@ -100,6 +118,7 @@ impl Failure {
 }
 
 pub(crate) const BACKEND: &str = "redis";
+const NEEDED: &str = "Redis 7 or later, or Valkey, is needed";
 
 pub(crate) fn conflict(op: &'static str, source: &'static str) -> StoreError {
     StoreError::new(StoreErrorKind::Conflict, BACKEND, op).because(source)

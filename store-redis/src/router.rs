@@ -310,7 +310,10 @@ impl Router {
         slots.arg("SLOTS");
         let mut answers = server.request(&[&hello, &slots], deadline).await?;
         let (slots, hello) = (answers.pop().unwrap_or(Value::Nil), answers.pop().unwrap_or(Value::Nil));
-        match mode(&hello) {
+        if too_old(&hello) {
+            return Err(Failure::too_old(&server.address));
+        }
+        match told(&hello, "mode") {
             Some("cluster") => {}
             Some(_) => return Ok(Topology::Single(Arc::clone(server))),
             None => return Err(Failure::Foreign("HELLO was not answered as Redis 7 does")),
@@ -333,7 +336,14 @@ fn broken(call: &Call, open: &Open, failure: Failure, clustered: bool) -> Outcom
     Outcome::Again { failure, asking: None, refresh: clustered, repeated: true, wait: not_done }
 }
 
-fn mode(hello: &Value) -> Option<&str> {
+/// What a server tells of itself under a name.
+fn told<'h>(hello: &'h Value, name: &str) -> Option<&'h str> {
     let mut members = hello.as_map_iter()?;
-    members.find_map(|(name, value)| (text(name).ok()? == "mode").then(|| text(value).ok())?)
+    members.find_map(|(found, value)| (text(found).ok()? == name).then(|| text(value).ok())?)
+}
+
+/// Shard channels came with Redis 7. Others that speak its protocol count their versions in their own way.
+fn too_old(hello: &Value) -> bool {
+    let major = || told(hello, "version")?.split('.').next()?.parse::<u32>().ok();
+    told(hello, "server") == Some("redis") && major().is_some_and(|major| major < 7)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE;
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
@@ -49,8 +49,12 @@ pub(super) async fn upgrade(shared: Arc<Shared>, peer: SocketAddr, mut request: 
         let value = request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         value.is_some_and(|value| value.to_ascii_lowercase().contains(expected))
     };
+    let asks = request.version() == Version::HTTP_11
+        && is(header::UPGRADE, "websocket")
+        && is(header::CONNECTION, "upgrade")
+        && request.headers().get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13");
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned();
-    let (true, true, Some(key)) = (is(header::UPGRADE, "websocket"), is(header::CONNECTION, "upgrade"), key) else {
+    let (true, Some(key)) = (asks, key) else {
         return refuse(StatusCode::FORBIDDEN, "MissingAuthenticationTokenException", "Missing Authentication Token");
     };
     let agent = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
@@ -222,8 +226,8 @@ async fn run(
                             Some(_) => "Connection Closed Normally".into(),
                             None => "Client-side close frame status not set".into(),
                         };
-                        // Sends the answer that the library has queued.
-                        let _ = socket.close(None).await;
+                        // Sends the answer that the library has queued; to close once more would be an error.
+                        let _ = socket.flush().await;
                         return End { code, reason, close: None };
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}

@@ -5,6 +5,8 @@ use std::time::Duration;
 use strait_adapter_lambda::local::Options;
 use strait_core::store::ChannelStore;
 use strait_core::{App, AppBuilder, DisconnectReason, Endpoint, Error, Session, State};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 use crate::kit::{Deployment, Log};
 
@@ -14,6 +16,15 @@ fn app(log: &Log) -> AppBuilder {
         .on_message(async |text: String| text)
         .on_disconnect(async |State(log): State<Log>, reason: DisconnectReason| log.note(format!("{reason:?}")));
     App::new().endpoint(endpoint).state(log.clone())
+}
+
+#[tokio::test]
+async fn a_clients_close_is_answered_with_its_code() {
+    let log = Log::default();
+    let deployment = Deployment::start(|| app(&log)).await;
+    let mut client = deployment.connect("/a").await;
+    client.send(Message::Close(Some(CloseFrame { code: 4000.into(), reason: "bye".into() }))).await;
+    assert_eq!(client.closed().await, 4000);
 }
 
 #[tokio::test]

@@ -134,3 +134,12 @@ async fn nothing_is_posted_before_the_handshake_is_answered() {
     client.expect("early").await;
     eventually("one post", || deployment.count("POST") >= 1).await;
 }
+
+#[tokio::test]
+async fn what_is_no_handshake_of_version_13_asks_nobody() {
+    let log = Log::default();
+    let deployment = Deployment::start(|| app(&log)).await;
+    let refused = deployment.try_connect_with("/welcome", &[("sec-websocket-version", "8")]).await;
+    assert_eq!(refused.err().expect("refused").0, 403);
+    assert!(deployment.ids().is_empty());
+}

@@ -67,7 +67,7 @@ impl Refusal {
     }
 
     fn of_store(error: &StoreError) -> Self {
-        tracing::error!(error = %error, "a channel could not be opened");
+        tracing::error!(error = %error.in_full(), "a channel could not be opened");
         Self::unavailable("the server cannot take connections at the moment")
     }
 }

@@ -109,7 +109,7 @@ pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) 
         Ok::<_, StoreError>(())
     };
     if let Err(error) = undone.await {
-        tracing::warn!(error = %error, "a channel that nobody was told of waits until it is due");
+        tracing::warn!(error = %error.in_full(), "a channel that nobody was told of waits until it is due");
     }
 }
 
@@ -130,7 +130,7 @@ async fn run(channel: &Channel, claim: Claim, reason: DisconnectReason, connecte
         loop {
             sleep(term / 3).await;
             if let Some(Err(error)) = survived("ending", hub.store().renew(&claim, term)).await {
-                tracing::warn!(error = %error, "a claim could not be renewed");
+                tracing::warn!(error = %error.in_full(), "a claim could not be renewed");
             }
         }
     });
@@ -166,10 +166,10 @@ async fn persist<T, F: Future<Output = Result<T, StoreError>>>(op: &str, mut cal
         match survived("ending", call()).await {
             Some(Ok(done)) => return Some(done),
             Some(Err(error)) if !error.is_retryable() => {
-                tracing::error!(op, error = %error, "a channel could not be ended");
+                tracing::error!(op, error = %error.in_full(), "a channel could not be ended");
                 return None;
             }
-            Some(Err(error)) => tracing::warn!(op, error = %error, "ending a channel waits for the store"),
+            Some(Err(error)) => tracing::warn!(op, error = %error.in_full(), "ending a channel waits for the store"),
             None => {}
         }
         sleep(jittered(pause)).await;

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 use futures_util::stream::{self, StreamExt};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 
 use super::{EventHub, ending};
 use crate::app::App;
@@ -70,7 +70,12 @@ impl LeaseClock {
         self.doubted.swap(false, Ordering::SeqCst)
     }
 
-    /// How long the lease has been held without a break; nothing while it is unsure.
+    /// The store could not be asked: who else could not renew meanwhile gets a whole term, too.
+    fn falter(&self) {
+        self.since.store(self.micros(Instant::now()), Ordering::Release);
+    }
+
+    /// How long the lease has been held, and renewed, without a break; nothing while it is unsure.
     fn held_for(&self) -> Duration {
         let now = self.micros(Instant::now());
         let sure = now < self.until.load(Ordering::Acquire);
@@ -110,22 +115,29 @@ impl EventHub {
 
     pub(super) async fn release_lease(&self) {
         if let Err(error) = self.0.store.release(&self.0.node).await {
-            tracing::warn!(error = %error, "the lease was not given back, it ends by itself");
+            tracing::warn!(error = %error.in_full(), "the lease was not given back, it ends by itself");
         }
     }
 
     /// From here on messages are handled.
     pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 2] {
         self.0.lease.hold(sure_until);
-        [tokio::spawn(self.clone().keep_lease()), tokio::spawn(self.clone().reap(app.clone()))]
+        let (renewed, renewals) = watch::channel(Instant::now());
+        [tokio::spawn(self.clone().keep_lease(renewed)), tokio::spawn(self.clone().reap(app.clone(), renewals))]
     }
 
-    async fn keep_lease(self) {
+    async fn keep_lease(self, renewed: watch::Sender<Instant>) {
         let term = self.lease_term();
         let mut pause = term / 3;
         loop {
             sleep(pause).await;
+            let before = Instant::now();
             let held = survived("lease", self.renew_lease()).await == Some(true);
+            if held {
+                renewed.send_replace(before);
+            } else {
+                self.0.lease.falter();
+            }
             pause = if held { term / 3 } else { term / 10 };
         }
     }
@@ -160,7 +172,7 @@ impl EventHub {
                 self.begin_anew().await
             }
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "the lease could not be renewed");
+                tracing::warn!(error = %error.in_full(), "the lease could not be renewed");
                 false
             }
             Err(_) => {
@@ -176,7 +188,7 @@ impl EventHub {
         let sure_until = match timeout(term / 3, self.acquire_lease()).await {
             Ok(Ok(sure_until)) => sure_until,
             Ok(Err(error)) => {
-                tracing::warn!(error = %error, "no new lease");
+                tracing::warn!(error = %error.in_full(), "no new lease");
                 return false;
             }
             Err(_) => {
@@ -222,7 +234,7 @@ impl EventHub {
             }
             failed => {
                 if let Some(Err(error)) = failed {
-                    tracing::warn!(error = %error, "a channel could not be attached again");
+                    tracing::warn!(error = %error.in_full(), "a channel could not be attached again");
                 }
                 Some((channel, Close::restart("this node lost its lease")))
             }
@@ -271,23 +283,34 @@ impl EventHub {
     }
 
     /// Ends what others left behind. It begins only after a whole term, so that a store that was away for everybody
-    /// does not make everybody claim everybody.
-    async fn reap(self, app: App) {
+    /// does not make everybody claim everybody; and only while the store has just answered: a claim that waited for it
+    /// would find the leases of all others ended.
+    async fn reap(self, app: App, mut renewals: watch::Receiver<Instant>) {
         let term = self.lease_term();
         let ending = Arc::new(Semaphore::new(ENDING_AT_ONCE));
-        loop {
-            sleep(jittered(term / 2)).await;
+        while renewals.changed().await.is_ok() {
+            sleep(jittered(term / 8)).await;
+            // Whoever lives has renewed in the third of a term before that.
+            let until = *renewals.borrow_and_update() + term / 2;
             if self.0.lease.held_for() >= term {
-                survived("reaper", self.end_due(&app, &ending)).await;
+                survived("reaper", self.end_due(&app, &ending, until)).await;
             }
         }
     }
 
-    async fn end_due(&self, app: &App, ending: &Arc<Semaphore>) {
+    async fn end_due(&self, app: &App, ending: &Arc<Semaphore>, until: Instant) {
         loop {
             // A claim runs out: no more are taken than are worked on.
             let Ok(mut room) = Arc::clone(ending).acquire_many_owned(CLAIMS as u32).await else { return };
-            match self.0.store.claim_due(&self.0.node, CLAIMS, self.lease_term()).await {
+            if Instant::now() >= until {
+                return;
+            }
+            let claiming = self.0.store.claim_due(&self.0.node, CLAIMS, self.lease_term());
+            let Ok(claimed) = timeout_at(until.into(), claiming).await else {
+                tracing::warn!("channels that are due could not be claimed in time");
+                return;
+            };
+            match claimed {
                 Ok(claims) => {
                     let last = claims.len() < CLAIMS;
                     for claim in claims {
@@ -302,7 +325,7 @@ impl EventHub {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error, "channels that are due could not be claimed");
+                    tracing::warn!(error = %error.in_full(), "channels that are due could not be claimed");
                     return;
                 }
             }

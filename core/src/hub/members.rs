@@ -293,7 +293,7 @@ impl EventHub {
         if let Ok(bus) = self.0.bus()
             && let Err(error) = bus.interest(&[], std::slice::from_ref(&members.topic)).await
         {
-            tracing::warn!(error = %error, "interest in a topic without members could not be ended");
+            tracing::warn!(error = %error.in_full(), "interest in a topic without members could not be ended");
         }
         self.forget_topic(members, &mut interest);
     }

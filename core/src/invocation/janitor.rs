@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
+use tokio::time::timeout_at;
 
 use super::Invocation;
 use crate::error::Error;
@@ -129,8 +130,11 @@ impl Invocation {
             }
             renewed = before;
         }
-        while Instant::now() < self.posts && renewed.elapsed() < term {
-            let claims = hub.store().claim_due(node, CLAIMS, term).await?;
+        // Only while the store has just answered: a claim that waited for it would find all others' leases ended.
+        let until = renewed + term / 2;
+        while Instant::now() < self.posts.min(until) {
+            let Ok(claims) = timeout_at(until.into(), hub.store().claim_due(node, CLAIMS, term)).await else { break };
+            let claims = claims?;
             let last = claims.len() < CLAIMS;
             let ends = claims.into_iter().map(|claim| ending::end_claimed(self.app.clone(), claim));
             stream::iter(ends).for_each_concurrent(CLAIMS, |end| end).await;

@@ -207,7 +207,7 @@ pub(super) async fn post_until(
             Ok(true) => return Sending::Gone,
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(error = %error, "a connection that is gone was not looked up");
+                tracing::warn!(error = %error.in_full(), "a connection that is gone was not looked up");
                 return Sending::Failed;
             }
         }

@@ -68,7 +68,7 @@ impl Lock {
         if let Some(held) = self.held.take()
             && let Err(error) = self.hub.store().unlock(&held).await
         {
-            tracing::warn!(error = %error, "a channel's lock was not given back, it runs out by itself");
+            tracing::warn!(error = %error.in_full(), "a channel's lock was not given back, it runs out by itself");
         }
     }
 }
@@ -80,7 +80,7 @@ impl Drop for Lock {
             let hub = self.hub.clone();
             self.hub.in_background(async move {
                 if let Err(error) = hub.store().unlock(&held).await {
-                    tracing::warn!(error = %error, "a channel's lock was not given back, it runs out by itself");
+                    tracing::warn!(error = %error.in_full(), "a channel's lock was not given back, it runs out by itself");
                 }
             });
         }

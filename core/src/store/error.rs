@@ -1,4 +1,5 @@
 use std::error::Error as StdError;
+use std::fmt;
 
 /// Why a store could not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,5 +62,46 @@ impl StoreError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self.kind, StoreErrorKind::Unavailable | StoreErrorKind::Timeout)
+    }
+
+    /// The error with what caused it, in one line, for whoever runs the server: for logs, not for clients.
+    pub fn in_full(&self) -> impl fmt::Display + '_ {
+        InFull(self)
+    }
+}
+
+struct InFull<'a>(&'a StoreError);
+
+impl fmt::Display for InFull<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut told = self.0.to_string();
+        f.write_str(&told)?;
+        let mut next = self.0.source();
+        while let Some(error) = next {
+            let text = error.to_string();
+            // Some say what their source says, too.
+            if !told.ends_with(&text) {
+                write!(f, ": {text}")?;
+            }
+            (told, next) = (text, error.source());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_full_names_each_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot connect: {0}")]
+        struct Outer(#[source] std::io::Error);
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = StoreError::new(StoreErrorKind::Unavailable, "test", "open").because(Outer(refused));
+        let expected =
+            "test: open failed: the backend is unavailable, try again later: cannot connect: connection refused";
+        assert_eq!(error.in_full().to_string(), expected);
     }
 }

@@ -212,3 +212,43 @@ async fn a_lease_that_hangs_does_not_hold_up_the_next_try() {
     faults.next("lease", 1, &Fault::Hang(Gate::new()));
     assert_eq!(client.ask("well again").await, "well again");
 }
+
+#[tokio::test]
+async fn a_claim_that_waited_for_the_store_claims_nobody() {
+    let (log, store) = (Log::default(), Arc::new(MemoryStore::new()));
+    let [(one, a), (two, b)] = [node(&log, &store).await, node(&log, &store).await];
+    let client = two.connect("/").await;
+    client.ask("before").await;
+    let gate = Gate::new();
+    a.always("claim_due", Fault::Hang(gate.clone()));
+    b.always("claim_due", REFUSED);
+    eventually("one looks for the dead", || gate.waiting() > 0).await;
+    for faults in [&a, &b] {
+        faults.always("lease", REFUSED);
+    }
+    eventually("both are unsure", || !one.hub().is_sure() && !two.hub().is_sure()).await;
+    tokio::time::sleep(TERM).await;
+    gate.open();
+    tokio::time::sleep(TERM / 4).await;
+    for faults in [&a, &b] {
+        faults.heal("lease");
+        faults.heal("claim_due");
+    }
+    assert_eq!(client.ask("after").await, "after");
+    assert_eq!(log.count("disconnect"), 0);
+}
+
+#[tokio::test]
+async fn nobody_is_reaped_for_a_whole_term_after_the_store_has_not_answered() {
+    let (log, store) = (Log::default(), Arc::new(MemoryStore::new()));
+    let (node, faults) = node(&log, &store).await;
+    eventually("the janitor comes by", || faults.calls("claim_due") > 0).await;
+    let before = faults.calls("lease");
+    faults.next("lease", 1, &REFUSED);
+    eventually("a renewal fails", || faults.calls("lease") > before).await;
+    let failed = Instant::now();
+    let before = faults.calls("claim_due");
+    eventually("the janitor comes by again", || faults.calls("claim_due") > before).await;
+    assert!(node.hub().is_sure());
+    assert!(failed.elapsed() >= TERM - Duration::from_millis(20), "{:?}", failed.elapsed());
+}

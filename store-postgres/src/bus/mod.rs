@@ -82,7 +82,7 @@ impl BusNode for PostgresNode {
     async fn stop(&self) {
         let Some(registration) = self.node.leave(&self.store) else { return };
         if let Err(error) = registration.give_back(&self.store).await {
-            tracing::warn!(error = %error, "a node could not be taken off the bus, trying again");
+            tracing::warn!(error = %error.in_full(), "a node could not be taken off the bus, trying again");
             registration.give_back_soon(&self.store, false);
         }
     }

@@ -128,7 +128,7 @@ impl Registration {
                     // The server gives a statement up after that time, too.
                     Ok(()) => sleep(store.inner.config.operation).await,
                     Err(error) => {
-                        tracing::debug!(error = %error, "a node's place could not be given back, trying again");
+                        tracing::debug!(error = %error.in_full(), "a node's place could not be given back, trying again");
                         sleep(PAUSE).await;
                         continue;
                     }

@@ -91,7 +91,7 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
             Err(error) => {
                 failures += 1;
                 if failures == 1 {
-                    tracing::warn!(error = %error, "a node is deaf, it polls on");
+                    tracing::warn!(error = %error.in_full(), "a node is deaf, it polls on");
                 }
                 let wait = config.poll.saturating_mul(1 << failures.min(6)).min(LONGEST_WAIT);
                 sleep(wait).await;
@@ -145,7 +145,7 @@ async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) 
         return Ok(Sequenced::Nothing);
     }
     Ok(sequence(store, node).await.unwrap_or_else(|error| {
-        tracing::warn!(error = %error, "what transactions have published waits to be sequenced");
+        tracing::warn!(error = %error.in_full(), "what transactions have published waits to be sequenced");
         Sequenced::Nothing
     }))
 }
@@ -157,7 +157,7 @@ async fn take_mail(store: &PostgresStore, node: &Node) {
     let values = Values::new().with(registration.number).with(&taken);
     match store.rows("take_mail", Lane::Vital, &store.inner.sql.take_mail, values).await {
         Ok(_) => node.taken.lock().retain(|seq| !taken.contains(seq)),
-        Err(error) => tracing::debug!(error = %error, "a mailbox could not be emptied, trying again"),
+        Err(error) => tracing::debug!(error = %error.in_full(), "a mailbox could not be emptied, trying again"),
     }
 }
 
@@ -172,7 +172,9 @@ async fn end_unwanted(store: &PostgresStore, node: &Node) {
                 hearing.has_ended(&topics);
             }
         }
-        Err(error) => tracing::debug!(error = %error, "interest that nobody has could not be ended, trying again"),
+        Err(error) => {
+            tracing::debug!(error = %error.in_full(), "interest that nobody has could not be ended, trying again");
+        }
     }
 }
 
@@ -270,7 +272,7 @@ pub(super) async fn keep(store: PostgresStore, node: Arc<Node>) {
             Err(error) => Err(error),
         };
         if let Err(error) = swept {
-            tracing::debug!(error = %error, "a node could not keep its place on the bus");
+            tracing::debug!(error = %error.in_full(), "a node could not keep its place on the bus");
         }
     }
 }

@@ -72,6 +72,6 @@ pub(super) async fn notify(inner: &Inner, payload: &str) {
     metrics::counter!("strait_postgres_notifications_total").increment(1);
     let values = Values::new().with(inner.waker.channel.as_str()).with(payload);
     if let Err(error) = inner.database.rows("notify", Lane::Vital, &inner.sql.notify, values).await {
-        tracing::debug!(error = %error, "nodes could not be woken, they poll");
+        tracing::debug!(error = %error.in_full(), "nodes could not be woken, they poll");
     }
 }

@@ -49,6 +49,17 @@ async fn works_again(store: &PostgresStore) {
 }
 
 #[tokio::test]
+async fn why_there_is_no_connection_is_told() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = PostgresConfig::from_url(&format!("postgres://ada:hunter2@{nobody}/strait")).unwrap();
+    let store = PostgresStore::new(config.operation_timeout(OPERATION));
+    let error = store.connect().await.unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Unavailable);
+    let source = error.source.as_ref().unwrap().to_string();
+    assert!(source.contains("refused") && !source.contains("hunter"), "{source}");
+}
+
+#[tokio::test]
 async fn connections_that_are_cut_lose_nothing() {
     let (schema, proxy, store) = through_proxy().await;
     let other = schema.store().await;

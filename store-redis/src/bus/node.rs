@@ -345,7 +345,7 @@ impl BusNode for RedisNode {
         if let Some(call) = self.leave()
             && let Err(error) = self.bus.store.router.one("stop", call).await
         {
-            tracing::warn!(error = %error, "the node could not leave the bus, it is forgotten in a while");
+            tracing::warn!(error = %error.in_full(), "the node could not leave the bus, it is forgotten in a while");
         }
     }
 }

@@ -65,14 +65,16 @@ async fn keep_mended(bus: &Arc<Bus>) {
             match register(&bus.store, &bus.node, &bus.token, "stay").await {
                 Ok(Some(_)) => {}
                 Ok(None) => tracing::error!("another node of this name is on the bus"),
-                Err(error) => tracing::warn!(error = %error, "the node's place on the bus could not be renewed"),
+                Err(error) => {
+                    tracing::warn!(error = %error.in_full(), "the node's place on the bus could not be renewed");
+                }
             }
         }
         if compared.elapsed() >= comparison {
             compared = Instant::now();
             // It also keeps the topics' counters from being forgotten.
             if let Err(error) = compare_all(bus).await {
-                tracing::warn!(error = %error, "what was heard could not be compared with what was published");
+                tracing::warn!(error = %error.in_full(), "what was heard could not be compared with what was published");
             }
         }
     }
@@ -292,7 +294,7 @@ async fn probe(bus: &Arc<Bus>, links: Vec<(Arc<Listener>, Link)>) {
     let calls: Vec<Call> = probes.into_iter().map(call).collect();
     for answer in bus.store.router.run("probe", &calls).await {
         if let Err(error) = answer {
-            tracing::debug!(error = %error, "a probe could not be sent");
+            tracing::debug!(error = %error.in_full(), "a probe could not be sent");
         }
     }
 }

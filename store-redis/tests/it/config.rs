@@ -1,15 +1,21 @@
 //! The configuration: what URLs say, and that no secret gets out.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::NodeId;
-use strait_core::store::{ChannelStore, EventBus, LeaseTerm, StoreError, StoreErrorKind};
+use strait_core::store::{
+    ChannelStore, EventBus, EventHubStore, LeaseTerm, Location, PresenceEntry, Publication, StoreError, StoreErrorKind,
+    Subscription,
+};
 use strait_core::testkit::Ears;
+use strait_core::{Event, NodeId, Payload, Retention, Topic};
 use strait_store_redis::testkit::Server;
 use strait_store_redis::{ConfigError, RedisConfig, RedisStore};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
 
-use crate::kit::eventually;
+use crate::kit::{channel, eventually, quick};
 
 const SECRET: &str = "hunter2/@:?#";
 /// The same in percent-encoding.
@@ -113,6 +119,76 @@ async fn users_and_passwords_are_asked_for_and_wrong_ones_are_told_without_repea
     let config = RedisConfig::from_url(&url("ada:hunter3")).unwrap().prefix("other:").unwrap();
     let error = lease(&RedisStore::new(config)).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Misconfigured, "{}", chain(&error));
+}
+
+#[tokio::test]
+async fn the_books_user_may_all_that_a_node_does() {
+    let book = include_str!("../../../docs/src/redis.md");
+    let user: Vec<&str> = book.lines().find(|line| line.starts_with("ACL SETUSER ")).unwrap().split(' ').collect();
+    let server = Server::start(&[]).await;
+    let _: String = server.ask(&user).await;
+    let url = format!("redis://strait:secret@{}", server.address());
+    let store = RedisStore::new(quick(RedisConfig::from_url(&url).unwrap()));
+    let (node, topic) = (NodeId::unique(), Topic::new("kept").unwrap());
+    lease(&store).await.unwrap();
+    let bus = store.start(&node, Ears::new()).await.unwrap();
+    eventually("the user to hear", async || bus.health().hears).await;
+    let new = channel(|connection| Location::Node { node: node.clone(), connection });
+    let opened = store.open(new.clone()).await.unwrap();
+    let fence = opened.record.fence();
+    let presence = Some(PresenceEntry { user: None, data: None });
+    let member = Subscription { fence: fence.clone(), topic: topic.clone(), indexed: true, presence };
+    store.subscribe(&[member]).await.unwrap();
+    let retention = Some(Retention { count: 10, age: Duration::from_secs(60) });
+    let event = Arc::new(Event::message(Payload::text("one")));
+    let publication = Publication { topic: topic.clone(), event: event.clone(), retention, key: Some("one".into()) };
+    assert!(store.publish(&[publication]).await.iter().all(Result::is_ok));
+    assert_eq!(store.history(&topic, 10).await.unwrap().len(), 1);
+    store.deliver(&[(new.id, event)]).await.unwrap();
+    let claim = store.claim(&fence, &node, Duration::from_secs(1)).await.unwrap().expect("nobody else ends it");
+    store.remove(&[claim]).await.unwrap();
+    store.claim_due(&node, 10, Duration::from_secs(1)).await.unwrap();
+    bus.stop().await;
+    let refused: redis::Value = server.ask(&["ACL", "LOG"]).await;
+    assert_eq!(refused, redis::Value::Array(Vec::new()));
+}
+
+/// A server that answers all commands alike.
+async fn parrot(answer: &'static str) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (asked, mut answers) = socket.split();
+                let mut lines = BufReader::new(asked).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let is_command = line.strip_prefix('*').is_some_and(|rest| rest.parse::<usize>().is_ok());
+                    answers.write_all(if is_command { answer.as_bytes() } else { b"" }).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn what_a_server_cannot_is_told() {
+    const OLDER: &str =
+        "-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `hunter2`, \r\n";
+    const OLD: &str = "%3\r\n+server\r\n+redis\r\n+version\r\n+6.2.14\r\n+mode\r\n+standalone\r\n";
+    let real = Server::start(&[]).await;
+    let cases = [
+        (format!("redis://:hunter2@{}", parrot(OLDER).await), "Redis 7 or later"),
+        (format!("redis://{}", parrot(OLD).await), "Redis 7 or later"),
+        (format!("redis://{}/99", real.address()), "no database of this number"),
+    ];
+    for (url, expected) in cases {
+        let error = lease(&RedisStore::new(RedisConfig::from_url(&url).unwrap())).await.unwrap_err();
+        let text = chain(&error);
+        assert_eq!(error.kind, StoreErrorKind::Misconfigured, "{text}");
+        assert!(text.contains(expected) && !text.contains("hunter"), "{text}");
+    }
 }
 
 #[tokio::test]

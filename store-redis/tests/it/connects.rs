@@ -2,20 +2,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use strait_core::store::{Attach, AttachAs, Attached, ChannelStore, Location, NewChannel};
+use strait_core::store::{Attach, AttachAs, Attached, ChannelStore, Location};
 use strait_core::{ChannelId, ConnectionId, NodeId};
 use strait_store_redis::testkit::Server;
 use strait_store_redis::{RedisConfig, RedisStore};
 
-use crate::kit::{calls, quick};
-
-fn channel(location: impl Fn(ConnectionId) -> Location) -> NewChannel {
-    let id = ChannelId::unique();
-    let (endpoint, opening) = (Arc::from("room"), Bytes::from_static(b"{}"));
-    let location = location(ConnectionId::from(id.clone()));
-    NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None, due: None }
-}
+use crate::kit::{calls, channel, quick};
 
 /// Every call is a script: so many came while something was done.
 async fn cost<T>(server: &Server, of: impl Future<Output = T>) -> (u64, T) {

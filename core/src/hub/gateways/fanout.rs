@@ -164,7 +164,7 @@ impl EventHub {
                 Ok(Some(members)) => members,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::error!(error = %error, "the members at gateways could not be listed");
+                    tracing::error!(error = %error.in_full(), "the members at gateways could not be listed");
                     metrics::counter!("strait_gateway_lost_total").increment(1);
                     // Those that were listed are posted to.
                     while posting.next().await.is_some() {}
@@ -299,7 +299,7 @@ impl EventHub {
                     None
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error, "a connection that is gone was not looked up");
+                    tracing::warn!(error = %error.in_full(), "a connection that is gone was not looked up");
                     Some(parcel.rest())
                 }
             },

@@ -53,7 +53,7 @@ impl EventHub {
             Ok(Some(record)) if record.phase != RecordPhase::Dead => record,
             Ok(_) => return Told::Nobody,
             Err(error) => {
-                tracing::warn!(error = %error, "a gap notice waits for the store");
+                tracing::warn!(error = %error.in_full(), "a gap notice waits for the store");
                 return Told::No;
             }
         };

@@ -58,7 +58,7 @@ impl EventHub {
     /// Posts what is new, unless somebody else does.
     pub(super) async fn relay_topic(&self, topic: &Topic) {
         if let Err(error) = self.relay_until_head(topic).await {
-            tracing::warn!(error = %error, "a topic's relay is left to who comes next");
+            tracing::warn!(error = %error.in_full(), "a topic's relay is left to who comes next");
         }
     }
 
@@ -102,7 +102,9 @@ impl EventHub {
                     tracing::warn!("a topic's relay was lost while its events were being posted, some may come twice");
                     return;
                 }
-                Err(error) => tracing::warn!(error = %error, "a topic's relay could not be kept, it is tried again"),
+                Err(error) => {
+                    tracing::warn!(error = %error.in_full(), "a topic's relay could not be kept, it is tried again");
+                }
             }
         }
     }

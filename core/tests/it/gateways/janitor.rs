@@ -95,6 +95,28 @@ async fn it_ends_what_somebody_died_ending() {
 }
 
 #[tokio::test]
+async fn a_claim_that_waited_for_the_store_claims_nobody() {
+    let ((store, faults), log, gate) = (faulty(), Log::default(), Gate::new());
+    let function = Function::new(app(&store, &log), &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    let record = store.find(&at("c1").location()).await.expect("answers").expect("it is there");
+    let other = strait_core::NodeId::unique();
+    store.claim(&record.fence(), &other, Duration::from_millis(1)).await.expect("answers").expect("a claim");
+    faults.next("claim_due", 1, &Fault::Hang(gate.clone()));
+    let sweeping = tokio::spawn({
+        let function = function.clone();
+        async move { function.sweep().await }
+    });
+    eventually("the claim", || gate.waiting() == 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gate.open();
+    sweeping.await.expect("it ends");
+    assert!(log.all().is_empty());
+    function.sweep().await;
+    assert_eq!(log.all(), ["disconnect"]);
+}
+
+#[tokio::test]
 async fn it_posts_what_on_connect_sent_where_nobody_else_did() {
     async fn welcome(channel: Channel) -> Result<(), Error> {
         channel.send(&Payload::text("welcome")).await

@@ -1,9 +1,12 @@
 //! Servers, and what tests do to them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
-use strait_core::{NodeId, Topic};
+use strait_core::store::{Location, NewChannel};
+use strait_core::{ChannelId, ConnectionId, NodeId, Topic};
 use strait_store_redis::RedisConfig;
 use strait_store_redis::testkit::Server;
 
@@ -12,6 +15,14 @@ pub(crate) fn given_url() -> String {
     std::env::var("STRAIT_TEST_REDIS_URL").expect(
         "STRAIT_TEST_REDIS_URL names no Redis: run `cargo xtask test-all`, or `cargo xtask services -- cargo test …`",
     )
+}
+
+/// A channel to open.
+pub(crate) fn channel(location: impl Fn(ConnectionId) -> Location) -> NewChannel {
+    let id = ChannelId::unique();
+    let (endpoint, opening) = (Arc::from("room"), Bytes::from_static(b"{}"));
+    let location = location(ConnectionId::from(id.clone()));
+    NewChannel { id, endpoint, location, opening, session: None, grace: None, token: None, due: None }
 }
 
 /// A prefix that no other test uses.
