@@ -8,48 +8,96 @@ use strait_core::Refusal;
 
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Whether a request is meant as a handshake, rightly or not.
-pub(crate) fn is_meant(headers: &HeaderMap) -> bool {
-    asks_for_upgrade(headers) || headers.contains_key(header::SEC_WEBSOCKET_KEY)
-}
-
-fn asks_for_upgrade(headers: &HeaderMap) -> bool {
-    has_token(headers, header::UPGRADE, "websocket")
-}
-
-/// Checks the request and tells `Sec-WebSocket-Accept`.
-pub(crate) fn check(method: &Method, version: Version, headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
-    if !asks_for_upgrade(headers) || !has_token(headers, header::CONNECTION, "upgrade") {
-        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only"));
-    }
-    if method != Method::GET || version != Version::HTTP_11 {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET request of HTTP/1.1"));
-    }
-    // RFC 9112 §3.2. Where a proxy and we could read two hosts, or a body, differently, neither is taken.
-    if !single(headers, header::HOST).is_some_and(is_host) {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one Host"));
-    }
-    let length = headers.get_all(header::CONTENT_LENGTH).iter();
-    if headers.contains_key(header::TRANSFER_ENCODING) || length.into_iter().any(|length| length != "0") {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));
-    }
-    if single(headers, header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
-        return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket version 13"));
-    }
-    let key = single(headers, header::SEC_WEBSOCKET_KEY);
-    let valid = |key: &HeaderValue| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16);
-    let Some(key) = key.filter(|key| valid(key)) else {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "the WebSocket key must be 16 bytes in base64"));
-    };
-    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
-    let accept = STANDARD.encode(digest);
-    HeaderValue::try_from(accept).map_err(|_| Refusal::new(StatusCode::BAD_REQUEST, "the WebSocket key cannot be used"))
+/// What the headers of a request say of a handshake, read in one pass: each look-up by name would hash it.
+#[derive(Debug, Default)]
+pub(crate) struct Asked<'a> {
+    /// `Upgrade: websocket`
+    websocket: bool,
+    /// `Connection: upgrade`
+    upgrade: bool,
+    has_body: bool,
+    host: Once<'a>,
+    version: Once<'a>,
+    key: Once<'a>,
 }
 
 /// A header that must stand once.
-fn single(headers: &HeaderMap, name: header::HeaderName) -> Option<&HeaderValue> {
-    let mut values = headers.get_all(name).iter();
-    values.next().filter(|_| values.next().is_none())
+#[derive(Debug, Clone, Copy, Default)]
+enum Once<'a> {
+    #[default]
+    Missing,
+    Single(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> Asked<'a> {
+    pub(crate) fn of(headers: &'a HeaderMap) -> Self {
+        let mut asked = Self::default();
+        for (name, value) in headers {
+            if name == header::UPGRADE {
+                asked.websocket |= has_token(value, "websocket");
+            } else if name == header::CONNECTION {
+                asked.upgrade |= has_token(value, "upgrade");
+            } else if name == header::HOST {
+                asked.host.add(value);
+            } else if name == header::SEC_WEBSOCKET_VERSION {
+                asked.version.add(value);
+            } else if name == header::SEC_WEBSOCKET_KEY {
+                asked.key.add(value);
+            } else if name == header::CONTENT_LENGTH {
+                asked.has_body |= value != "0";
+            } else if name == header::TRANSFER_ENCODING {
+                asked.has_body = true;
+            }
+        }
+        asked
+    }
+
+    /// Whether the request is meant as a handshake, rightly or not.
+    pub(crate) fn is_meant(&self) -> bool {
+        self.websocket || !matches!(self.key, Once::Missing)
+    }
+
+    /// Checks the request and tells `Sec-WebSocket-Accept`.
+    pub(crate) fn check(&self, method: &Method, version: Version) -> Result<HeaderValue, Refusal> {
+        if !self.websocket || !self.upgrade {
+            return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only"));
+        }
+        if method != Method::GET || version != Version::HTTP_11 {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET request of HTTP/1.1"));
+        }
+        // RFC 9112 §3.2. Where a proxy and we could read two hosts, or a body, differently, neither is taken.
+        if !self.host.get().is_some_and(is_host) {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one Host"));
+        }
+        if self.has_body {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));
+        }
+        if self.version.get().is_none_or(|version| version != "13") {
+            return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket version 13"));
+        }
+        let Some(key) = self.key.get().filter(|key| is_nonce(key)) else {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "the WebSocket key must be 16 bytes in base64"));
+        };
+        let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+        let mut accept = [0; 28];
+        let encoded = STANDARD.encode_slice(digest, &mut accept).is_ok();
+        let accept = HeaderValue::from_bytes(&accept).ok().filter(|_| encoded);
+        accept.ok_or_else(|| Refusal::new(StatusCode::BAD_REQUEST, "the WebSocket key cannot be used"))
+    }
+}
+
+impl<'a> Once<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        *self = if matches!(self, Self::Missing) { Self::Single(value) } else { Self::Several };
+    }
+
+    fn get(self) -> Option<&'a HeaderValue> {
+        match self {
+            Self::Single(value) => Some(value),
+            Self::Missing | Self::Several => None,
+        }
+    }
 }
 
 /// Whether a name or an address, and a port, could be written so (RFC 3986 §3.2.2).
@@ -57,9 +105,14 @@ fn is_host(value: &HeaderValue) -> bool {
     value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_~[]%!$&'()*+,;=".contains(byte))
 }
 
-fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+/// Whether this is base64 of 16 bytes; what would not fit here is longer.
+fn is_nonce(key: &HeaderValue) -> bool {
+    STANDARD.decode_slice(key, &mut [0; 18]).is_ok_and(|length| length == 16)
+}
+
+fn has_token(value: &HeaderValue, token: &str) -> bool {
     let is_it = |found: &[u8]| found.trim_ascii().eq_ignore_ascii_case(token.as_bytes());
-    headers.get_all(name).iter().any(|value| value.as_bytes().split(|byte| *byte == b',').any(is_it))
+    value.as_bytes().split(|byte| *byte == b',').any(is_it)
 }
 
 #[cfg(test)]
@@ -80,7 +133,7 @@ mod tests {
 
     #[test]
     fn the_accept_value_is_that_of_the_rfc() {
-        let accept = check(&Method::GET, Version::HTTP_11, &headers(&GOOD)).expect("a good request");
+        let accept = Asked::of(&headers(&GOOD)).check(&Method::GET, Version::HTTP_11).expect("a good request");
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
@@ -92,7 +145,7 @@ mod tests {
                 Some(value) => given[at].1 = value,
                 None => drop(given.remove(at)),
             }
-            check(&Method::GET, Version::HTTP_11, &headers(&given)).expect_err("refused").status.as_u16()
+            Asked::of(&headers(&given)).check(&Method::GET, Version::HTTP_11).expect_err("refused").status.as_u16()
         };
         assert_eq!(refused(0, None), 426);
         assert_eq!(refused(1, Some("h2c")), 426);
@@ -106,18 +159,20 @@ mod tests {
             assert_eq!(refused(4, Some(host)), 400, "{host}");
         }
         let status = |more: &[(&'static str, &'static str)]| {
-            check(&Method::GET, Version::HTTP_11, &headers(&[&GOOD, more].concat()))
+            Asked::of(&headers(&[&GOOD, more].concat()))
+                .check(&Method::GET, Version::HTTP_11)
                 .map_err(|refusal| refusal.status.as_u16())
         };
         assert!(status(&[("content-length", "0")]).is_ok());
         for host in ["strait.test:8080", "[::1]:80", "127.0.0.1", "xn--bcher-kva.example"] {
             let given = GOOD.map(|(name, value)| (name, if name == "host" { host } else { value }));
-            assert!(check(&Method::GET, Version::HTTP_11, &headers(&given)).is_ok(), "{host}");
+            assert!(Asked::of(&headers(&given)).check(&Method::GET, Version::HTTP_11).is_ok(), "{host}");
         }
         for more in [("host", "evil.test"), ("content-length", "1"), ("transfer-encoding", "chunked")] {
             assert_eq!(status(&[more]), Err(400), "{more:?}");
         }
-        let status = |method, version| check(&method, version, &headers(&GOOD)).expect_err("refused").status.as_u16();
+        let status =
+            |method, version| Asked::of(&headers(&GOOD)).check(&method, version).expect_err("refused").status.as_u16();
         assert_eq!(status(Method::POST, Version::HTTP_11), 400);
         assert_eq!(status(Method::GET, Version::HTTP_10), 400);
     }

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::connection::{Connection, Wire};
-use crate::handshake;
+use crate::handshake::Asked;
 use crate::opening::Opened;
 use crate::registry::Registry;
 use crate::task::Task;
@@ -87,15 +88,15 @@ impl Channels {
         &self.registry
     }
 
-    /// Decides on a handshake, and stores the channel of who is let in.
-    pub(crate) async fn open<B>(
+    /// Decides on a request that asks for a handshake as it should, and stores the channel of who is let in. What takes no time
+    /// is done at once, so that less has to be kept while the rest is waited for.
+    pub(crate) fn open(
         &self,
-        mut request: Request<B>,
+        accept: HeaderValue,
+        request: Parts,
         remote: Option<SocketAddr>,
-    ) -> Result<(Answer, Opened), Refusal> {
-        let accept = handshake::check(request.method(), request.version(), request.headers())?;
-        let uri = request.uri();
-        let accepted = self.app.accept(uri.path(), uri.query(), request.headers(), self.transport)?;
+    ) -> Result<impl Future<Output = Result<(Answer, Opened), Refusal>> + Send + use<>, Refusal> {
+        let accepted = self.app.accept(request.uri.path(), request.uri.query(), &request.headers, self.transport)?;
         if self.registry.is_draining() {
             return Err(Refusal::unavailable("the server is about to end"));
         }
@@ -103,20 +104,21 @@ impl Channels {
         let Some(place) = self.registry.take_place(self.connections) else {
             return Err(Refusal::unavailable("the server has as many connections as it may"));
         };
-        let headers = std::mem::take(request.headers_mut());
         let subprotocol = accepted.subprotocol().cloned();
-        let admitted = accepted.admit(headers, remote).await?;
-        let opened = Opened::store(admitted, place).await?;
-        let mut response = Response::new(Full::default());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        if let Some(subprotocol) = subprotocol {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
-        }
-        Ok((response, opened))
+        let admission = accepted.admit(request.headers, remote);
+        Ok(async move {
+            let opened = Opened::store(admission.await?, place).await?;
+            let mut response = Response::new(Full::default());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            let headers = response.headers_mut();
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+            if let Some(subprotocol) = subprotocol {
+                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+            }
+            Ok((response, opened))
+        })
     }
 }
 
@@ -167,17 +169,20 @@ impl<B: Send + 'static> Service<Request<B>> for Channels {
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let this = self.clone();
-        Box::pin(async move {
-            let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
-            let upgrade = hyper::upgrade::on(&mut request);
-            Ok(match this.open(request, remote).await {
-                Ok((answer, opened)) => {
-                    tokio::spawn(Task::Apart(Box::pin(upgraded(opened, upgrade, this.handshake))));
-                    answer
-                }
-                Err(refusal) => turn_away(&refusal),
-            })
-        })
+        let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
+        let (upgrade, limit) = (hyper::upgrade::on(&mut request), self.handshake);
+        let accept = Asked::of(request.headers()).check(request.method(), request.version());
+        match accept.and_then(|accept| self.open(accept, request.into_parts().0, remote)) {
+            Ok(opening) => Box::pin(async move {
+                Ok(match opening.await {
+                    Ok((answer, opened)) => {
+                        tokio::spawn(Task::Apart(Box::pin(upgraded(opened, upgrade, limit))));
+                        answer
+                    }
+                    Err(refusal) => turn_away(&refusal),
+                })
+            }),
+            Err(refusal) => Box::pin(ready(Ok(turn_away(&refusal)))),
+        }
     }
 }

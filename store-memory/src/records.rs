@@ -2,8 +2,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use strait_core::store::{
-    Attach, Attached, ChannelStore, Claim, Detached, Fence, Lease, LeaseTerm, Location, Lock, NewChannel, Opened,
-    Patch, Record, StoreError, Written,
+    Attach, Attached, ChannelStore, Claim, Detached, Ended, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
+    Opened, Patch, Record, StoreError, Written,
 };
 use strait_core::{ChannelId, NodeId};
 
@@ -100,6 +100,11 @@ impl Inner {
             channel.change_session(change.value);
         }
         Written::Done
+    }
+
+    /// Whether who names this fence may claim the channel.
+    fn is_free(&self, channel: &Channel, fence: &Fence) -> bool {
+        channel.generation == fence.generation && (channel.is_alive() || channel.due <= self.time.now())
     }
 
     /// Makes a channel a tombstone, or takes a tombstone over.
@@ -215,11 +220,20 @@ impl ChannelStore for MemoryStore {
 
     async fn claim(&self, fence: &Fence, _by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
         let claim = self.inner.channels.with(&fence.id, |channel| {
-            let now = self.inner.time.now();
-            let free = channel.is_alive() || channel.due <= now;
-            (free && channel.generation == fence.generation).then(|| self.inner.bury(channel, now, ttl))
+            let free = self.inner.is_free(channel, fence);
+            free.then(|| self.inner.bury(channel, self.inner.time.now(), ttl))
         });
         Ok(claim.flatten())
+    }
+
+    async fn end(&self, fence: &Fence, _by: &NodeId, _ttl: Duration) -> Result<Option<Ended>, StoreError> {
+        let ended = self.inner.channels.with(&fence.id, |channel| {
+            self.inner.is_free(channel, fence).then(|| {
+                self.inner.remove(channel);
+                Ended::Removed
+            })
+        });
+        Ok(ended.flatten())
     }
 
     async fn renew(&self, claim: &Claim, ttl: Duration) -> Result<bool, StoreError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -19,7 +20,7 @@ use super::drain::Stage;
 use super::pace::{Pace, paced};
 use super::pending::{Pending, Ticket};
 use super::rate::Rate;
-use super::route::Router;
+use super::route::{Connected, Passed, Router};
 use crate::connection::{Connection, Wire};
 use crate::task::Task;
 
@@ -33,7 +34,7 @@ const AT_ONCE: usize = 4;
 /// Accepts sockets and answers their requests.
 pub(super) struct Accept {
     pub(super) listener: TcpListener,
-    pub(super) router: Router,
+    pub(super) router: Arc<Router>,
     pub(super) limits: ServerLimits,
     pub(super) pending: Arc<Pending>,
     pub(super) pace: Arc<Pace>,
@@ -45,6 +46,7 @@ pub(super) struct Accept {
 
 impl Accept {
     pub(super) async fn run(self) {
+        without_delay(&self.listener);
         let this = Arc::new(self);
         let mut accepted = 0;
         loop {
@@ -83,7 +85,6 @@ impl Accept {
     }
 
     async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) -> Option<Connection> {
-        socket.set_nodelay(true).ok()?;
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             return match timeout(self.limits.handshake, tls.accept(socket)).await {
@@ -102,63 +103,97 @@ impl Accept {
     }
 
     /// Answers requests until one has become a connection, or the socket has ended.
-    async fn answer<S>(
+    ///
+    /// In a box of its own, and no `async fn`, whose arguments stay in it when they have been moved on: what is made and given
+    /// back for each socket is to be of a size that the allocator keeps at hand.
+    fn answer<S>(
         &self,
         stream: S,
         remote: SocketAddr,
         ticket: &Arc<Ticket>,
         wire: fn(S) -> Wire,
-    ) -> Option<Connection>
+    ) -> Pin<Box<dyn Future<Output = Option<Connection>> + Send>>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let opened = Arc::new(Mutex::new(None));
-        let service = self.router.clone().of(remote, Arc::clone(ticket), Arc::clone(&opened));
+        let service = Arc::clone(&self.router).of(remote, Arc::clone(ticket), Arc::clone(&opened));
+        let limit = self.limits.handshake;
         let mut stage = self.stage.clone();
         // While draining a socket gets one answer, which says that there are no more.
         let mut drains = *stage.borrow() >= Stage::Drain;
         let mut connection = http1::Builder::new()
             .keep_alive(!drains)
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.handshake)
+            .header_read_timeout(limit)
             .max_buf_size(MAX_HEAD)
             .serve_connection(TokioIo::new(stream), service);
-        let mut drain = pin!(stage.wait_for(|stage| *stage >= Stage::Drain));
-        let mut late = None;
-        let served = poll_fn(|cx| {
-            loop {
-                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-                    if let Err(error) = &result {
-                        tracing::debug!(error = %error, "an HTTP connection failed");
+        Box::pin(async move {
+            let mut drain = pin!(stage.wait_for(|stage| *stage >= Stage::Drain));
+            let mut late = None;
+            let served = poll_fn(|cx| {
+                loop {
+                    if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                        if let Err(error) = &result {
+                            tracing::debug!(error = %error, "an HTTP connection failed");
+                        }
+                        return Poll::Ready(result.is_ok());
                     }
-                    return Poll::Ready(result.is_ok());
+                    if opened.lock().is_some() {
+                        // It is let in and has yet to take its answer, which hyper would drop if it were told to end here:
+                        // `who_does_not_take_its_answer_leaves_nothing`.
+                        let late = late.get_or_insert_with(|| Box::pin(sleep(limit)));
+                        ready!(late.as_mut().poll(cx));
+                        tracing::debug!("a client did not take the answer to its handshake");
+                        return Poll::Ready(false);
+                    }
+                    if drains || drain.as_mut().poll(cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                    drains = true;
+                    Pin::new(&mut connection).graceful_shutdown();
                 }
-                if opened.lock().is_some() {
-                    // It is let in and has yet to take its answer, which hyper would drop if it were told to end here:
-                    // `who_does_not_take_its_answer_leaves_nothing`.
-                    let late = late.get_or_insert_with(|| Box::pin(sleep(self.limits.handshake)));
-                    ready!(late.as_mut().poll(cx));
-                    tracing::debug!("a client did not take the answer to its handshake");
-                    return Poll::Ready(false);
-                }
-                if drains || drain.as_mut().poll(cx).is_pending() {
-                    return Poll::Pending;
-                }
-                drains = true;
-                Pin::new(&mut connection).graceful_shutdown();
+            });
+            if !served.await {
+                return None;
             }
-        });
-        if !served.await {
-            return None;
-        }
-        let parts = connection.into_parts();
-        let mut stream = parts.io.into_inner();
-        let passed = opened.lock().take();
-        if passed.is_none() {
-            // Where a handshake was refused hyper leaves it to us to say, by TLS, that this is the end.
-            drop(timeout(self.limits.handshake, stream.shutdown()).await);
-        }
-        passed.map(|(opened, _)| opened.connect(wire(stream), &parts.read_buf))
+            match passed(connection, &opened, wire) {
+                Ok(connection) => Some(connection),
+                Err(stream) => {
+                    Box::pin(say_the_end(stream, limit)).await;
+                    None
+                }
+            }
+        })
+    }
+}
+
+/// The connection that has come of a socket's requests; else the socket.
+fn passed<S>(
+    requests: http1::Connection<TokioIo<S>, Connected>,
+    opened: &Mutex<Passed>,
+    wire: fn(S) -> Wire,
+) -> Result<Connection, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let parts = requests.into_parts();
+    let stream = parts.io.into_inner();
+    let Some((opened, answering)) = opened.lock().take() else { return Err(stream) };
+    answering.has_ended();
+    Ok(opened.connect(wire(stream), &parts.read_buf))
+}
+
+/// Where a handshake was refused hyper leaves it to us to say, by TLS, that this is the end.
+async fn say_the_end(mut stream: impl AsyncWrite + Unpin, limit: Duration) {
+    drop(timeout(limit, stream.shutdown()).await);
+}
+
+/// Lets all sockets that are accepted write small messages at once: they have it from the listener, without a system call each
+/// (`accepted_sockets_have_no_delay`).
+fn without_delay(listener: &TcpListener) {
+    if let Err(error) = SockRef::from(listener).set_tcp_nodelay(true) {
+        tracing::warn!(error = %error, "small messages may be late, TCP_NODELAY could not be set");
     }
 }
 
@@ -189,7 +224,7 @@ mod tests {
         let channels = Channels::with_places(app.clone(), 1, Arc::new(AtomicUsize::new(0)));
         let accept = Accept {
             listener: TcpListener::bind("127.0.0.1:0").await.expect("there is a port"),
-            router: Router { channels, app: app.clone(), fallback: None, metrics: None },
+            router: Arc::new(Router { channels, app: app.clone(), fallback: None, metrics: None }),
             limits,
             pending: Pending::new(1),
             pace: Arc::default(),
@@ -199,6 +234,16 @@ mod tests {
             tls: None,
         };
         (app, accept)
+    }
+
+    #[tokio::test]
+    async fn accepted_sockets_have_no_delay() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
+        without_delay(&listener);
+        let address = listener.local_addr().expect("it is bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        assert!(accepted.and_then(|(socket, _)| socket.nodelay()).expect("a socket"));
+        drop(client);
     }
 
     /// Its kernel, a small one, takes the beginning of the answer.

@@ -198,6 +198,7 @@ impl Server {
         let registry = Arc::clone(channels.registry());
         let router =
             Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics: self.metrics.clone() };
+        let router = Arc::new(router);
         let accepting = accept::Accept {
             listener,
             router,

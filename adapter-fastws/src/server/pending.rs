@@ -136,7 +136,7 @@ impl Ticket {
         self.leave(&mut queue);
         queue.give_up_oldest();
         drop(queue);
-        Answering(self)
+        Answering(Some(self))
     }
 
     fn move_to_end(&self) {
@@ -167,11 +167,20 @@ impl Drop for Ticket {
 
 /// See [`Ticket::answered_by_us`].
 #[derive(Debug)]
-pub(super) struct Answering(Arc<Ticket>);
+pub(super) struct Answering(Option<Arc<Ticket>>);
+
+impl Answering {
+    /// The socket has become a connection: it waits for nothing more here.
+    pub(super) fn has_ended(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.move_to_end();
+        if let Some(ticket) = &self.0 {
+            ticket.move_to_end();
+        }
     }
 }
 

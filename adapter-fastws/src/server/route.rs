@@ -1,7 +1,7 @@
 //! Which request goes where: handshakes to the channels, health to the server, the rest to the fallback.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,19 +10,19 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
+use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use strait_core::{App, Refusal};
 use tower_service::Service;
 
 use super::pending::{Answering, Ticket};
-use crate::handshake;
+use crate::handshake::Asked;
 use crate::opening::Opened;
 use crate::service::{Answer, Channels, RemoteAddr, refuse, turn_away};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
-type Answered = Response<UnsyncBoxBody<Bytes, BoxError>>;
+type Answered = Response<Either<Full<Bytes>, UnsyncBoxBody<Bytes, BoxError>>>;
 type BoxFuture = Pin<Box<dyn Future<Output = Result<Answered, Infallible>> + Send>>;
 pub(super) type Fallback = Arc<dyn Fn(Request<Incoming>) -> BoxFuture + Send + Sync>;
 
@@ -39,12 +39,11 @@ where
         Box::pin(async move {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             let response = service.call(request).await?;
-            Ok(response.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync()))
+            Ok(response.map(|body| body.map_err(|error| Box::new(error) as BoxError).boxed_unsync()).map(Either::Right))
         })
     })
 }
 
-#[derive(Clone)]
 pub(super) struct Router {
     pub(super) channels: Channels,
     pub(super) app: App,
@@ -54,7 +53,12 @@ pub(super) struct Router {
 
 impl Router {
     /// The service of one socket; a channel whose handshake has passed is put into `opened`.
-    pub(super) fn of(self, remote: SocketAddr, ticket: Arc<Ticket>, opened: Arc<Mutex<Passed>>) -> Connected {
+    pub(super) fn of(
+        self: Arc<Self>,
+        remote: SocketAddr,
+        ticket: Arc<Ticket>,
+        opened: Arc<Mutex<Passed>>,
+    ) -> Connected {
         Connected { router: self, remote, ticket, opened }
     }
 
@@ -92,13 +96,13 @@ fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     response
 }
 
-fn boxed(answer: Answer) -> Answered {
-    answer.map(|body| body.map_err(|never| match never {}).boxed_unsync())
+fn ours(answer: Answer) -> Answered {
+    answer.map(Either::Left)
 }
 
 /// Answers the requests of one socket.
 pub(super) struct Connected {
-    router: Router,
+    router: Arc<Router>,
     remote: SocketAddr,
     ticket: Arc<Ticket>,
     opened: Arc<Mutex<Passed>>,
@@ -113,23 +117,30 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
     type Future = BoxFuture;
 
     fn call(&self, mut request: Request<Incoming>) -> BoxFuture {
-        if handshake::is_meant(request.headers()) {
-            let (channels, remote, opened) = (self.router.channels.clone(), self.remote, Arc::clone(&self.opened));
+        let asked = Asked::of(request.headers());
+        if asked.is_meant() {
             let answering = Arc::clone(&self.ticket).answered_by_us();
-            return Box::pin(async move {
-                Ok(boxed(match channels.open(request, Some(remote)).await {
-                    Ok((answer, channel)) => {
-                        *opened.lock() = Some((channel, answering));
-                        answer
-                    }
-                    Err(refusal) => turn_away(&refusal),
-                }))
-            });
+            let accept = asked.check(request.method(), request.version());
+            let parts = request.into_parts().0;
+            let opening = accept.and_then(|accept| self.router.channels.open(accept, parts, Some(self.remote)));
+            let opened = Arc::clone(&self.opened);
+            return match opening {
+                Ok(opening) => Box::pin(async move {
+                    Ok(ours(match opening.await {
+                        Ok((answer, channel)) => {
+                            *opened.lock() = Some((channel, answering));
+                            answer
+                        }
+                        Err(refusal) => turn_away(&refusal),
+                    }))
+                }),
+                Err(refusal) => Box::pin(ready(Ok(ours(turn_away(&refusal))))),
+            };
         }
         self.ticket.renew();
         request.extensions_mut().insert(RemoteAddr(self.remote));
         if let Some(answer) = self.router.own(&request) {
-            return Box::pin(std::future::ready(Ok(boxed(answer))));
+            return Box::pin(ready(Ok(ours(answer))));
         }
         let (query, transport) = (request.uri().query(), self.router.channels.transport());
         let known = self.router.app.accept(request.uri().path(), query, request.headers(), transport).is_ok();
@@ -138,7 +149,7 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
         } else {
             Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")
         };
-        let refused = Ok(boxed(refuse(&refusal)));
+        let refused = Ok(ours(refuse(&refusal)));
         match &self.router.fallback {
             // A page may stand where an endpoint is; that there is none is no answer there.
             Some(fallback) => {
@@ -148,7 +159,7 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
                     if known && answer.status() == StatusCode::NOT_FOUND { refused } else { Ok(answer) }
                 })
             }
-            None => Box::pin(std::future::ready(refused)),
+            None => Box::pin(ready(refused)),
         }
     }
 }

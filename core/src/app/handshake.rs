@@ -4,10 +4,12 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
+use std::future::{Future, Ready, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
@@ -16,7 +18,7 @@ use crate::channel::{Channel, SessionValue};
 use crate::conversation::Conversation;
 use crate::endpoint::EndpointInner;
 use crate::error::Error;
-use crate::handler::{OpenContext, Requirement};
+use crate::handler::{BoxFuture, OpenContext, Requirement};
 use crate::hub::{EventHub, ending};
 use crate::invocation::tries::retried;
 use crate::name::{ChannelId, ConnectionId};
@@ -137,6 +139,9 @@ impl App {
 
 /// The first subprotocol of the client's that is known here.
 fn choose_subprotocol(known: &[String], headers: &HeaderMap) -> Option<HeaderValue> {
+    if known.is_empty() {
+        return None;
+    }
     let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
     let chosen = offered.flat_map(|value| value.split(',')).map(str::trim).find(|name| known.iter().any(|k| k == name));
     chosen.and_then(|name| HeaderValue::from_str(name).ok())
@@ -189,20 +194,25 @@ impl Accepted {
         self.subprotocol.as_ref()
     }
 
-    /// Asks the endpoint who the client is, and reads its opening data.
+    /// Asks the endpoint who the client is, and reads its opening data. Where there is nobody to ask, the answer is there at once.
     ///
     /// # Errors
     /// 503 while the node is not sure of its lease, the status of what `authenticate` answered, 422 for opening data
     /// that cannot be read.
-    pub async fn admit(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Result<Admitted, Refusal> {
+    pub fn admit(
+        self,
+        headers: HeaderMap,
+        peer: Option<SocketAddr>,
+    ) -> impl Future<Output = Result<Admitted, Refusal>> + Send + 'static {
         if !self.app.hub().is_sure() {
-            return Err(Refusal::unavailable("the server cannot take connections at the moment"));
+            let refusal = Refusal::unavailable("the server cannot take connections at the moment");
+            return Either::Left(ready(Err(refusal)));
         }
-        self.authenticate(headers, peer).await
+        self.authenticate(headers, peer)
     }
 
     /// As [`admit`](Self::admit), where no node's lease is needed.
-    pub(crate) async fn authenticate(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Result<Admitted, Refusal> {
+    pub(crate) fn authenticate(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Admission {
         let Self { app, endpoint, mut opening, .. } = self;
         // Read first, so that `authenticate` can use it, but told only after authentication has passed.
         let typed = endpoint.read_opening.map(|read| read(&opening)).transpose();
@@ -212,21 +222,26 @@ impl Accepted {
         };
         opening.typed = typed;
         let opening = Arc::new(opening);
-        let mut session = None;
-        if let Some(authenticate) = &endpoint.authenticate {
-            let context =
-                OpenContext { app: app.clone(), opening: Arc::clone(&opening), headers: Arc::new(headers), peer };
-            let limit = endpoint.limits.handler;
-            let result = tokio::time::timeout(limit, crate::conversation::guarded(|| authenticate(context))).await;
+        let Some(authenticate) = endpoint.authenticate.clone() else {
+            let admitted = Admitted { app, endpoint, opening, session: None };
+            return Either::Left(ready(unreadable.map_or(Ok(admitted), |error| Err(Refusal::of_error(&error)))));
+        };
+        let context = OpenContext { app: app.clone(), opening: Arc::clone(&opening), headers: Arc::new(headers), peer };
+        Either::Right(Box::pin(async move {
+            let asking = crate::conversation::guarded(|| authenticate(context));
+            let result = tokio::time::timeout(endpoint.limits.handler, asking).await;
             let result = result.unwrap_or_else(|_| Err(Error::timeout("authentication took too long")));
-            session = result.map_err(|error| Refusal::of_error(&error))?.0;
-        }
-        if let Some(error) = unreadable {
-            return Err(Refusal::of_error(&error));
-        }
-        Ok(Admitted { app, endpoint, opening, session })
+            let session = result.map_err(|error| Refusal::of_error(&error))?.0;
+            match unreadable {
+                Some(error) => Err(Refusal::of_error(&error)),
+                None => Ok(Admitted { app, endpoint, opening, session }),
+            }
+        }))
     }
 }
+
+/// Who is let in, now or once it is known who it is.
+type Admission = Either<Ready<Result<Admitted, Refusal>>, BoxFuture<Result<Admitted, Refusal>>>;
 
 impl Admitted {
     /// What the connection may use.

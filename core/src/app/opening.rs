@@ -8,7 +8,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
-use crate::event::to_bytes;
+
+/// How long [`Stored`] is as JSON, beside path and fields.
+const STORED: usize = r#"{"path":"","fields":"","params":255}"#.len();
 
 /// What the client asked for when it connected: path and query. It is kept with the channel, so secrets do not belong
 /// into a query.
@@ -38,14 +40,16 @@ impl fmt::Debug for OpeningData {
 impl OpeningData {
     pub(super) fn new(path: &str, params: &[(&str, String)], query: &str) -> Self {
         let mut fields = serde_urlencoded::to_string(params).unwrap_or_default();
-        // A query cannot say otherwise than the path.
-        let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
-        let others = given.iter().filter(|(name, _)| params.iter().all(|(param, _)| param != name));
-        let query = serde_urlencoded::to_string(others.collect::<Vec<_>>()).unwrap_or_default();
-        if !fields.is_empty() && !query.is_empty() {
-            fields.push('&');
+        if !query.is_empty() {
+            // A query cannot say otherwise than the path.
+            let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
+            let others = given.iter().filter(|(name, _)| params.iter().all(|(param, _)| param != name));
+            let query = serde_urlencoded::to_string(others.collect::<Vec<_>>()).unwrap_or_default();
+            if !fields.is_empty() && !query.is_empty() {
+                fields.push('&');
+            }
+            fields.push_str(&query);
         }
-        fields.push_str(&query);
         let params = u8::try_from(params.len()).unwrap_or(u8::MAX);
         Self { path: path.into(), fields: fields.into(), params, typed: None }
     }
@@ -78,7 +82,9 @@ impl OpeningData {
 
     pub(crate) fn to_stored(&self) -> Bytes {
         let stored = Stored { path: (&*self.path).into(), fields: (&*self.fields).into(), params: self.params };
-        to_bytes(&stored).unwrap_or_default()
+        // Most are escaped nowhere: then this is all.
+        let mut json = Vec::with_capacity(STORED + self.path.len() + self.fields.len());
+        serde_json::to_writer(&mut json, &stored).map(|()| json.into()).unwrap_or_default()
     }
 
     pub(crate) fn from_stored(stored: &[u8]) -> Result<Self, serde_json::Error> {

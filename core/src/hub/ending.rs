@@ -18,7 +18,7 @@ use crate::handler::{DisconnectContext, DisconnectReason};
 use crate::invocation::tries::retried;
 use crate::name::ChannelId;
 use crate::panics::survived;
-use crate::store::{Claim, Fence, StoreError};
+use crate::store::{Claim, Ended, Fence, StoreError};
 
 /// Ends a channel of this node, once: others that end it too find it claimed.
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
@@ -28,30 +28,37 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
         channel.inner.endpoint.counters.closed.increment(1);
     }
     let claim = || async {
-        let fence = channel.fence();
-        let claim = hub.store().claim(&fence, hub.node(), hub.lease_term()).await?;
-        if let Some(claim) = claim {
-            return Ok(Ending::Claimed(Box::new(claim)));
+        if let Some(ended) = take(&hub, &channel, connected).await? {
+            return Ok(Ending::Here(ended));
         }
         if hub.attached_unheard(&channel).await? {
-            let claim = hub.store().claim(&channel.fence(), hub.node(), hub.lease_term()).await?;
-            return Ok(claim.map_or(Ending::Elsewhere, |claim| Ending::Claimed(Box::new(claim))));
+            return Ok(take(&hub, &channel, connected).await?.map_or(Ending::Elsewhere, Ending::Here));
         }
         Ok(if hub.is_forgotten(&channel).await? { Ending::Forgotten } else { Ending::Elsewhere })
     };
     let Some(ending) = persist("claim", claim).await else { return };
     let first = !matches!(ending, Ending::Elsewhere) && !channel.inner.ending.swap(true, Ordering::AcqRel);
     match ending {
-        Ending::Claimed(claim) => run(&channel, *claim, reason, connected).await,
+        Ending::Here(Ended::Claimed(claim)) => Box::pin(run(&channel, *claim, reason, connected)).await,
         // There is nothing to claim and nothing to sweep.
         Ending::Forgotten if first && connected => disconnect(&channel, reason).await,
-        Ending::Forgotten | Ending::Elsewhere => {}
+        Ending::Here(Ended::Removed) | Ending::Forgotten | Ending::Elsewhere => {}
     }
+}
+
+/// Claims a channel, or does away with it where there is no `on_disconnect` to run.
+async fn take(hub: &EventHub, channel: &Channel, connected: bool) -> Result<Option<Ended>, StoreError> {
+    let (store, fence) = (hub.store(), channel.fence());
+    if connected && channel.inner.endpoint.disconnect.is_some() {
+        let claim = store.claim(&fence, hub.node(), hub.lease_term()).await?;
+        return Ok(claim.map(|claim| Ended::Claimed(Box::new(claim))));
+    }
+    store.end(&fence, hub.node(), hub.lease_term()).await
 }
 
 /// Whose business the end of a channel is.
 enum Ending {
-    Claimed(Box<Claim>),
+    Here(Ended),
     /// The store has lost the channel, and only this node knows of it.
     Forgotten,
     Elsewhere,

@@ -130,6 +130,15 @@ pub struct Claim {
     pub topics: Vec<Topic>,
 }
 
+/// What has become of a channel by [`ChannelStore::end`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// There is nothing left of it.
+    Removed,
+    /// Its end is the caller's, who removes it.
+    Claimed(Box<Claim>),
+}
+
 /// Whether a lease is asked for anew or renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseTerm {
@@ -220,6 +229,16 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// The store cannot answer.
     async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError>;
+
+    /// As [`claim`](Self::claim), for a channel with whose end nobody has anything to do: a store that can removes it in the
+    /// same step. One that does not say otherwise only claims it.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn end(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Ended>, StoreError> {
+        let claim = self.claim(fence, by, ttl).await?;
+        Ok(claim.map(|claim| Ended::Claimed(Box::new(claim))))
+    }
 
     /// Holds a claim for another `ttl` from now; `false` if somebody else took it over.
     ///

@@ -15,8 +15,8 @@ mod record;
 
 pub use bus::{BusNode, Command, EventBus, Health, Sink};
 pub use channel::{
-    Attach, AttachAs, Attached, ChannelStore, Claim, Detached, Lease, LeaseTerm, Lock, NewChannel, Opened, Patch,
-    Written,
+    Attach, AttachAs, Attached, ChannelStore, Claim, Detached, Ended, Lease, LeaseTerm, Lock, NewChannel, Opened,
+    Patch, Written,
 };
 pub use error::{StoreError, StoreErrorKind};
 pub use hub::{

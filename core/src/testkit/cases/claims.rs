@@ -2,7 +2,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::name::{ChannelId, NodeId};
-use crate::store::{Claim, Fence, NewChannel, Patch, RecordPhase, Written};
+use crate::store::{Claim, Ended, Fence, NewChannel, Patch, RecordPhase, Written};
 use crate::testkit::trial::{LONG, SHORT, Trial, eventually, indexed, plain, set_state, token, topic};
 
 pub async fn a_claim_ends_the_channel(t: Trial) {
@@ -37,6 +37,22 @@ pub async fn of_many_claimers_one_has_it(t: Trial) {
 pub async fn a_claimed_channel_is_not_claimed_again(t: Trial) {
     let claim = t.claim(&t.open().await).await;
     assert_eq!(t.store.claim(&claim.fence, &NodeId::unique(), LONG).await.unwrap(), None);
+}
+
+pub async fn what_ends_at_once_is_claimed_or_gone(t: Trial) {
+    let record = t.open().await;
+    t.join(indexed(record.fence(), &topic("a"))).await;
+    let store = &t.store;
+    let end = |fence: Fence| async move { store.end(&fence, &NodeId::unique(), LONG).await.unwrap() };
+    let stale = Fence { generation: 2, ..record.fence() };
+    assert_eq!(end(stale).await, None);
+    match end(record.fence()).await.expect("the fence is the present one") {
+        Ended::Removed => {}
+        Ended::Claimed(claim) => store.remove(&[*claim]).await.unwrap(),
+    }
+    assert_eq!(store.get(&record.id).await.unwrap(), None);
+    assert!(store.members(&topic("a"), None, 10).await.unwrap().items.is_empty());
+    assert_eq!(end(record.fence()).await, None);
 }
 
 pub async fn an_unknown_channel_is_not_claimed(t: Trial) {
