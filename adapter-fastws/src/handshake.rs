@@ -68,7 +68,7 @@ impl<'a> Asked<'a> {
         }
         // RFC 9112 §3.2. Where a proxy and we could read two hosts, or a body, differently, neither is taken.
         if !self.host.get().is_some_and(is_host) {
-            return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one Host"));
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one Host, a name or an address"));
         }
         if self.has_body {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake has no body"));

@@ -227,7 +227,7 @@ async fn run(
                             None => "Client-side close frame status not set".into(),
                         };
                         // Sends the answer that the library has queued; to close once more would be an error.
-                        let _ = socket.flush().await;
+                        let _ = tokio::time::timeout(CLOSING, socket.flush()).await;
                         return End { code, reason, close: None };
                     }
                     Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}

@@ -69,7 +69,12 @@ impl Refusal {
     }
 
     fn of_store(error: &StoreError) -> Self {
-        tracing::error!(error = %error.in_full(), "a channel could not be opened");
+        if error.is_retryable() {
+            // While the store is away that is so for everyone who comes; that it is away is told elsewhere.
+            tracing::debug!(error = %error.in_full(), "a channel could not be opened");
+        } else {
+            tracing::error!(error = %error.in_full(), "a channel could not be opened");
+        }
         Self::unavailable("the server cannot take connections at the moment")
     }
 }

@@ -290,8 +290,8 @@ impl EventHub {
         let ending = Arc::new(Semaphore::new(ENDING_AT_ONCE));
         while renewals.changed().await.is_ok() {
             sleep(jittered(term / 8)).await;
-            // Whoever lives has renewed in the third of a term before that.
-            let until = *renewals.borrow_and_update() + term / 2;
+            // Whoever lives has renewed in the two thirds of a term before that, if slowly.
+            let until = *renewals.borrow_and_update() + term / 3;
             if self.0.lease.held_for() >= term {
                 survived("reaper", self.end_due(&app, &ending, until)).await;
             }

@@ -31,7 +31,6 @@ impl Invocation {
     /// # Errors
     /// What the store answers.
     pub async fn sweep(&self) -> Result<(), Error> {
-        let began = Instant::now();
         let hub = self.hub();
         if hub.is_started() {
             // A node claims what is abandoned by itself, under its own lease.
@@ -39,9 +38,8 @@ impl Invocation {
             self.settle().await;
             return swept;
         }
-        hub.store().lease(hub.node(), LeaseTerm::Acquire, hub.lease_term()).await?;
-        let swept = self.sweep_connections().await;
-        let claimed = self.end_abandoned(began).await;
+        // Beside each other: the connections may take longer to look at than a lease lasts.
+        let (swept, claimed) = tokio::join!(self.sweep_connections(), self.end_abandoned());
         self.settle().await;
         swept.and(claimed)
     }
@@ -109,9 +107,11 @@ impl Invocation {
 
     /// Ends what dead nodes left, and what somebody began to end. As on a node this begins only after a whole term, so
     /// that a store that was away for everybody does not make everybody claim everybody.
-    async fn end_abandoned(&self, began: Instant) -> Result<(), Error> {
+    async fn end_abandoned(&self) -> Result<(), Error> {
         let hub = self.hub();
         let (term, node) = (hub.lease_term(), hub.node());
+        let began = Instant::now();
+        hub.store().lease(node, LeaseTerm::Acquire, term).await?;
         let mut renewed = began;
         while began.elapsed() < term {
             let pause = (term / 3).min(term.saturating_sub(began.elapsed()));
@@ -126,12 +126,13 @@ impl Invocation {
             if renewed.elapsed() >= term
                 || hub.store().lease(node, LeaseTerm::Renew, term).await? == crate::store::Lease::Lost
             {
+                tracing::warn!("the janitor lost its lease, and ends nothing that others began to end this time");
                 return Ok(());
             }
             renewed = before;
         }
         // Only while the store has just answered: a claim that waited for it would find all others' leases ended.
-        let until = renewed + term / 2;
+        let until = renewed + term / 3;
         while Instant::now() < self.posts.min(until) {
             let Ok(claims) = timeout_at(until.into(), hub.store().claim_due(node, CLAIMS, term)).await else { break };
             let claims = claims?;

@@ -13,6 +13,9 @@ BEGIN
     IF (a_count IS NULL) <> (a_age IS NULL) THEN
         RAISE EXCEPTION 'keep_count and keep_age go together' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF a_count < 0 OR a_age < 0 THEN
+        RAISE EXCEPTION 'keep_count and keep_age must not be negative' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     INSERT INTO {s}.outbox (topic, format, payload, key, keep, keep_count, keep_age)
         VALUES (a_topic, a_format, a_payload, sha256(a_key),
                 CASE WHEN a_count IS NULL THEN 0 WHEN a_count = 0 THEN 1 ELSE 2 END, nullif(a_count, 0), a_age);

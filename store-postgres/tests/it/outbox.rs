@@ -313,6 +313,8 @@ async fn what_is_no_publication_fails_in_the_transaction() {
         "publish('a', NULL)",
         "publish('a', '1', keep_count => 3)",
         "publish('a', '1', keep_age => '1 hour')",
+        "publish('a', '1', keep_count => -1, keep_age => '1 hour')",
+        "publish('a', '1', keep_count => 3, keep_age => '-1 hour')",
     ] {
         let failed = query(schema.sql(&format!("SELECT {{s}}.{call}"))).execute(&mut connection).await.unwrap_err();
         let code = failed.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();

@@ -90,8 +90,44 @@ async fn it_ends_what_somebody_died_ending() {
     let record = store.find(&at("c1").location()).await.expect("answers").expect("it is there");
     let dead = strait_core::NodeId::unique();
     store.claim(&record.fence(), &dead, Duration::from_millis(1)).await.expect("answers").expect("a claim");
-    function.sweep().await;
+    ends(&function, &log).await;
+}
+
+/// On a busy machine a look may come too late to claim anything.
+async fn ends(function: &Function, log: &Log) {
+    for _ in 0..20 {
+        function.sweep().await;
+        if !log.all().is_empty() {
+            break;
+        }
+    }
     assert_eq!(log.all(), ["disconnect"]);
+}
+
+/// Looking at the connections takes longer than a lease.
+#[tokio::test]
+async fn it_ends_what_is_abandoned_however_many_connections_there_are() {
+    let ((store, faults), log, gate, gateway) = (faulty(), Log::default(), Gate::new(), FakeGateway::new());
+    let function = || Function::new(app(&store, &log), &gateway);
+    for connection in ["c1", "c2"] {
+        function().connect(connection, "/?path=/a").await;
+    }
+    let record = store.find(&at("c1").location()).await.expect("answers").expect("it is there");
+    let dead = strait_core::NodeId::unique();
+    store.claim(&record.fence(), &dead, Duration::from_millis(1)).await.expect("answers").expect("a claim");
+    faults.always("topics", Fault::Hang(gate.clone()));
+    // On a busy machine one may come too late to claim anything.
+    for _ in 0..20 {
+        let function = function();
+        tokio::spawn(async move { function.sweep().await });
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if !log.all().is_empty() {
+            break;
+        }
+    }
+    assert!(gate.waiting() > 0, "it still looks");
+    assert_eq!(log.all(), ["disconnect"]);
+    gate.open();
 }
 
 #[tokio::test]
@@ -112,8 +148,7 @@ async fn a_claim_that_waited_for_the_store_claims_nobody() {
     gate.open();
     sweeping.await.expect("it ends");
     assert!(log.all().is_empty());
-    function.sweep().await;
-    assert_eq!(log.all(), ["disconnect"]);
+    ends(&function, &log).await;
 }
 
 #[tokio::test]

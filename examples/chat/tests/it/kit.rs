@@ -113,9 +113,11 @@ impl Server {
     pub(crate) async fn client(&self, path: &str) -> Client {
         let stream = TcpStream::connect(&self.address).await.expect("it listens");
         let path = match &self.runs {
-            // Behind API Gateway the path is in the query; encoded, as it is decoded once more on its way.
+            // Behind API Gateway the path is in the query, as its own query is; encoded, as it is decoded once more on its way.
             #[cfg(feature = "lambda")]
-            Runs::Functions(_) if !path.starts_with("/?") => format!("/?path={}", path.replace('%', "%25")),
+            Runs::Functions(_) if !path.starts_with("/?") => {
+                format!("/?path={}", path.replace('%', "%25").replace('?', "&"))
+            }
             _ => path.to_owned(),
         };
         Client::open(stream, &format!("ws://{}{path}", self.address)).await
