@@ -7,6 +7,8 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
+use crate::load::socket;
+
 /// `/proc` counts processor time in these (USER_HZ, 100 on every Linux that Rust runs on).
 const TICK: Duration = Duration::from_millis(10);
 
@@ -73,6 +75,7 @@ pub(crate) struct Clocks {
     at: Instant,
     server: Duration,
     load: Duration,
+    waited: Duration,
     machine: Duration,
 }
 
@@ -83,6 +86,7 @@ impl Clocks {
             at: Instant::now(),
             server: process_time(server)?,
             load: process_time(rustix::process::getpid())?,
+            waited: socket::waited(),
             machine: machine_time()?,
         })
     }
@@ -98,7 +102,7 @@ impl Clocks {
         Usage {
             wall: later.at - self.at,
             server,
-            load,
+            load: load.saturating_sub(later.waited - self.waited),
             others: later.machine.saturating_sub(self.machine).saturating_sub(server + load),
         }
     }
@@ -111,7 +115,7 @@ pub(crate) struct Usage {
     pub(crate) wall: Duration,
     /// By the server's threads.
     pub(crate) server: Duration,
-    /// By the load generator.
+    /// By the load generator, without the time for which it waited.
     pub(crate) load: Duration,
     /// By everything else on the machine: what disturbed the measurement.
     pub(crate) others: Duration,

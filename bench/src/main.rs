@@ -22,7 +22,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::dialect::Dialect;
-use crate::load::Target;
+use crate::load::{Target, socket};
 use crate::serve::{Flavour, Peer};
 use crate::work::{Measured, Pace, Work};
 
@@ -67,7 +67,7 @@ enum Command {
         /// The cores it may use
         #[arg(long, default_value_t = 1)]
         server_cores: usize,
-        /// The core to load it from
+        /// The core to load it from, which it must have for itself
         #[arg(long)]
         load_core: Option<usize>,
         /// What to do, for example echo:32:100:1
@@ -121,6 +121,7 @@ fn main() -> Result<()> {
         Command::Load { target, dialect, pid, server_cores, load_core, work, pace } => {
             if let Some(core) = load_core {
                 machine::pin(&[core])?;
+                socket::stay_awake();
             }
             let target = Target { address: target, dialect, pid: machine::pid(pid)? };
             println!("{work}");

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::dialect::Dialect;
-use crate::load::Target;
+use crate::load::{Target, socket};
 use crate::machine;
 use crate::serve::{Flavour, Peer};
 
@@ -162,6 +162,9 @@ impl Server {
         machine::pin(cores)?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
         machine::pin(&[load_core])?;
+        if !cores.contains(&load_core) {
+            socket::stay_awake();
+        }
         let child = child.with_context(|| format!("cannot start {command:?}"))?;
         let target = Target { address, dialect: kind.dialect(), pid: machine::pid(child.id())? };
         let mut server = Self { child, target };

@@ -4,7 +4,7 @@ pub(crate) mod dialogue;
 pub(crate) mod echo;
 pub(crate) mod fanout;
 pub(crate) mod idle;
-mod socket;
+pub(crate) mod socket;
 mod stream;
 
 use std::net::SocketAddrV4;
