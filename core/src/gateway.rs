@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::close::Close;
@@ -194,12 +194,12 @@ impl Capabilities {
     }
 
     /// The bytes of an envelope that a client has sent.
-    pub(crate) fn open_envelope(&self, text: &[u8]) -> Option<BytesMut> {
+    pub(crate) fn open_envelope(&self, text: &[u8]) -> Option<Vec<u8>> {
         if self.binary != Binary::Envelope || !text.trim_ascii_start().starts_with(b"{") {
             return None;
         }
         let envelope: Envelope = serde_json::from_slice(text).ok()?;
-        BASE64_STANDARD.decode(envelope.binary).ok().map(|bytes| BytesMut::from(&*bytes))
+        BASE64_STANDARD.decode(envelope.binary).ok()
     }
 }
 

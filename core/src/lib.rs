@@ -11,6 +11,7 @@ mod frame;
 mod gateway;
 mod handler;
 mod hub;
+mod inbound;
 mod invocation;
 pub mod machine;
 mod name;
@@ -18,6 +19,7 @@ mod outlet;
 mod panics;
 mod policy;
 mod protocol;
+mod spare;
 pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
@@ -25,7 +27,7 @@ pub mod testkit;
 pub use app::{Accepted, Admitted, App, AppBuilder, BuildError, Gaps, OpeningData, Refusal};
 pub use channel::{Channel, ChannelState, Session};
 pub use close::{Close, MAX_REASON};
-pub use conversation::{Conversation, Driven, Inbound};
+pub use conversation::{Conversation, Driven};
 pub use endpoint::{Endpoint, Route};
 pub use error::Error;
 pub use event::{Event, EventKind, Format, Payload, Position, Publisher, Retention};
@@ -37,6 +39,7 @@ pub use handler::{
     Peer, Reply, Requirement, Respond, State, Valid, Validate,
 };
 pub use hub::{Continuation, EventHub, Publish, Work};
+pub use inbound::Inbound;
 pub use invocation::{Handshake, Handshaken, Invocation};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};
 pub use outlet::{Nowhere, Outlet};

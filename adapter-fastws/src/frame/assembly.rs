@@ -1,4 +1,4 @@
-use bytes::BytesMut;
+use std::str;
 
 use super::incoming::Incoming;
 use super::pieces::Masked;
@@ -8,14 +8,14 @@ use super::violation::Violation;
 #[derive(Debug)]
 pub(super) struct Assembly {
     text: bool,
-    data: BytesMut,
+    data: Vec<u8>,
     /// How much of a text is known to be UTF-8; what follows is at most the beginning of one character.
     valid: usize,
 }
 
 impl Assembly {
     pub(super) fn new(text: bool) -> Self {
-        Self { text, data: BytesMut::new(), valid: 0 }
+        Self { text, data: Vec::new(), valid: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -31,7 +31,7 @@ impl Assembly {
     pub(super) fn push(&mut self, fragment: &Masked<'_>) -> Result<(), Violation> {
         fragment.append_to(&mut self.data);
         if self.text {
-            match simdutf8::compat::from_utf8(&self.data[self.valid..]) {
+            match str::from_utf8(&self.data[self.valid..]) {
                 Ok(_) => self.valid = self.data.len(),
                 Err(error) if error.error_len().is_none() => self.valid += error.valid_up_to(),
                 Err(_) => return Err(Violation::Utf8),
@@ -41,12 +41,10 @@ impl Assembly {
     }
 
     pub(super) fn finish(self) -> Result<Incoming, Violation> {
-        if !self.text {
-            Ok(Incoming::Binary(self.data))
-        } else if self.valid == self.data.len() {
-            Ok(Incoming::Text(self.data))
+        if self.text {
+            String::from_utf8(self.data).map(Incoming::Text).map_err(|_| Violation::Utf8)
         } else {
-            Err(Violation::Utf8)
+            Ok(Incoming::Binary(self.data))
         }
     }
 }

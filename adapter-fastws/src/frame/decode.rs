@@ -134,7 +134,7 @@ fn run(
         *consumed += header.frame_len();
 
         let incoming = match header.opcode {
-            OpCode::Text if header.fin => text(payload.unmasked())?,
+            OpCode::Text if header.fin => Incoming::Text(payload.text()?),
             OpCode::Binary if header.fin => Incoming::Binary(payload.unmasked()),
             OpCode::Text | OpCode::Binary => {
                 assembly.insert(Box::new(Assembly::new(header.opcode == OpCode::Text))).push(&payload)?;
@@ -165,15 +165,6 @@ fn run(
     }
 }
 
-/// Checks the payload of a text that came in one frame. Most is ASCII, which is quicker to see than UTF-8.
-fn text(payload: BytesMut) -> Result<Incoming, Violation> {
-    if payload.is_ascii() || simdutf8::basic::from_utf8(&payload).is_ok() {
-        Ok(Incoming::Text(payload))
-    } else {
-        Err(Violation::Utf8)
-    }
-}
-
 /// Checks the payload of a close frame (RFC 6455 §5.5.1, §7.4).
 fn close(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
     let Some((&code, reason)) = payload.split_first_chunk() else {
@@ -184,6 +175,6 @@ fn close(payload: &[u8]) -> Result<Option<(u16, String)>, Violation> {
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(Violation::CloseCode);
     }
-    let reason = simdutf8::basic::from_utf8(reason).map_err(|_| Violation::Utf8)?;
+    let reason = std::str::from_utf8(reason).map_err(|_| Violation::Utf8)?;
     Ok(Some((code, reason.to_owned())))
 }

@@ -1,13 +1,10 @@
-use bytes::BytesMut;
-
-/// What a client sent, whole and checked. Each payload has an allocation of its own, so that a handler may keep it.
+/// What a client sent, whole and checked. Each payload has an allocation of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Incoming {
-    /// Valid UTF-8.
-    Text(BytesMut),
-    Binary(BytesMut),
+    Text(String),
+    Binary(Vec<u8>),
     /// At most 125 bytes, to be sent back in a pong.
-    Ping(BytesMut),
+    Ping(Vec<u8>),
     Pong,
     /// A part of a message that goes on, of so many bytes. It is kept; the taker hears of it so that parts cost their
     /// sender's turn as much as messages do.

@@ -1,7 +1,8 @@
-use bytes::BytesMut;
 use fastwebsockets::unmask;
+use strait_core::Inbound;
 
 use super::guard::{Header, MAX_HEADER};
+use super::violation::Violation;
 
 /// Bytes that lie in two pieces: what an earlier chunk left over, and the chunk.
 #[derive(Clone, Copy)]
@@ -51,8 +52,12 @@ pub(super) struct Masked<'a> {
 }
 
 impl Masked<'_> {
+    fn len(&self) -> usize {
+        self.front.len() + self.back.len()
+    }
+
     /// Appends the unmasked payload.
-    pub(super) fn append_to(&self, bytes: &mut BytesMut) {
+    pub(super) fn append_to(&self, bytes: &mut Vec<u8>) {
         let start = bytes.len();
         bytes.extend_from_slice(self.front);
         bytes.extend_from_slice(self.back);
@@ -60,9 +65,16 @@ impl Masked<'_> {
     }
 
     /// The unmasked payload, in an allocation of its size: whoever takes it may keep it.
-    pub(super) fn unmasked(&self) -> BytesMut {
-        let mut bytes = BytesMut::with_capacity(self.front.len() + self.back.len());
+    pub(super) fn unmasked(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
         self.append_to(&mut bytes);
         bytes
+    }
+
+    /// The unmasked payload as text.
+    pub(super) fn text(&self) -> Result<String, Violation> {
+        let mut bytes = Inbound::buffer(self.len());
+        self.append_to(&mut bytes);
+        String::from_utf8(bytes).map_err(|_| Violation::Utf8)
     }
 }

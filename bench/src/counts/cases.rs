@@ -9,7 +9,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, anyhow, ensure};
-use bytes::BytesMut;
 use hyper::HeaderMap;
 use serde_json::value::RawValue;
 use strait_core::machine::{Backlog, Effects, Event as MachineEvent, Machine, Weigh};
@@ -194,7 +193,10 @@ fn messages(runtime: &Runtime, size: usize) -> Result<()> {
     runtime.block_on(poll_fn(|cx| {
         counted(|| {
             for _ in 0..ROUNDS {
-                conversation.receive(Inbound::text(BytesMut::from(text.as_str())), now, cx);
+                let mut buffer = Inbound::buffer(text.len());
+                buffer.extend_from_slice(text.as_bytes());
+                let text = String::from_utf8(buffer).expect("a copy of text");
+                conversation.receive(Inbound::text(text), now, cx);
             }
         });
         Poll::Ready(())
@@ -223,9 +225,7 @@ fn machine_idle() -> Result<()> {
     let rested = counted(|| {
         let mut rested = 0;
         for _ in 0..ROUNDS {
-            let mut effects = Effects::new();
-            let now = machine.offer(black_box(Item), Backlog::default(), &mut effects);
-            rested += u32::from(now.is_some() && machine.rest());
+            rested += u32::from(black_box(&mut machine).begins() && machine.rest());
         }
         rested
     });
@@ -235,16 +235,14 @@ fn machine_idle() -> Result<()> {
 
 fn machine_busy() -> Result<()> {
     let mut machine = opened_machine();
-    let mut effects = Effects::new();
-    let running = machine.offer(Item, Backlog::default(), &mut effects).is_some();
-    ensure!(running, "the machine was not idle");
+    ensure!(machine.begins(), "the machine was not idle");
     let effects = counted(|| {
         let mut count = 0;
         for _ in 0..ROUNDS {
             let mut effects = Effects::new();
-            let now = machine.offer(black_box(Item), Backlog::default(), &mut effects);
+            machine.handle(MachineEvent::Received(black_box(Item)), Backlog::default(), &mut effects);
             machine.handle(MachineEvent::Ended, Backlog::default(), &mut effects);
-            count += effects.len() + usize::from(now.is_some());
+            count += effects.len();
         }
         count
     });

@@ -1,15 +1,17 @@
 //! What a step of the machine calls, and how its answer is sent: `on_connect`, the handler of a message, the reply.
 
-use bytes::BytesMut;
+use std::mem;
 
+use super::Conversation;
 use super::run::{Ended, Route, Work, call};
-use super::{Conversation, Inbound};
 use crate::channel::unauthenticated;
 use crate::endpoint::RouteId;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::handler::{ConnectContext, MessageContext, Reply};
+use crate::inbound::{Inbound, Payload};
 use crate::protocol::plain::{self, Request};
+use crate::spare;
 use crate::store::Patch;
 
 impl Conversation {
@@ -37,38 +39,41 @@ impl Conversation {
     pub(super) fn message(&self, message: Inbound) -> Result<Work, Ended> {
         let endpoint = &self.channel.inner.endpoint;
         let refused = |error, route| Err(Ended::Message(Err(error), route));
-        let Inbound { payload, binary, limited } = message;
-        if binary {
-            return match &endpoint.binary {
-                _ if limited => refused(too_many(), Route::None),
-                None => refused(Error::invalid("this endpoint takes no binary messages"), Route::None),
-                Some(found) => self.call(*found, payload, true),
-            };
-        }
+        let Inbound { mut payload, limited } = message;
+        let text = match &mut payload {
+            Payload::Text(text) => mem::take(text),
+            Payload::Binary(_) => {
+                return match &endpoint.binary {
+                    _ if limited => refused(too_many(), Route::None),
+                    None => refused(Error::invalid("this endpoint takes no binary messages"), Route::None),
+                    Some(found) => self.call(*found, payload),
+                };
+            }
+        };
         let find = |key: &str| endpoint.keys.get(key).copied();
         let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
-        match plain::decode(payload, &endpoint.routing_key, find) {
+        match plain::decode(text, &endpoint.routing_key, find) {
             Request::Routed { route, .. } if limited => refused(too_many(), Route::Known(route)),
-            Request::Routed { route, payload } => self.call(route, payload, false),
+            Request::Routed { route, payload } => self.call(route, Payload::Text(payload)),
             Request::Twice { route } => {
                 let error = Error::invalid("a key stands twice in the message");
                 refused(error, route.map_or(Route::None, Route::Known))
             }
             Request::Whole { key, .. } if limited => refused(too_many(), unknown(key)),
             Request::Whole { payload, key } => match &endpoint.message {
-                Some(found) => self.call(*found, payload, false),
+                Some(found) => self.call(*found, Payload::Text(payload)),
                 None => refused(unknown_route(), unknown(key)),
             },
         }
     }
 
-    fn call(&self, found: RouteId, payload: BytesMut, binary: bool) -> Result<Work, Ended> {
+    fn call(&self, found: RouteId, payload: Payload) -> Result<Work, Ended> {
         let endpoint = &self.channel.inner.endpoint;
         let route = endpoint.route(found);
         if !route.public && !endpoint.public && self.channel.session_value().is_none() {
             return Err(Ended::Message(Err(unauthenticated()), Route::Known(found)));
         }
-        let context = MessageContext { channel: self.channel.clone(), route: found, payload: payload.freeze(), binary };
+        let context = MessageContext { channel: self.channel.clone(), route: found, payload };
         match call(|| (route.handler)(context)) {
             Ok(future) => Ok(Work::Message(future, Route::Known(found))),
             Err(error) => Err(Ended::Message(Err(error), Route::Known(found))),
@@ -91,8 +96,13 @@ impl Conversation {
         match (result, prefix) {
             (Ok(Reply::None), _) | (Ok(Reply::Acknowledged), None) => {}
             (Ok(Reply::Acknowledged), Some(prefix)) => text(&[prefix, b"}"]),
-            (Ok(Reply::Json(json)), Some(prefix)) => plain::reply(prefix, &endpoint.routing_key, &json, text),
-            (Ok(Reply::Json(json)), None) => text(&[&json]),
+            (Ok(Reply::Json(json)), prefix) => {
+                match prefix {
+                    Some(prefix) => plain::reply(prefix, &endpoint.routing_key, &json, text),
+                    None => text(&[&json]),
+                }
+                spare::give(json);
+            }
             (Ok(Reply::Text(reply)), Some(prefix)) => {
                 let json = serde_json::Value::String(reply).to_string();
                 plain::reply(prefix, &endpoint.routing_key, json.as_bytes(), text);

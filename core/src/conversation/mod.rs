@@ -13,7 +13,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tracing::Span;
 
 use crate::channel::Channel;
@@ -21,39 +20,12 @@ use crate::close::Close;
 use crate::error::Error;
 use crate::handler::DisconnectReason;
 use crate::hub::ending;
-use crate::machine::{Effect, Effects, Event, Machine, Step, Weigh};
+use crate::inbound::Inbound;
+use crate::machine::{Effect, Effects, Event, Machine, Step};
 use crate::panics;
 use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
 use run::{Ended, Run, Task, Work};
-
-/// A message as it arrived.
-#[derive(Debug)]
-pub struct Inbound {
-    payload: BytesMut,
-    binary: bool,
-    limited: bool,
-}
-
-impl Inbound {
-    /// Text, which the adapter has checked to be UTF-8.
-    #[must_use]
-    pub fn text(payload: BytesMut) -> Self {
-        Self { payload, binary: false, limited: false }
-    }
-
-    /// Bytes.
-    #[must_use]
-    pub fn binary(payload: BytesMut) -> Self {
-        Self { payload, binary: true, limited: false }
-    }
-}
-
-impl Weigh for Inbound {
-    fn weight(&self) -> usize {
-        self.payload.len()
-    }
-}
 
 /// What the adapter has to carry out.
 #[derive(Debug, PartialEq, Eq)]
@@ -163,7 +135,7 @@ impl Conversation {
         self.handle(Event::Opened, cx);
     }
 
-    /// A message has arrived.
+    /// A message has arrived. `now` should not be older than the handlers of a few messages take: without a sure lease none starts.
     pub fn receive(&mut self, mut message: Inbound, now: Instant, cx: &mut Context<'_>) {
         let endpoint = &self.channel.inner.endpoint;
         self.received += 1;
@@ -177,11 +149,9 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        // The handlers of the messages before it may have taken their time.
-        self.look_at_the_lease(Instant::now(), cx);
-        let mut effects = Effects::new();
-        let now = self.machine.offer(message, self.channel.inner.endpoint.limits.backlog, &mut effects);
-        let step = now.map(Step::Message).or_else(|| self.carry_out(effects));
+        self.look_at_the_lease(now, cx);
+        let step =
+            if self.machine.begins() { Some(Step::Message(message)) } else { self.step(Event::Received(message)) };
         self.go(step, cx);
     }
 

@@ -2,7 +2,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::HeaderMap;
 
 use super::extract::Extract;
@@ -10,6 +9,7 @@ use crate::app::{App, OpeningData};
 use crate::channel::Channel;
 use crate::endpoint::RouteId;
 use crate::error::Error;
+use crate::inbound::Payload;
 
 /// What exists whenever a handler runs.
 pub trait Context {
@@ -45,8 +45,7 @@ pub struct ConnectContext {
 pub struct MessageContext {
     pub(crate) channel: Channel,
     pub(crate) route: RouteId,
-    pub(crate) payload: Bytes,
-    pub(crate) binary: bool,
+    pub(crate) payload: Payload,
 }
 
 impl fmt::Debug for MessageContext {
@@ -66,7 +65,7 @@ impl MessageContext {
 
     /// What was sent; without the routing key where a route takes it.
     #[must_use]
-    pub fn payload(&self) -> &Bytes {
+    pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 }

@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::context::{Context, MessageContext};
 use crate::error::Error;
 use crate::hub::EventHub;
+use crate::inbound::Payload;
 
 /// Something that the application must provide for an argument; `App::build` checks it.
 #[derive(Debug, Clone, Copy)]
@@ -92,10 +93,10 @@ impl<C: Context, T: DeserializeOwned + Send + Sync + 'static> Extract<C> for Ope
 pub struct Json<T>(pub T);
 
 fn json<T: DeserializeOwned>(context: &MessageContext) -> Result<T, Error> {
-    if context.binary {
-        return Err(Error::invalid("this takes JSON text, not bytes"));
+    match &context.payload {
+        Payload::Text(text) => serde_json::from_str(text).map_err(|error| Error::invalid(error.to_string())),
+        Payload::Binary(_) => Err(Error::invalid("this takes JSON text, not bytes")),
     }
-    serde_json::from_slice(&context.payload).map_err(|error| Error::invalid(error.to_string()))
 }
 
 impl<T: DeserializeOwned> Extract<MessageContext> for Json<T> {
@@ -128,13 +129,21 @@ impl<T: DeserializeOwned + Validate> Extract<MessageContext> for Valid<T> {
 /// The message's text; on a route, the JSON object without its key.
 impl Extract<MessageContext> for String {
     fn extract(context: &mut MessageContext) -> Result<Self, Error> {
-        Self::from_utf8(context.payload.to_vec()).map_err(|_| Error::invalid("this takes text, not bytes"))
+        match &context.payload {
+            Payload::Text(text) => Ok(text.clone()),
+            Payload::Binary(bytes) => {
+                Self::from_utf8(bytes.to_vec()).map_err(|_| Error::invalid("this takes text, not bytes"))
+            }
+        }
     }
 }
 
 /// The message as it came.
 impl Extract<MessageContext> for Bytes {
     fn extract(context: &mut MessageContext) -> Result<Self, Error> {
-        Ok(context.payload.clone())
+        Ok(match &context.payload {
+            Payload::Text(text) => Self::copy_from_slice(text.as_bytes()),
+            Payload::Binary(bytes) => bytes.clone(),
+        })
     }
 }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::extract::Json;
 use crate::channel::{Session, SessionValue};
 use crate::error::Error;
+use crate::spare;
 
 /// What a message handler answers, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,7 +48,9 @@ impl IntoReply for Reply {
 
 impl<T: Serialize> IntoReply for Json<T> {
     fn into_reply(self) -> Result<Reply, Error> {
-        Ok(Reply::Json(serde_json::to_vec(&self.0)?))
+        let mut json = spare::take(0);
+        serde_json::to_writer(&mut json, &self.0)?;
+        Ok(Reply::Json(json))
     }
 }
 

@@ -39,7 +39,7 @@ impl Invocation {
             return swept;
         }
         // Beside each other: the connections may take longer to look at than a lease lasts.
-        let (swept, claimed) = tokio::join!(self.sweep_connections(), self.end_abandoned());
+        let (swept, claimed) = futures_util::future::join(self.sweep_connections(), self.end_abandoned()).await;
         self.settle().await;
         swept.and(claimed)
     }

@@ -3,17 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
-
 use super::Invocation;
 use super::line::Line;
 use super::order::Lock;
 use crate::channel::Channel;
-use crate::conversation::{Conversation, Inbound};
+use crate::conversation::Conversation;
 use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::gateway::GatewayConnection;
+use crate::inbound::Inbound;
 use crate::outlet::Outlet;
 use crate::policy::Ordering;
 use crate::protocol::plain;
@@ -112,10 +111,10 @@ impl Invocation {
         let limit = channel.inner.endpoint.limits.message;
         let gateway = self.hub().gateways().gateway.as_ref();
         let inbound = match body {
-            Body::Bytes(bytes) => Inbound::binary(BytesMut::from(bytes)),
+            Body::Bytes(bytes) => Inbound::binary(bytes.to_vec()),
             Body::Text(text) => match gateway.and_then(|g| g.capabilities().open_envelope(text.as_bytes())) {
                 Some(bytes) => Inbound::binary(bytes),
-                None => Inbound::text(BytesMut::from(text)),
+                None => Inbound::text(text.to_owned()),
             },
         };
         let mut conversation = Conversation::rehydrated(channel);

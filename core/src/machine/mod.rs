@@ -187,16 +187,15 @@ impl<M: Weigh> Machine<M> {
         !self.paused && self.link == Link::Up && self.draining.is_none()
     }
 
-    /// A message that can be run at once is given back, and runs; every other one is taken as
-    /// [`handle`](Self::handle) takes it. This is most messages' way.
-    pub fn offer(&mut self, message: M, backlog: Backlog, effects: &mut Effects<M>) -> Option<M> {
+    /// `true` if a message that arrives now can be run at once, and then it runs. Every other one is for
+    /// [`handle`](Self::handle); this is most messages' way.
+    pub fn begins(&mut self) -> bool {
         let idle = self.phase == Phase::Open && self.running == Running::Nothing && self.waiting.is_empty();
-        if idle && !self.suspended && self.draining.is_none() && self.link == Link::Up {
+        let begins = idle && !self.suspended && self.draining.is_none() && self.link == Link::Up;
+        if begins {
             self.running = Running::Message;
-            return Some(message);
         }
-        self.handle(Event::Received(message), backlog, effects);
-        None
+        begins
     }
 
     /// A message's handler has ended. `true` if there is nothing to be done about it, which is most messages' way; else

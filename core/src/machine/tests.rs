@@ -19,14 +19,13 @@ fn run(machine: &mut Machine<u32>, event: Event<u32>) -> Vec<Effect<u32>> {
     take(machine, event).into_vec()
 }
 
-/// As a driver does it: messages are offered, and a handler's end may rest.
+/// As a driver does it: a message may begin at once, and a handler's end may rest.
 fn take(machine: &mut Machine<u32>, event: Event<u32>) -> Effects<u32> {
     let mut effects = Effects::new();
-    if let Event::Received(message) = event {
-        let now = machine.offer(message, BACKLOG, &mut effects);
-        effects.extend(now.map(|message| Effect::Run(Step::Message(message))));
-    } else if event != Event::Ended || !machine.rest() {
-        machine.handle(event, BACKLOG, &mut effects);
+    match event {
+        Event::Received(message) if machine.begins() => effects.push(Effect::Run(Step::Message(message))),
+        Event::Ended if machine.rest() => {}
+        event => machine.handle(event, BACKLOG, &mut effects),
     }
     effects
 }

@@ -6,48 +6,50 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-/// After so many bytes a string is a long one.
-const SHORT: usize = 16;
+/// So many bytes of a string are looked at eight at a time, before those behind them are looked at many at a time.
+const SHORT: usize = 32;
 
 /// One member of an object.
 #[derive(Debug)]
 pub(crate) struct Member<'t> {
-    /// The key, decoded; UTF-8 if the object is.
-    pub(crate) key: Cow<'t, [u8]>,
+    /// The key, decoded.
+    pub(crate) key: Cow<'t, str>,
     /// Where what is before it ends: the brace, or the value of the member before.
     pub(crate) from: usize,
     /// Where the value stands.
     pub(crate) value: Range<usize>,
 }
 
-/// Hands each member of the object that `text` is to `visit`, in order. `None` if `text`, which must be UTF-8, is not one
-/// valid object; by then members may have been visited.
-pub(crate) fn members<'t>(text: &'t [u8], mut visit: impl FnMut(Member<'t>)) -> Option<()> {
-    let mut from = expect(text, space(text, 0), b'{')?;
-    let mut at = space(text, from);
-    if text.get(at) != Some(&b'}') {
+/// Hands each member of the object that `text` is to `visit`, in order. `None` if `text` is not one valid object; by then
+/// members may have been visited.
+pub(crate) fn members<'t>(text: &'t str, mut visit: impl FnMut(Member<'t>)) -> Option<()> {
+    let bytes = text.as_bytes();
+    let mut from = expect(bytes, space(bytes, 0), b'{')?;
+    let mut at = space(bytes, from);
+    if bytes.get(at) != Some(&b'}') {
         loop {
-            let (end, escaped) = string(text, at)?;
+            let (end, escaped) = string(bytes, at)?;
             let key = if escaped {
-                Cow::Owned(serde_json::from_slice::<String>(&text[at..end]).ok()?.into_bytes())
+                Cow::Owned(serde_json::from_str(&text[at..end]).ok()?)
             } else {
                 Cow::Borrowed(&text[at + 1..end - 1])
             };
-            let start = space(text, expect(text, space(text, end), b':')?);
-            let end = value(text, start)?;
+            let start = space(bytes, expect(bytes, space(bytes, end), b':')?);
+            let end = value(bytes, start)?;
             visit(Member { key, from, value: start..end });
             from = end;
-            at = space(text, end);
-            match text.get(at)? {
-                b',' => at = space(text, at + 1),
+            at = space(bytes, end);
+            match bytes.get(at)? {
+                b',' => at = space(bytes, at + 1),
                 b'}' => break,
                 _ => return None,
             }
         }
     }
-    (space(text, at + 1) == text.len()).then_some(())
+    (space(bytes, at + 1) == bytes.len()).then_some(())
 }
 
+#[inline]
 fn space(bytes: &[u8], mut at: usize) -> usize {
     while matches!(bytes.get(at), Some(b' ' | b'\t' | b'\n' | b'\r')) {
         at += 1;
@@ -55,57 +57,60 @@ fn space(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
+#[inline]
 fn expect(bytes: &[u8], at: usize, byte: u8) -> Option<usize> {
     (bytes.get(at) == Some(&byte)).then_some(at + 1)
 }
 
 /// The end of the string that begins at `at`, and whether it has escapes.
+#[inline]
 fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     let mut at = expect(bytes, at, b'"')?;
-    let (mut escaped, mut plain) = (false, 0);
+    let mut escaped = false;
     loop {
-        let byte = *bytes.get(at)?;
-        if !SPECIAL[usize::from(byte)] {
-            at += 1;
-            plain += 1;
-            // Most strings are short; in long ones it is worth looking at many bytes at once.
-            if plain == SHORT {
-                at += plain_run(&bytes[at..])?;
-            }
-            continue;
-        }
-        match byte {
+        at += plain(&bytes[at..]);
+        match bytes.get(at)? {
             b'"' => return Some((at + 1, escaped)),
-            b'\\' => {
-                escaped = true;
-                plain = 0;
-                at = escape(bytes, at + 1)?;
-            }
+            b'\\' => at = escape(bytes, at + 1)?,
             _ => return None,
         }
+        escaped = true;
     }
 }
 
-/// How many bytes there are until a quote or a backslash; `None` if there is none, or a control character before it.
-fn plain_run(bytes: &[u8]) -> Option<usize> {
-    let end = memchr::memchr2(b'"', b'\\', bytes)?;
-    let control = bytes[..end].iter().fold(false, |found, byte| found | (*byte < 0x20));
-    (!control).then_some(end)
+/// How many bytes come before a quote, a backslash or a control character. Most strings are short.
+#[inline]
+fn plain(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while at < SHORT
+        && let Some(eight) = bytes[at..].first_chunk()
+    {
+        let found = special(u64::from_le_bytes(*eight));
+        if found != 0 {
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + plain_run(&bytes[at..])
 }
 
-/// What ends a run of characters in a string.
-const SPECIAL: [bool; 256] = {
-    let mut special = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        special[byte] = is_special(byte as u8);
-        byte += 1;
-    }
-    special
-};
+/// The same for what may be long.
+fn plain_run(bytes: &[u8]) -> usize {
+    let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
+    let is_control = |byte: &u8| *byte < 0x20;
+    // Looks at all, as that can be done for many at once.
+    let any = bytes[..end].iter().fold(false, |any, byte| any | is_control(byte));
+    if any { bytes.iter().position(is_control).unwrap_or(end) } else { end }
+}
 
-const fn is_special(byte: u8) -> bool {
-    byte < 0x20 || byte == b'"' || byte == b'\\'
+/// The highest bit of each byte that ends a run of characters in a string. Those above the lowest one may be wrong, as they may have
+/// been borrowed from.
+#[inline]
+fn special(eight: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 0xff;
+    let below = |bytes: u64, limit: u8| bytes.wrapping_sub(EACH * u64::from(limit)) & !bytes;
+    let is = |byte: u8| below(eight ^ (EACH * u64::from(byte)), 1);
+    (below(eight, 0x20) | is(b'"') | is(b'\\')) & (EACH << 7)
 }
 
 fn escape(bytes: &[u8], at: usize) -> Option<usize> {
@@ -116,14 +121,19 @@ fn escape(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The end of the value that begins at `at`. Depth costs memory, not stack.
-fn value(bytes: &[u8], mut at: usize) -> Option<usize> {
+/// The end of the value that begins at `at`.
+#[inline]
+fn value(bytes: &[u8], at: usize) -> Option<usize> {
     // Most values are no more than this.
     match bytes.get(at)? {
-        b'"' => return Some(string(bytes, at)?.0),
-        b'-' | b'0'..=b'9' => return number(bytes, at),
-        _ => {}
+        b'"' => Some(string(bytes, at)?.0),
+        b'-' | b'0'..=b'9' => number(bytes, at),
+        _ => nested(bytes, at),
     }
+}
+
+/// The same for one that may have others in it. Depth costs memory, not stack.
+fn nested(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut open: SmallVec<[u8; 32]> = SmallVec::new();
     loop {
         match bytes.get(at)? {
@@ -192,11 +202,9 @@ fn number(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// At least one digit.
 fn digits(bytes: &[u8], from: usize) -> Option<usize> {
-    let mut at = from;
-    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
-        at += 1;
-    }
-    (at > from).then_some(at)
+    let rest = bytes.get(from..)?;
+    let digits = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+    (digits > 0).then_some(from + digits)
 }
 
 #[cfg(test)]
@@ -208,10 +216,7 @@ mod tests {
 
     fn found(text: &str) -> Option<Vec<(String, String)>> {
         let mut found = Vec::new();
-        members(text.as_bytes(), |member| {
-            let key = String::from_utf8(member.key.into_owned()).expect("a key of text is text");
-            found.push((key, text[member.value].to_owned()));
-        })?;
+        members(text, |member| found.push((member.key.into_owned(), text[member.value].to_owned())))?;
         Some(found)
     }
 

@@ -9,7 +9,6 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Range;
 
-use bytes::{Buf, BytesMut};
 use smallvec::SmallVec;
 
 use super::json;
@@ -25,12 +24,12 @@ pub(crate) enum Request<R> {
         /// The route.
         route: R,
         /// The rest of the object.
-        payload: BytesMut,
+        payload: String,
     },
     /// Anything else, as it came.
     Whole {
         /// The text.
-        payload: BytesMut,
+        payload: String,
         /// What its routing key says, though no route has it.
         key: Option<String>,
     },
@@ -41,35 +40,30 @@ pub(crate) enum Request<R> {
     },
 }
 
-/// Above so many keys a hash set looks for duplicates.
+/// Above so many keys, and for those with escapes, a hash set looks for duplicates.
 const FEW_KEYS: usize = 16;
 /// Below so many bytes a search that looks at many bytes at once is not worth its beginning.
 const SHORT: usize = 64;
 
 /// Finds the routing key, and the route that `find` knows by it.
-pub(crate) fn decode<R>(mut text: BytesMut, routing_key: &str, find: impl Fn(&str) -> Option<R>) -> Request<R> {
-    let found = is_text(&text).then(|| scan(&text, routing_key.as_bytes())).flatten();
-    let (route, key, place, twice) = match found {
-        None => return Request::Whole { payload: text, key: None },
-        Some(Found { key: Some(key), place, twice }) => match find(&key) {
-            Some(route) => (Some(route), None, place, twice),
-            None => (None, Some(key.into_owned()), place, false),
-        },
-        Some(Found { key: None, place, twice }) => (None, None, place, twice),
+pub(crate) fn decode<R>(mut text: String, routing_key: &str, find: impl Fn(&str) -> Option<R>) -> Request<R> {
+    let Some(Found { key, place, twice }) = scan(&text, routing_key) else {
+        return Request::Whole { payload: text, key: None };
     };
-    match route {
-        route if twice => Request::Twice { route },
-        None => Request::Whole { payload: text, key },
-        Some(route) => {
-            cut_out(&mut text, place);
+    let route = key.as_deref().and_then(find);
+    match (route, key) {
+        (Some(route), _) if twice => Request::Twice { route: Some(route) },
+        (Some(route), _) => {
+            place.cut_out_of(&mut text);
             Request::Routed { route, payload: text }
         }
+        (None, Some(key)) => {
+            let key = Some(key.into_owned());
+            Request::Whole { payload: text, key }
+        }
+        (None, None) if twice => Request::Twice { route: None },
+        (None, None) => Request::Whole { payload: text, key: None },
     }
-}
-
-/// Whether bytes are UTF-8. Most are ASCII, which is quicker to see.
-fn is_text(bytes: &[u8]) -> bool {
-    bytes.is_ascii() || simdutf8::basic::from_utf8(bytes).is_ok()
 }
 
 struct Found<'t> {
@@ -90,12 +84,12 @@ struct Place {
 }
 
 /// `None` for text that is not a JSON object, or one without the routing key.
-fn scan<'t>(text: &'t [u8], routing_key: &[u8]) -> Option<Found<'t>> {
+fn scan<'t>(text: &'t str, routing_key: &str) -> Option<Found<'t>> {
     let mut keys = Keys::default();
     let (mut key, mut place, mut times) = (None, Place::default(), 0);
     json::members(text, |member| {
         place.last = false;
-        if *member.key == *routing_key {
+        if member.key == routing_key {
             times += 1;
             place = Place { first: keys.is_empty(), last: true, span: member.from..member.value.end };
             key = json_string(&text[member.value]);
@@ -106,61 +100,57 @@ fn scan<'t>(text: &'t [u8], routing_key: &[u8]) -> Option<Found<'t>> {
 }
 
 /// A value that is a string, decoded.
-fn json_string(value: &[u8]) -> Option<Cow<'_, str>> {
-    let inside = value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
-    if inside.contains(&b'\\') {
-        serde_json::from_slice(value).ok().map(Cow::Owned)
+fn json_string(value: &str) -> Option<Cow<'_, str>> {
+    let inside = value.strip_prefix('"')?.strip_suffix('"')?;
+    if inside.as_bytes().contains(&b'\\') {
+        serde_json::from_str(value).ok().map(Cow::Owned)
     } else {
-        std::str::from_utf8(inside).ok().map(Cow::Borrowed)
+        Some(Cow::Borrowed(inside))
     }
 }
 
 #[derive(Default)]
 struct Keys<'t> {
-    few: SmallVec<[Cow<'t, [u8]>; 4]>,
-    /// All of them, once they are no longer few.
-    many: Option<HashSet<Cow<'t, [u8]>>>,
+    /// While they are few, and as they stand in the text.
+    few: SmallVec<[&'t str; 8]>,
+    /// All of them after that.
+    many: Option<HashSet<Cow<'t, str>>>,
     twice: bool,
 }
 
 impl<'t> Keys<'t> {
     fn is_empty(&self) -> bool {
-        self.few.is_empty()
+        self.few.is_empty() && self.many.is_none()
     }
 
-    fn add(&mut self, key: Cow<'t, [u8]>) {
-        if self.few.len() < FEW_KEYS {
-            self.twice |= self.few.contains(&key);
-            self.few.push(key);
-        } else {
-            let many = self.many.get_or_insert_with(|| self.few.iter().cloned().collect());
-            self.twice |= !many.insert(key);
+    fn add(&mut self, key: Cow<'t, str>) {
+        match (key, &mut self.many) {
+            (Cow::Borrowed(key), None) if self.few.len() < FEW_KEYS => {
+                self.twice |= self.few.contains(&key);
+                self.few.push(key);
+            }
+            (key, many) => {
+                let many = many.get_or_insert_with(|| self.few.iter().copied().map(Cow::Borrowed).collect());
+                self.twice |= !many.insert(key);
+            }
         }
     }
 }
 
-/// Takes a member out of an object in place, so that the other members stay as they came.
-fn cut_out(text: &mut BytesMut, place: Place) {
-    let Place { first, last, span } = place;
-    let cut = match (first, last) {
-        // `{"action":"x"}`; the span begins after the brace.
-        (true, true) => span,
-        // `{"action":"x","a":1}`: the comma goes with it.
-        (true, false) => {
-            let comma = text[span.end..].iter().position(|byte| *byte == b',').map_or(span.end, |at| span.end + at + 1);
-            span.start..comma
-        }
-        // `{"a":1,"action":"x"…`: the span begins with the comma before it.
-        (false, _) => span,
-    };
-    // The shorter side moves; a first member costs one byte.
-    if cut.start <= text.len() - cut.end {
-        text.copy_within(0..cut.start, cut.end - cut.start);
-        text.advance(cut.end - cut.start);
-    } else {
-        let end = text.len() - (cut.end - cut.start);
-        text.copy_within(cut.end.., cut.start);
-        text.truncate(end);
+impl Place {
+    /// Takes the member out of the object that `text` is; the other members stay as they came.
+    fn cut_out_of(self, text: &mut String) {
+        let Self { first, last, span } = self;
+        let end = match (first, last) {
+            // `{"action":"x","a":1}`: the comma goes with it.
+            (true, false) => {
+                let comma = text.as_bytes()[span.end..].iter().position(|byte| *byte == b',');
+                comma.map_or(span.end, |at| span.end + at + 1)
+            }
+            // `{"action":"x"}`; the span begins after the brace. `{"a":1,"action":"x"…`: it begins with the comma.
+            _ => span.end,
+        };
+        text.drain(span.start..end);
     }
 }
 
@@ -193,26 +183,28 @@ pub(crate) fn reply<R>(prefix: &[u8], routing_key: &str, result: &[u8], write: i
 
 /// Whether an object has none of the members that would be taken for something else.
 fn merges(object: &[u8], routing_key: &str) -> bool {
-    let reserved = [&b"error"[..], b"gap", routing_key.as_bytes()];
+    let reserved = ["error", "gap", routing_key];
     !may_name(object, &reserved) || !has_key(object, &reserved)
 }
 
 /// Whether one of `names` stands in quotes anywhere in a JSON value, or something that may be one in escapes.
-fn may_name(value: &[u8], names: &[&[u8]]) -> bool {
+fn may_name(value: &[u8], names: &[&str]) -> bool {
     let names_one = |at: usize| {
         let rest = &value[at + 1..];
-        value[at] == b'\\' || names.iter().any(|name| rest.get(name.len()) == Some(&b'"') && rest.starts_with(name))
+        let one = |name: &&str| rest.get(name.len()) == Some(&b'"') && rest.starts_with(name.as_bytes());
+        value[at] == b'\\' || names.iter().any(one)
     };
     if value.len() < SHORT {
-        return (0..value.len()).any(|at| matches!(value[at], b'"' | b'\\') && names_one(at));
+        return value.iter().enumerate().any(|(at, byte)| matches!(byte, b'"' | b'\\') && names_one(at));
     }
     memchr::memchr2_iter(b'"', b'\\', value).any(names_one)
 }
 
 /// What cannot be read as an object is not merged either.
-fn has_key(object: &[u8], names: &[&[u8]]) -> bool {
+fn has_key(object: &[u8], names: &[&str]) -> bool {
     let mut found = false;
-    let read = is_text(object) && json::members(object, |member| found |= names.contains(&&*member.key)).is_some();
+    let members = |text| json::members(text, |member| found |= names.contains(&&*member.key));
+    let read = std::str::from_utf8(object).ok().and_then(members).is_some();
     found || !read
 }
 

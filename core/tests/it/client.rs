@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use strait_core::{ChannelId, Close, Conversation, Driven, Frame, FrameKind, Gaps, Inbound, Outlet, Topic};
@@ -136,11 +135,11 @@ impl Client {
     }
 
     pub(crate) fn send(&self, text: &str) {
-        let _ = self.wire.send(Wire::Message(Inbound::text(BytesMut::from(text))));
+        let _ = self.wire.send(Wire::Message(Inbound::text(text.to_owned())));
     }
 
     pub(crate) fn send_binary(&self, bytes: &[u8]) {
-        let _ = self.wire.send(Wire::Message(Inbound::binary(BytesMut::from(bytes))));
+        let _ = self.wire.send(Wire::Message(Inbound::binary(bytes.to_vec())));
     }
 
     /// Closes as a client does, behind what it has sent.

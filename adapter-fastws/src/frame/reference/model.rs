@@ -1,7 +1,5 @@
 //! RFC 6455 as a server must read it, over a whole stream at once: written to be compared with the text, not to be quick.
 
-use bytes::BytesMut;
-
 use super::super::Incoming;
 
 /// How a stream stands after its last byte; a failure with its close code.
@@ -90,7 +88,7 @@ fn read(bytes: &[u8], max_message: u64, items: &mut Vec<Incoming>) -> Result<Ver
                 items.push(Incoming::Close(close(&payload)?));
                 return Ok(Verdict::Closed);
             }
-            9 => items.push(Incoming::Ping(BytesMut::from(&payload[..]))),
+            9 => items.push(Incoming::Ping(payload)),
             10 => items.push(Incoming::Pong),
             _ => {
                 let mut joined = message.take().unwrap_or(Message { text: opcode == 1, data: Vec::new() });
@@ -98,11 +96,10 @@ fn read(bytes: &[u8], max_message: u64, items: &mut Vec<Incoming>) -> Result<Ver
                 if joined.text && !could_be_utf8(&joined.data, fin) {
                     return Err(1007);
                 }
-                let data = BytesMut::from(&joined.data[..]);
                 match (fin, joined.text) {
                     (false, _) => message = Some(joined),
-                    (true, true) => items.push(Incoming::Text(data)),
-                    (true, false) => items.push(Incoming::Binary(data)),
+                    (true, true) => items.push(Incoming::Text(String::from_utf8(joined.data).map_err(|_| 1007_u16)?)),
+                    (true, false) => items.push(Incoming::Binary(joined.data)),
                 }
             }
         }

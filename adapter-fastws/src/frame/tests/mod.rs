@@ -8,8 +8,6 @@ mod property;
 mod rules;
 mod upstream;
 
-use bytes::BytesMut;
-
 use super::reference::{End, drive};
 use super::violation::Violation;
 use super::{Decoder, Incoming};
@@ -18,15 +16,15 @@ use super::{Decoder, Incoming};
 const LIMIT: usize = 1 << 20;
 
 fn text(payload: &str) -> Incoming {
-    Incoming::Text(BytesMut::from(payload))
+    Incoming::Text(payload.to_owned())
 }
 
 fn binary(payload: &[u8]) -> Incoming {
-    Incoming::Binary(BytesMut::from(payload))
+    Incoming::Binary(payload.to_vec())
 }
 
 fn ping(payload: &[u8]) -> Incoming {
-    Incoming::Ping(BytesMut::from(payload))
+    Incoming::Ping(payload.to_vec())
 }
 
 /// Decodes `bytes` whole, byte by byte, and with a break after every item.

@@ -1,0 +1,69 @@
+//! What a client sent, from the adapter to the arguments of a handler.
+
+use std::mem;
+use std::ops::Deref;
+
+use bytes::Bytes;
+
+use crate::machine::Weigh;
+use crate::spare;
+
+/// A message as it arrived.
+#[derive(Debug)]
+pub struct Inbound {
+    pub(crate) payload: Payload,
+    /// Beyond the rate limit: it is answered with an error in its turn.
+    pub(crate) limited: bool,
+}
+
+/// What is in a message. The buffer of a text goes to [`spare`] in the end.
+#[derive(Debug)]
+pub(crate) enum Payload {
+    Text(String),
+    Binary(Bytes),
+}
+
+impl Inbound {
+    /// Text, best in a [`buffer`](Self::buffer).
+    #[must_use]
+    pub fn text(payload: String) -> Self {
+        Self { payload: Payload::Text(payload), limited: false }
+    }
+
+    /// Bytes.
+    #[must_use]
+    pub fn binary(payload: impl Into<Bytes>) -> Self {
+        Self { payload: Payload::Binary(payload.into()), limited: false }
+    }
+
+    /// An empty buffer for a text of `length` bytes: mostly one that earlier messages of this thread have used.
+    #[must_use]
+    pub fn buffer(length: usize) -> Vec<u8> {
+        spare::take(length)
+    }
+}
+
+impl Weigh for Inbound {
+    fn weight(&self) -> usize {
+        self.payload.len()
+    }
+}
+
+impl Deref for Payload {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text.as_bytes(),
+            Self::Binary(bytes) => bytes,
+        }
+    }
+}
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        if let Self::Text(text) = self {
+            spare::give(mem::take(text).into_bytes());
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! A buffer of each thread that goes from a message to its reply and on to the next message, in the place of an allocation for
+//! each: a handler that ends at once needs no other.
+
+use std::cell::Cell;
+
+/// A longer one is not kept.
+const MOST: usize = 16 * 1024;
+
+thread_local! {
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// An empty buffer with room for `length` bytes.
+pub(crate) fn take(length: usize) -> Vec<u8> {
+    let spare = SPARE.take();
+    if spare.capacity() < length { Vec::with_capacity(length) } else { spare }
+}
+
+/// What is in `buffer` is no longer needed.
+pub(crate) fn give(mut buffer: Vec<u8>) {
+    if (1..=MOST).contains(&buffer.capacity()) {
+        buffer.clear();
+        SPARE.set(buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_comes_back_empty_unless_it_is_too_long_or_too_short() {
+        give(b"message".to_vec());
+        let (first, second) = (take(7), take(7));
+        assert_eq!((first.len(), second.len()), (0, 0));
+        assert!(first.capacity() >= 7 && second.capacity() >= 7);
+        give(first);
+        assert!(take(1000).capacity() >= 1000);
+        give(Vec::with_capacity(MOST + 1));
+        assert_eq!(take(0).capacity(), 0);
+    }
+}
