@@ -14,8 +14,18 @@ use anyhow::Context;
 use self::runner::{Notes, Runner};
 use crate::{cargo::cargo, interrupt::Interrupted, process, provision::Services, run_folder::RunFolder, say::say};
 
-/// Runs formatting, lints, tests, doc tests and docs, each for all default members, and stops at
-/// the first that fails.
+/// What users depend on.
+const LIBRARIES: [&str; 6] = [
+    "strait-core",
+    "strait-store-memory",
+    "strait-store-redis",
+    "strait-store-postgres",
+    "strait-adapter-fastws",
+    "strait-adapter-lambda",
+];
+
+/// Runs formatting, lints, tests, doc tests and docs, each for all default members, builds each library
+/// alone, and stops at the first that fails.
 ///
 /// Test services come from STRAIT_TEST_REDIS_URL and STRAIT_TEST_POSTGRES_URL if they are set, else
 /// from containers, else from the machine's own programs: see `cargo xtask services --help`.
@@ -61,6 +71,15 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
         // What users build: code of other features hides from `--all-features` what nobody uses without them.
         let default = ["clippy", "--", "-D", "warnings"];
         report.step("as it comes", || step(&default, None, run))?;
+        // Built together, a crate also gets the features that the others ask of its dependencies.
+        report.step("each alone", || {
+            for library in LIBRARIES {
+                if !step(&["check", "--lib", "--package", library], None, run)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
     }
     let mut services = None;
     report.step("services", || {
