@@ -3,9 +3,8 @@
 use std::mem;
 
 use super::Conversation;
-use super::run::{Ended, Route, Work, call};
+use super::run::{Handling, Route, Work, call};
 use crate::channel::unauthenticated;
-use crate::endpoint::RouteId;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::handler::{ConnectContext, MessageContext, Reply};
@@ -36,47 +35,41 @@ impl Conversation {
     }
 
     /// Finds the handler of a message and calls it.
-    pub(super) fn message(&self, message: Inbound) -> Result<Work, Ended> {
+    pub(super) fn message(&self, message: Inbound) -> Result<(Handling, Route), (Error, Route)> {
         let endpoint = &self.channel.inner.endpoint;
-        let refused = |error, route| Err(Ended::Message(Err(error), route));
         let Inbound { mut payload, limited } = message;
-        let text = match &mut payload {
-            Payload::Text(text) => mem::take(text),
-            Payload::Binary(_) => {
-                return match &endpoint.binary {
-                    _ if limited => refused(too_many(), Route::None),
-                    None => refused(Error::invalid("this endpoint takes no binary messages"), Route::None),
-                    Some(found) => self.call(*found, payload),
-                };
+        let (found, payload) = match &mut payload {
+            Payload::Binary(_) => match endpoint.binary {
+                _ if limited => return Err((too_many(), Route::None)),
+                None => return Err((Error::invalid("this endpoint takes no binary messages"), Route::None)),
+                Some(found) => (found, payload),
+            },
+            Payload::Text(text) => {
+                let find = |key: &str| endpoint.keys.get(key).copied();
+                let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
+                match plain::decode(mem::take(text), &endpoint.routing_key, find) {
+                    Request::Routed { route, .. } if limited => return Err((too_many(), Route::Known(route))),
+                    Request::Routed { route, payload } => (route, Payload::Text(payload)),
+                    Request::Twice { route } => {
+                        let error = Error::invalid("a key stands twice in the message");
+                        return Err((error, route.map_or(Route::None, Route::Known)));
+                    }
+                    Request::Whole { key, .. } if limited => return Err((too_many(), unknown(key))),
+                    Request::Whole { payload, key } => match endpoint.message {
+                        Some(found) => (found, Payload::Text(payload)),
+                        None => return Err((unknown_route(), unknown(key))),
+                    },
+                }
             }
         };
-        let find = |key: &str| endpoint.keys.get(key).copied();
-        let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
-        match plain::decode(text, &endpoint.routing_key, find) {
-            Request::Routed { route, .. } if limited => refused(too_many(), Route::Known(route)),
-            Request::Routed { route, payload } => self.call(route, Payload::Text(payload)),
-            Request::Twice { route } => {
-                let error = Error::invalid("a key stands twice in the message");
-                refused(error, route.map_or(Route::None, Route::Known))
-            }
-            Request::Whole { key, .. } if limited => refused(too_many(), unknown(key)),
-            Request::Whole { payload, key } => match &endpoint.message {
-                Some(found) => self.call(*found, Payload::Text(payload)),
-                None => refused(unknown_route(), unknown(key)),
-            },
-        }
-    }
-
-    fn call(&self, found: RouteId, payload: Payload) -> Result<Work, Ended> {
-        let endpoint = &self.channel.inner.endpoint;
         let route = endpoint.route(found);
         if !route.public && !endpoint.public && self.channel.session_value().is_none() {
-            return Err(Ended::Message(Err(unauthenticated()), Route::Known(found)));
+            return Err((unauthenticated(), Route::Known(found)));
         }
         let context = MessageContext { channel: self.channel.clone(), route: found, payload };
         match call(|| (route.handler)(context)) {
-            Ok(future) => Ok(Work::Message(future, Route::Known(found))),
-            Err(error) => Err(Ended::Message(Err(error), Route::Known(found))),
+            Ok(future) => Ok((future, Route::Known(found))),
+            Err(error) => Err((error, Route::Known(found))),
         }
     }
 

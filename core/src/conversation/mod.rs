@@ -264,7 +264,7 @@ impl Conversation {
 
     fn go(&mut self, mut step: Option<Step<Inbound>>, cx: &mut Context<'_>) {
         while let Some(next) = step {
-            step = self.begin(next, cx).and_then(|ended| self.ended(ended));
+            step = self.begin(next, cx);
         }
     }
 
@@ -304,8 +304,7 @@ impl Conversation {
 
     /// What a handler's end leads to: its reply, the close that it asked for, and then the next step.
     fn ended(&mut self, ended: Ended) -> Option<Step<Inbound>> {
-        let event = match ended {
-            Ended::Connect(Ok(_)) | Ended::End => Event::Ended,
+        match ended {
             Ended::Connect(Err(error)) => {
                 self.log(&error);
                 // Who was not refused may come again.
@@ -313,22 +312,30 @@ impl Conversation {
                 let close = if ours { Close::internal } else { Close::policy };
                 let close = close(error.message().to_owned());
                 self.refused = Some(error);
-                Event::Refused(close)
+                self.over();
+                self.step(Event::Refused(close))
             }
             Ended::Message(result, route) => {
                 self.reply(result, &route);
-                Event::Ended
+                self.after()
             }
-        };
+            Ended::Connect(Ok(_)) | Ended::End => self.after(),
+        }
+    }
+
+    /// What comes after a handler that has ended and answered.
+    fn after(&mut self) -> Option<Step<Inbound>> {
+        self.over();
+        if self.machine.rest() { None } else { self.step(Event::Ended) }
+    }
+
+    /// A handler has ended; if it asked for a close, that comes first.
+    fn over(&mut self) {
         self.channel.inner.outlet.handler_ended();
         if let Some(close) = self.asked_close() {
             // The machine still counts the handler as running, so that this starts nothing.
             self.step(close);
         }
-        if matches!(event, Event::Ended) && self.machine.rest() {
-            return None;
-        }
-        self.step(event)
     }
 
     fn asked_close(&self) -> Option<Event<Inbound>> {
@@ -336,17 +343,20 @@ impl Conversation {
         Some(if asked.displaced { Event::Displaced(asked.close) } else { Event::Close(asked.close) })
     }
 
-    /// Begins a step; tells its end if it ended at once.
-    fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Ended> {
+    /// Begins a step; if it ended at once, what comes after it is told.
+    fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Step<Inbound>> {
         self.channel.handler_begins();
         let work = match step {
             Step::Message(message) => match self.message(message) {
-                Ok(work) => work,
-                Err(ended) => return Some(ended),
+                Ok((future, route)) => Work::Message(future, route),
+                Err((error, route)) => {
+                    self.reply(Err(error), &route);
+                    return self.after();
+                }
             },
             Step::Connect => match self.connect() {
                 Some(work) => work,
-                None => return Some(Ended::End),
+                None => return self.after(),
             },
             Step::End => {
                 let reason = self.reason.unwrap_or(DisconnectReason::Lost);
@@ -355,7 +365,7 @@ impl Conversation {
         };
         let mut task = Task::new(work, &self.span, &self.channel.inner.endpoint);
         match task.poll(cx) {
-            Poll::Ready(ended) => Some(ended),
+            Poll::Ready(ended) => self.ended(ended),
             Poll::Pending => {
                 self.run = Some(Box::new(Run::new(task, self.limit)));
                 None

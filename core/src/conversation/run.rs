@@ -39,6 +39,9 @@ impl Route {
     }
 }
 
+/// A handler of a message that was called.
+pub(super) type Handling = BoxFuture<Result<Reply, Error>>;
+
 /// Something that runs, in a span of its own.
 pub(super) struct Task {
     work: Work,
@@ -47,7 +50,7 @@ pub(super) struct Task {
 
 pub(super) enum Work {
     Connect(BoxFuture<Result<(), Error>>),
-    Message(BoxFuture<Result<Reply, Error>>, Route),
+    Message(Handling, Route),
     End(BoxFuture<()>),
 }
 

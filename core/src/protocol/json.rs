@@ -202,9 +202,11 @@ fn number(bytes: &[u8], at: usize) -> Option<usize> {
 
 /// At least one digit.
 fn digits(bytes: &[u8], from: usize) -> Option<usize> {
-    let rest = bytes.get(from..)?;
-    let digits = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
-    (digits > 0).then_some(from + digits)
+    let mut at = from;
+    while let Some(b'0'..=b'9') = bytes.get(at) {
+        at += 1;
+    }
+    (at > from).then_some(at)
 }
 
 #[cfg(test)]
