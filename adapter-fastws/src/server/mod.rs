@@ -1,6 +1,7 @@
 //! The batteries-included server: listeners, runtimes, health, drain.
 
 mod accept;
+mod descriptors;
 mod drain;
 mod pace;
 mod pending;
@@ -34,7 +35,8 @@ use route::{Fallback, Router};
 /// What the server as a whole may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections of all endpoints together; more are answered 503: 10,000.
+    /// Connections of all endpoints together; more are answered 503: 10,000. The process's limit of open files is raised for
+    /// them as far as its hard limit lets it; where that is too low, a warning says so.
     pub connections: usize,
     /// Sockets that have not become connections: 1,024. When one more comes, the one that has been quiet for longest is
     /// closed; those that are being authenticated are not.
@@ -191,6 +193,7 @@ impl Server {
 
     /// Serves one listener of a started application.
     async fn serve_part(&self, listener: TcpListener) {
+        descriptors::reserve(self.limits.connections.saturating_add(self.limits.handshakes), &listener);
         let places = Arc::clone(&self.places);
         let channels = Channels::with_places(self.app.clone(), self.limits.connections, places);
         let channels = channels.handshake_limit(self.limits.handshake);
