@@ -34,8 +34,6 @@ const MESSAGES_A_TURN: usize = 64;
 const BYTES_A_MESSAGE: usize = 512;
 /// …or once so many bytes of replies wait to be written.
 const REPLIES_A_TURN: usize = 64 * 1024;
-/// A look at the clock is good for so many messages.
-const MESSAGES_A_LOOK: u32 = 8;
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
@@ -235,44 +233,31 @@ impl Connection {
 
     /// Decodes a chunk and hands over what is whole in it.
     fn take(&mut self, chunk: &[u8], budget: &mut usize, cx: &mut Context<'_>) {
-        let mut now = Instant::now();
+        let now = Instant::now();
         self.peer.seen(now);
         let Self { decoder, conversation, chatter, peer, link, .. } = self;
         if *link != Link::Open || self.failed {
             chatter.add_waste(chunk.len(), now);
         }
-        let (mut close, mut messages) = (None, 0_u32);
+        let (mut close, mut ended_one) = (None, false);
         let result = decoder.decode(chunk, |incoming| {
             *budget = budget.saturating_sub(1);
+            let mut message = None;
             // After our close frame only the peer's is of interest.
-            let message = match incoming {
-                Incoming::Close(given) => {
-                    close = Some(given);
-                    None
-                }
-                _ if *link != Link::Open => None,
+            match incoming {
+                Incoming::Close(given) => close = Some(given),
+                _ if *link != Link::Open => {}
                 Incoming::Ping(payload) => {
                     peer.control(&frame::pong(&payload));
                     chatter.add(now);
-                    None
                 }
-                Incoming::Pong => {
-                    chatter.add(now);
-                    None
-                }
-                Incoming::Fragment(length) => {
-                    chatter.add_part(length, now);
-                    None
-                }
-                Incoming::Text(payload) => Some(Inbound::text(payload)),
-                Incoming::Binary(payload) => Some(Inbound::binary(payload)),
-            };
+                Incoming::Pong => chatter.add(now),
+                Incoming::Fragment(length) => chatter.add_part(length, now),
+                Incoming::Text(payload) => message = Some(Inbound::text(payload)),
+                Incoming::Binary(payload) => message = Some(Inbound::binary(payload)),
+            }
             if let Some(message) = message {
-                messages += 1;
-                if messages.is_multiple_of(MESSAGES_A_LOOK) {
-                    // The handlers before it may have taken their time.
-                    now = Instant::now();
-                }
+                ended_one = true;
                 conversation.receive(message, now, cx);
                 if conversation.is_limited(now) {
                     chatter.add(now);
@@ -294,7 +279,7 @@ impl Connection {
         // What is whole and waits for its turn is not under way any more.
         let under_way = decoder.is_within_message() || !(decoder.is_idle() || decoder.has_pending());
         let since = if under_way { millis(now) } else { 0 };
-        if since == 0 || messages > 0 || peer.message_since.load(Ordering::Relaxed) == 0 {
+        if since == 0 || ended_one || peer.message_since.load(Ordering::Relaxed) == 0 {
             peer.message_since.store(since, Ordering::Relaxed);
         }
         if let Some(given) = close {

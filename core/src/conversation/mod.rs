@@ -135,7 +135,7 @@ impl Conversation {
         self.handle(Event::Opened, cx);
     }
 
-    /// A message has arrived. `now` should not be older than the handlers of a few messages take: without a sure lease none starts.
+    /// A message has arrived.
     pub fn receive(&mut self, mut message: Inbound, now: Instant, cx: &mut Context<'_>) {
         let endpoint = &self.channel.inner.endpoint;
         self.received += 1;
@@ -149,7 +149,8 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        self.look_at_the_lease(now, cx);
+        // The handlers of the messages before it may have taken their time.
+        self.look_at_the_lease(Instant::now(), cx);
         let step =
             if self.machine.begins() { Some(Step::Message(message)) } else { self.step(Event::Received(message)) };
         self.go(step, cx);

@@ -216,6 +216,8 @@ impl Driver {
             self.opened = true;
             self.conversation.opened(cx);
         }
+        // As a node's connection does it: what comes together has come at one time.
+        let now = Instant::now();
         loop {
             match self.conversation.poll(cx) {
                 Poll::Ready(Driven::Done) => return Poll::Ready(()),
@@ -243,7 +245,7 @@ impl Driver {
                 return Poll::Pending;
             }
             match self.wires.poll_recv(cx) {
-                Poll::Ready(Some(Wire::Message(message))) => self.conversation.receive(message, Instant::now(), cx),
+                Poll::Ready(Some(Wire::Message(message))) => self.conversation.receive(message, now, cx),
                 Poll::Ready(Some(Wire::Close)) => self.conversation.peer_closed(cx),
                 Poll::Ready(None) | Poll::Pending => return Poll::Pending,
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use strait_core::store::{ChannelStore, StoreErrorKind};
 use strait_core::testkit::{Fault, Faults, Faulty, Gate};
-use strait_core::{App, AppBuilder, Channel, ChannelState, Endpoint, State};
+use strait_core::{App, AppBuilder, Channel, ChannelState, Endpoint, EventHub, State};
 use strait_store_memory::MemoryStore;
 
 use crate::log::{Log, eventually, eventually_async};
@@ -52,6 +52,28 @@ async fn handling_waits_while_the_lease_is_unsure_and_goes_on_after() {
     client.expect("and then").await;
     assert!(node.hub().is_sure());
     assert_eq!(store.get(&client.id).await.unwrap().unwrap().generation, 1);
+}
+
+#[tokio::test]
+async fn a_handler_that_takes_its_time_leaves_the_next_message_no_lease_that_has_ended() {
+    let log = Log::default();
+    let endpoint =
+        Endpoint::new("a", "/").public().on_message(async |text: String, State(log): State<Log>, hub: EventHub| {
+            log.note(&format!("{text} {}", hub.is_sure()));
+            if text == "long" {
+                // Nothing is renewed meanwhile.
+                std::thread::sleep(TERM + TERM / 4);
+            }
+            text
+        });
+    let app = App::new().endpoint(endpoint).state(log.clone()).lease(TERM);
+    let node = Node::start(app.store(MemoryStore::new())).await;
+    let client = node.connect("/").await;
+    client.send("long");
+    client.send("next");
+    client.expect("long").await;
+    client.expect("next").await;
+    assert_eq!(log.all(), ["long true", "next true"]);
 }
 
 #[tokio::test]
