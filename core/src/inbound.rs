@@ -11,14 +11,14 @@ use crate::spare;
 /// A message as it arrived.
 #[derive(Debug)]
 pub struct Inbound {
-    pub(crate) payload: Payload,
+    pub(crate) payload: Received,
     /// Beyond the rate limit: it is answered with an error in its turn.
     pub(crate) limited: bool,
 }
 
 /// What is in a message. The buffer of a text goes to [`spare`] in the end.
 #[derive(Debug)]
-pub(crate) enum Payload {
+pub(crate) enum Received {
     Text(String),
     Binary(Bytes),
 }
@@ -27,13 +27,13 @@ impl Inbound {
     /// Text, best in a [`buffer`](Self::buffer).
     #[must_use]
     pub fn text(payload: String) -> Self {
-        Self { payload: Payload::Text(payload), limited: false }
+        Self { payload: Received::Text(payload), limited: false }
     }
 
     /// Bytes.
     #[must_use]
     pub fn binary(payload: impl Into<Bytes>) -> Self {
-        Self { payload: Payload::Binary(payload.into()), limited: false }
+        Self { payload: Received::Binary(payload.into()), limited: false }
     }
 
     /// An empty buffer for a text of `length` bytes: mostly one that earlier messages of this thread have used.
@@ -49,7 +49,7 @@ impl Weigh for Inbound {
     }
 }
 
-impl Deref for Payload {
+impl Deref for Received {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -60,7 +60,7 @@ impl Deref for Payload {
     }
 }
 
-impl Drop for Payload {
+impl Drop for Received {
     fn drop(&mut self) {
         if let Self::Text(text) = self {
             spare::give(mem::take(text).into_bytes());

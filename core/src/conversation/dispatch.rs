@@ -8,7 +8,7 @@ use crate::channel::unauthenticated;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::handler::{ConnectContext, MessageContext, Reply};
-use crate::inbound::{Inbound, Payload};
+use crate::inbound::{Inbound, Received};
 use crate::protocol::plain::{self, Request};
 use crate::spare;
 use crate::store::Patch;
@@ -39,24 +39,24 @@ impl Conversation {
         let endpoint = &self.channel.inner.endpoint;
         let Inbound { mut payload, limited } = message;
         let (found, payload) = match &mut payload {
-            Payload::Binary(_) => match endpoint.binary {
+            Received::Binary(_) => match endpoint.binary {
                 _ if limited => return Err((too_many(), Route::None)),
                 None => return Err((Error::invalid("this endpoint takes no binary messages"), Route::None)),
                 Some(found) => (found, payload),
             },
-            Payload::Text(text) => {
+            Received::Text(text) => {
                 let find = |key: &str| endpoint.keys.get(key).copied();
                 let unknown = |key: Option<String>| key.map_or(Route::None, Route::Unknown);
                 match plain::decode(mem::take(text), &endpoint.routing_key, find) {
                     Request::Routed { route, .. } if limited => return Err((too_many(), Route::Known(route))),
-                    Request::Routed { route, payload } => (route, Payload::Text(payload)),
+                    Request::Routed { route, payload } => (route, Received::Text(payload)),
                     Request::Twice { route } => {
                         let error = Error::invalid("a key stands twice in the message");
                         return Err((error, route.map_or(Route::None, Route::Known)));
                     }
                     Request::Whole { key, .. } if limited => return Err((too_many(), unknown(key))),
                     Request::Whole { payload, key } => match endpoint.message {
-                        Some(found) => (found, Payload::Text(payload)),
+                        Some(found) => (found, Received::Text(payload)),
                         None => return Err((unknown_route(), unknown(key))),
                     },
                 }

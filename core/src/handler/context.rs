@@ -9,7 +9,7 @@ use crate::app::{App, OpeningData};
 use crate::channel::Channel;
 use crate::endpoint::RouteId;
 use crate::error::Error;
-use crate::inbound::Payload;
+use crate::inbound::Received;
 
 /// What exists whenever a handler runs.
 pub trait Context {
@@ -45,7 +45,7 @@ pub struct ConnectContext {
 pub struct MessageContext {
     pub(crate) channel: Channel,
     pub(crate) route: RouteId,
-    pub(crate) payload: Payload,
+    pub(crate) payload: Received,
 }
 
 impl fmt::Debug for MessageContext {

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::context::{Context, MessageContext};
 use crate::error::Error;
 use crate::hub::EventHub;
-use crate::inbound::Payload;
+use crate::inbound::Received;
 
 /// Something that the application must provide for an argument; `App::build` checks it.
 #[derive(Debug, Clone, Copy)]
@@ -94,8 +94,8 @@ pub struct Json<T>(pub T);
 
 fn json<T: DeserializeOwned>(context: &MessageContext) -> Result<T, Error> {
     match &context.payload {
-        Payload::Text(text) => serde_json::from_str(text).map_err(|error| Error::invalid(error.to_string())),
-        Payload::Binary(_) => Err(Error::invalid("this takes JSON text, not bytes")),
+        Received::Text(text) => serde_json::from_str(text).map_err(|error| Error::invalid(error.to_string())),
+        Received::Binary(_) => Err(Error::invalid("this takes JSON text, not bytes")),
     }
 }
 
@@ -130,8 +130,8 @@ impl<T: DeserializeOwned + Validate> Extract<MessageContext> for Valid<T> {
 impl Extract<MessageContext> for String {
     fn extract(context: &mut MessageContext) -> Result<Self, Error> {
         match &context.payload {
-            Payload::Text(text) => Ok(text.clone()),
-            Payload::Binary(bytes) => {
+            Received::Text(text) => Ok(text.clone()),
+            Received::Binary(bytes) => {
                 Self::from_utf8(bytes.to_vec()).map_err(|_| Error::invalid("this takes text, not bytes"))
             }
         }
@@ -142,8 +142,8 @@ impl Extract<MessageContext> for String {
 impl Extract<MessageContext> for Bytes {
     fn extract(context: &mut MessageContext) -> Result<Self, Error> {
         Ok(match &context.payload {
-            Payload::Text(text) => Self::copy_from_slice(text.as_bytes()),
-            Payload::Binary(bytes) => bytes.clone(),
+            Received::Text(text) => Self::copy_from_slice(text.as_bytes()),
+            Received::Binary(bytes) => bytes.clone(),
         })
     }
 }
