@@ -59,7 +59,7 @@ async fn a_handler_that_takes_its_time_leaves_the_next_message_no_lease_that_has
     let log = Log::default();
     let endpoint =
         Endpoint::new("a", "/").public().on_message(async |text: String, State(log): State<Log>, hub: EventHub| {
-            log.note(&format!("{text} {}", hub.is_sure()));
+            log.note(format!("{text} {}", hub.is_sure()));
             if text == "long" {
                 // Nothing is renewed meanwhile.
                 std::thread::sleep(TERM + TERM / 4);
