@@ -102,7 +102,7 @@ fn scan<'t>(text: &'t str, routing_key: &str) -> Option<Found<'t>> {
 /// A value that is a string, decoded.
 fn json_string(value: &str) -> Option<Cow<'_, str>> {
     let inside = value.strip_prefix('"')?.strip_suffix('"')?;
-    if inside.as_bytes().contains(&b'\\') {
+    if inside.bytes().any(|byte| byte == b'\\') {
         serde_json::from_str(value).ok().map(Cow::Owned)
     } else {
         Some(Cow::Borrowed(inside))
@@ -189,15 +189,21 @@ fn merges(object: &[u8], routing_key: &str) -> bool {
 
 /// Whether one of `names` stands in quotes anywhere in a JSON value, or something that may be one in escapes.
 fn may_name(value: &[u8], names: &[&str]) -> bool {
-    let names_one = |at: usize| {
-        let rest = &value[at + 1..];
+    let names_one = |rest: &[u8]| {
         let one = |name: &&str| rest.get(name.len()) == Some(&b'"') && rest.starts_with(name.as_bytes());
-        value[at] == b'\\' || names.iter().any(one)
+        names.iter().any(one)
     };
-    if value.len() < SHORT {
-        return value.iter().enumerate().any(|(at, byte)| matches!(byte, b'"' | b'\\') && names_one(at));
+    if value.len() >= SHORT {
+        return memchr::memchr2_iter(b'"', b'\\', value).any(|at| value[at] == b'\\' || names_one(&value[at + 1..]));
     }
-    memchr::memchr2_iter(b'"', b'\\', value).any(names_one)
+    let mut rest = value;
+    while let [byte, behind @ ..] = rest {
+        if *byte == b'\\' || (*byte == b'"' && names_one(behind)) {
+            return true;
+        }
+        rest = behind;
+    }
+    false
 }
 
 /// What cannot be read as an object is not merged either.
