@@ -43,12 +43,15 @@ impl Channels {
     }
 
     /// Adds a channel, unless its id or its location is in use. Answers what `made` makes of it.
-    pub(crate) fn insert<R>(&self, channel: Channel, made: impl FnOnce(&mut Channel) -> R) -> Result<R, Taken> {
-        let (id, location) = (channel.id.clone(), channel.location.clone());
-        let cell = Arc::new(Mutex::new(channel));
+    pub(crate) fn insert<R>(
+        &self,
+        cell: &Arc<Mutex<Channel>>,
+        made: impl FnOnce(&mut Channel) -> R,
+    ) -> Result<R, Taken> {
         // Whoever finds it waits until it is whole.
         let mut channel = cell.lock();
-        if !self.map.insert(id.clone(), Arc::clone(&cell)) {
+        let (id, location) = (channel.id.clone(), channel.location.clone());
+        if !self.map.insert(id.clone(), Arc::clone(cell)) {
             return Err(Taken::Id);
         }
         if !self.reserve(&location, &id) {
