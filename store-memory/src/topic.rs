@@ -24,7 +24,7 @@ pub(crate) struct TopicState {
     pub(crate) removed: bool,
     subscriptions: u32,
     stream: Stream,
-    hearers: Vec<Arc<Mailbox>>,
+    hearers: Box<[Arc<Mailbox>]>,
     index: Option<Box<Index>>,
     keys: Option<Box<Keys>>,
 }
@@ -37,7 +37,7 @@ impl TopicState {
             removed: false,
             subscriptions: 0,
             stream: Stream::new(epoch),
-            hearers: Vec::new(),
+            hearers: Box::default(),
             index: None,
             keys: None,
         }
@@ -187,14 +187,13 @@ impl TopicState {
     pub(crate) fn hear(&mut self, mailbox: &Arc<Mailbox>) -> bool {
         let new = !self.hearers.iter().any(|hearer| Arc::ptr_eq(hearer, mailbox));
         if new {
-            self.hearers.reserve_exact(1);
-            self.hearers.push(Arc::clone(mailbox));
+            self.hearers = self.hearers.iter().chain([mailbox]).cloned().collect();
         }
         new
     }
 
     pub(crate) fn unhear(&mut self, mailbox: &Arc<Mailbox>) {
-        self.hearers.retain(|hearer| !Arc::ptr_eq(hearer, mailbox));
+        self.hearers = self.hearers.iter().filter(|hearer| !Arc::ptr_eq(hearer, mailbox)).cloned().collect();
     }
 
     /// Runs under the topic's lock, which is what makes nodes see one order.
