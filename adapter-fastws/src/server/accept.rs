@@ -71,7 +71,12 @@ impl Accept {
         }
     }
 
-    async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Arc<Ticket>) -> Option<Connection> {
+    async fn serve(
+        self: Arc<Self>,
+        socket: TcpStream,
+        remote: SocketAddr,
+        ticket: Arc<Ticket>,
+    ) -> Option<Box<Connection>> {
         tokio::select! {
             // What has come already is read before the socket makes room.
             biased;
@@ -84,7 +89,7 @@ impl Accept {
         }
     }
 
-    async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) -> Option<Connection> {
+    async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) -> Option<Box<Connection>> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             return match timeout(self.limits.handshake, tls.accept(socket)).await {
@@ -112,7 +117,7 @@ impl Accept {
         remote: SocketAddr,
         ticket: &Arc<Ticket>,
         wire: fn(S) -> Wire,
-    ) -> Pin<Box<dyn Future<Output = Option<Connection>> + Send>>
+    ) -> Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -173,7 +178,7 @@ fn passed<S>(
     requests: http1::Connection<TokioIo<S>, Connected>,
     opened: &Mutex<Passed>,
     wire: fn(S) -> Wire,
-) -> Result<Connection, S>
+) -> Result<Box<Connection>, S>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
