@@ -153,19 +153,19 @@ impl TopicState {
 
     fn show(&mut self, row: u64, channel: &ChannelId, entry: &PresenceEntry, time: &Timeline) {
         let index = self.index.get_or_insert_default();
-        if let Some(present) = index.presence.get_mut(&row) {
+        if let Some(present) = index.present_mut(row) {
             present.entry = entry.clone();
             return;
         }
         let since = time.now();
         let shown = PresenceRow { channel: channel.clone(), entry: entry.clone(), since };
         let event = shown.present(time).event(EventKind::Join);
-        index.presence.insert(row, shown);
+        index.add_present(row, shown);
         self.follow(event, since);
     }
 
     fn hide(&mut self, row: u64, time: &Timeline) {
-        let shown = self.index.as_mut().and_then(|index| index.presence.remove(&row));
+        let shown = self.index.as_mut().and_then(|index| index.remove_present(row));
         if let Some(shown) = shown {
             self.follow(shown.present(time).event(EventKind::Leave), time.now());
         }
