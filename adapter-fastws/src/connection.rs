@@ -134,7 +134,7 @@ impl Connection {
         // Whatever is broken may be so here, too.
         let told = catch_unwind(AssertUnwindSafe(|| {
             if link == Link::Open {
-                peer.close(&frame::close(Some(1011), "something went wrong on the server"), Instant::now());
+                peer.close(frame::close(Some(1011), "something went wrong on the server"), Instant::now());
             }
             let other = match &mut socket {
                 Socket::Other(stream) => Some(&mut **stream),
@@ -185,7 +185,7 @@ impl Connection {
         while !self.ended {
             match self.conversation.poll(cx) {
                 Poll::Ready(Driven::Close(close)) if self.link == Link::Open => {
-                    self.peer.close(&frame::close(Some(close.code()), close.reason()), Instant::now());
+                    self.peer.close(frame::close(Some(close.code()), close.reason()), Instant::now());
                     self.link = Link::Closing;
                 }
                 Poll::Ready(Driven::Close(_)) => {}
@@ -301,7 +301,7 @@ impl Connection {
 
     fn closed_by_peer(&mut self, code: Option<u16>, cx: &mut Context<'_>) {
         if self.link == Link::Open {
-            self.peer.close(&frame::close(code, ""), Instant::now());
+            self.peer.close(frame::close(code, ""), Instant::now());
         }
         self.link = Link::Leaving;
         self.conversation.peer_closed(cx);

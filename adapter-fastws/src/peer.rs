@@ -248,7 +248,7 @@ impl Peer {
     }
 
     /// Queues the close frame; nothing follows it.
-    pub(crate) fn close(&self, frame: &Bytes, now: Instant) {
+    pub(crate) fn close(&self, frame: Bytes, now: Instant) {
         self.lock().outbox.close(frame);
         self.closing_since.store(millis(now), Ordering::Relaxed);
     }
