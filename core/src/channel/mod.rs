@@ -94,15 +94,18 @@ impl Live {
 
     pub(crate) fn add_unswept(&mut self, topic: &Topic) {
         if !self.is_unswept(topic) {
-            self.unswept = [&self.unswept, std::slice::from_ref(topic)].concat().into();
+            let mut unswept = std::mem::take(&mut self.unswept).into_vec();
+            unswept.reserve_exact(1);
+            unswept.push(topic.clone());
+            self.unswept = unswept.into();
         }
     }
 
     /// The store has forgotten it, or knows it again.
     pub(crate) fn remove_unswept(&mut self, topic: &Topic) {
-        if self.is_unswept(topic) {
-            self.unswept = self.unswept.iter().filter(|unswept| *unswept != topic).cloned().collect();
-        }
+        let mut unswept = std::mem::take(&mut self.unswept).into_vec();
+        unswept.retain(|unswept| unswept != topic);
+        self.unswept = unswept.into();
     }
 
     /// Nothing can be joined any more. What was is told.
