@@ -50,17 +50,16 @@ impl Channels {
     ) -> Result<R, Taken> {
         // Whoever finds it waits until it is whole.
         let mut channel = cell.lock();
-        let (id, location) = (channel.id.clone(), channel.location.clone());
-        if !self.map.insert(id.clone(), Arc::clone(cell)) {
+        if !self.map.insert(channel.id.clone(), Arc::clone(cell)) {
             return Err(Taken::Id);
         }
-        if !self.reserve(&location, &id) {
+        if !self.reserve(&channel.location, &channel.id) {
             channel.gone = true;
-            self.map.remove(&id);
+            self.map.remove(&channel.id);
             return Err(Taken::Location);
         }
-        if let Some(node) = location.node() {
-            self.nodes.add(node, &id);
+        if let Some(node) = channel.location.node() {
+            self.nodes.add(node, &channel.id);
         }
         Ok(made(&mut channel))
     }

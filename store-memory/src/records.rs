@@ -19,7 +19,7 @@ const ORPHANS_AT_ONCE: usize = 1024;
 
 impl Inner {
     fn open(&self, new: NewChannel) -> Result<Opened, StoreError> {
-        let (id, location, due) = (new.id.clone(), new.location.clone(), new.due);
+        let due = new.due;
         let channel = Arc::new(Mutex::new(Channel::new(new, self.time.now())));
         loop {
             let made = |channel: &mut Channel| {
@@ -38,6 +38,10 @@ impl Inner {
                 }
                 Err(Taken::Id) => {}
             }
+            let (id, location) = {
+                let channel = channel.lock();
+                (channel.id.clone(), channel.location.clone())
+            };
             let found = self.channels.with(&id, |found| (found.location == location).then(|| found.record(&self.time)));
             match found {
                 Some(Some(record)) => return Ok(Opened { record, created: false }),
