@@ -15,7 +15,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
 use strait_core::{Close, Conversation, Driven, Inbound};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -54,6 +53,7 @@ pub(crate) enum Wire {
 pub(crate) enum Socket {
     Tcp(OwnedReadHalf),
     Other(Box<dyn Stream>),
+    /// Not there yet, or not any more.
     Gone,
 }
 
@@ -72,7 +72,7 @@ enum Link {
 pub(crate) struct Connection {
     socket: Socket,
     /// What came with the handshake's last bytes.
-    early: Bytes,
+    early: Box<[u8]>,
     peer: Arc<Peer>,
     decoder: Decoder,
     conversation: Conversation,
@@ -86,29 +86,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// A connection whose handshake is answered.
-    pub(crate) fn new(
-        wire: Wire,
-        early: Bytes,
-        peer: Arc<Peer>,
-        conversation: Conversation,
-        max_message: usize,
-        registered: Registered,
-    ) -> Self {
-        let socket = match wire {
-            Wire::Tcp(socket) => {
-                let (read, write) = socket.into_split();
-                peer.connect(write);
-                Socket::Tcp(read)
-            }
-            Wire::Other(other) => Socket::Other(other),
-        };
-        let decoder = Decoder::new(max_message);
+    /// A connection whose handshake has yet to be answered.
+    pub(crate) fn new(peer: Arc<Peer>, conversation: Conversation, max_message: usize, registered: Registered) -> Self {
         Self {
-            socket,
-            early,
+            socket: Socket::Gone,
+            early: Box::default(),
             peer,
-            decoder,
+            decoder: Decoder::new(max_message),
             conversation,
             chatter: Chatter::default(),
             link: Link::Open,
@@ -116,6 +100,26 @@ impl Connection {
             ended: false,
             registered,
         }
+    }
+
+    /// Its handshake is answered. `early` came with the handshake's last bytes.
+    pub(crate) fn connect(&mut self, wire: Wire, early: &[u8]) {
+        self.early = early.into();
+        self.socket = match wire {
+            Wire::Tcp(socket) => {
+                let (read, write) = socket.into_split();
+                self.peer.connect(write);
+                Socket::Tcp(read)
+            }
+            Wire::Other(other) => Socket::Other(other),
+        };
+    }
+
+    /// The answer to its handshake never reached the client: removes what was stored.
+    pub(crate) async fn abandon(self) {
+        let Self { conversation, registered, .. } = self;
+        conversation.abandon().await;
+        drop(registered);
     }
 
     /// Runs `on_connect`; to be called once, before anything else.
@@ -130,7 +134,7 @@ impl Connection {
         // Whatever is broken may be so here, too.
         let told = catch_unwind(AssertUnwindSafe(|| {
             if link == Link::Open {
-                peer.close(&frame::close(Some(1011), "something went wrong on the server"), Instant::now());
+                peer.close(frame::close(Some(1011), "something went wrong on the server"), Instant::now());
             }
             let other = match &mut socket {
                 Socket::Other(stream) => Some(&mut **stream),
@@ -181,7 +185,7 @@ impl Connection {
         while !self.ended {
             match self.conversation.poll(cx) {
                 Poll::Ready(Driven::Close(close)) if self.link == Link::Open => {
-                    self.peer.close(&frame::close(Some(close.code()), close.reason()), Instant::now());
+                    self.peer.close(frame::close(Some(close.code()), close.reason()), Instant::now());
                     self.link = Link::Closing;
                 }
                 Poll::Ready(Driven::Close(_)) => {}
@@ -216,7 +220,7 @@ impl Connection {
                 self.take(&[], &mut budget, cx);
                 continue;
             }
-            if self.early.has_remaining() {
+            if !self.early.is_empty() {
                 let early = std::mem::take(&mut self.early);
                 self.take(&early, &mut budget, cx);
                 continue;
@@ -294,7 +298,7 @@ impl Connection {
 
     fn closed_by_peer(&mut self, code: Option<u16>, cx: &mut Context<'_>) {
         if self.link == Link::Open {
-            self.peer.close(&frame::close(code, ""), Instant::now());
+            self.peer.close(frame::close(code, ""), Instant::now());
         }
         self.link = Link::Leaving;
         self.conversation.peer_closed(cx);

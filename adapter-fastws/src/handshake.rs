@@ -105,9 +105,13 @@ fn is_host(value: &HeaderValue) -> bool {
     value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_~[]%!$&'()*+,;=".contains(byte))
 }
 
-/// Whether this is base64 of 16 bytes; what would not fit here is longer.
+/// Whether this is base64 of 16 bytes: what they are is of no interest. The last digit has two bits.
 fn is_nonce(key: &HeaderValue) -> bool {
-    STANDARD.decode_slice(key, &mut [0; 18]).is_ok_and(|length| length == 16)
+    let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
+    match key.as_bytes() {
+        [digits @ .., last, b'=', b'='] => digits.len() == 21 && digits.iter().all(is_digit) && b"AQgw".contains(last),
+        _ => false,
+    }
 }
 
 fn has_token(value: &HeaderValue, token: &str) -> bool {
@@ -135,6 +139,26 @@ mod tests {
     fn the_accept_value_is_that_of_the_rfc() {
         let accept = Asked::of(&headers(&GOOD)).check(&Method::GET, Version::HTTP_11).expect("a good request");
         assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn a_nonce_is_what_base64_makes_of_16_bytes() {
+        let is_decoded = |key: &HeaderValue| STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16);
+        let good = b"dGhlIHNhbXBsZSBub25jZQ==";
+        let mut seen = [0; 2];
+        for (at, byte) in (0..good.len()).flat_map(|at| (b' '..=b'~').map(move |byte| (at, byte))) {
+            let mut key = *good;
+            key[at] = byte;
+            let key = HeaderValue::from_bytes(&key).expect("visible");
+            assert_eq!(is_nonce(&key), is_decoded(&key), "{key:?}");
+            seen[usize::from(is_nonce(&key))] += 1;
+        }
+        // 64 digits in 21 places, four in the last one, and the padding.
+        assert_eq!(seen, [95 * 24 - 21 * 64 - 4 - 2, 21 * 64 + 4 + 2]);
+        for length in (0..30).filter(|length| *length != 16) {
+            let key = HeaderValue::try_from(STANDARD.encode(vec![7; length])).expect("visible");
+            assert!(!is_nonce(&key), "{length}");
+        }
     }
 
     #[test]

@@ -6,25 +6,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use futures_util::FutureExt;
-use strait_core::{Admitted, Conversation, Outlet, Refusal};
+use strait_core::{Admitted, Outlet, Refusal};
 use tokio::runtime::Handle;
 
 use crate::connection::{Connection, Wire};
 use crate::peer::Peer;
-use crate::registry::{Place, Registered};
+use crate::registry::Place;
 
 /// A channel that is stored and waits for its socket. A client that goes away before it has its answer leaves nothing behind: when
 /// this is dropped, what was stored is removed.
-pub(crate) struct Opened(Option<Waiting>);
-
-struct Waiting {
-    peer: Arc<Peer>,
-    conversation: Conversation,
-    max_message: usize,
-    registered: Registered,
-}
+///
+/// It has the place in memory that the connection stays in.
+pub(crate) struct Opened(Option<Box<Connection>>);
 
 impl Opened {
     /// Stores the channel of who was let in.
@@ -34,20 +28,17 @@ impl Opened {
     }
 
     /// The client has its answer: from here on it is a connection.
-    pub(crate) fn connect(mut self, wire: Wire, early: &[u8]) -> Connection {
-        let Waiting { peer, conversation, max_message, registered } = self.0.take().expect("it is connected once");
-        // A copy: an empty buffer would keep all of hyper's alive.
-        Connection::new(wire, Bytes::copy_from_slice(early), peer, conversation, max_message, registered)
+    pub(crate) fn connect(mut self, wire: Wire, early: &[u8]) -> Box<Connection> {
+        let mut connection = self.0.take().expect("it is connected once");
+        connection.connect(wire, early);
+        connection
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        if let Some(Waiting { conversation, registered, .. }) = self.0.take() {
-            behind(async move {
-                conversation.abandon().await;
-                drop(registered);
-            });
+        if let Some(connection) = self.0.take() {
+            behind(connection.abandon());
         }
     }
 }
@@ -58,7 +49,7 @@ async fn store(admitted: Admitted, place: Place) -> Result<Opened, Refusal> {
     let peer = Arc::new(Peer::new(limits, admitted.gaps()));
     let conversation = admitted.open(Arc::clone(&peer) as Arc<dyn Outlet>).await?;
     let registered = place.register(&peer);
-    Ok(Opened(Some(Waiting { peer, conversation, max_message, registered })))
+    Ok(Opened(Some(Box::new(Connection::new(peer, conversation, max_message, registered)))))
 }
 
 /// The storing of a channel, which is not given up half-way: when the client goes away it comes to its end behind it, as what

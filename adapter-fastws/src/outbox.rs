@@ -131,10 +131,15 @@ impl Outbox {
     }
 
     /// The close frame, after all that waits.
-    pub(crate) fn close(&mut self, frame: &Bytes) {
+    pub(crate) fn close(&mut self, frame: Bytes) {
         if self.state != State::Closed {
             self.held.clear();
-            self.append(frame);
+            if self.tail.is_empty() {
+                // Nothing will follow that would need more room.
+                self.tail = frame.into();
+            } else {
+                self.append(&frame);
+            }
             self.state = State::Closed;
         }
     }

@@ -107,11 +107,20 @@ impl Drop for Locked<'_> {
     }
 }
 
+/// In milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Times {
-    ping: Duration,
-    silent: Duration,
-    closing: Duration,
+    ping: u32,
+    silent: u32,
+    closing: u32,
+}
+
+impl Times {
+    fn of(limits: &Limits) -> Self {
+        // Nobody waits for longer than these seven weeks.
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        Self { ping: millis(limits.ping), silent: millis(limits.silent), closing: millis(limits.closing) }
+    }
 }
 
 impl fmt::Debug for Peer {
@@ -134,7 +143,7 @@ impl Peer {
             message_since: AtomicU64::new(0),
             closing_since: AtomicU64::new(0),
             paused: AtomicBool::new(false),
-            times: Times { ping: limits.ping, silent: limits.silent, closing: limits.closing },
+            times: Times::of(limits),
             policy: Policy { limit: limits.queue, slow: limits.slow_client, gaps },
         }
     }
@@ -145,7 +154,8 @@ impl Peer {
 
     /// How finely the sweeper must look at this connection.
     pub(crate) fn tick(&self) -> Duration {
-        self.times.ping.min(self.times.silent).min(self.times.closing) / 4
+        let Times { ping, silent, closing } = self.times;
+        Duration::from_millis(ping.min(silent).min(closing).into()) / 4
     }
 
     /// From here on publishers write to the socket themselves where it takes what they have.
@@ -209,7 +219,7 @@ impl Peer {
     }
 
     fn due(&self, now: u64) -> Option<u8> {
-        let passed = |since: u64, limit: Duration| now.saturating_sub(since) >= limit.as_millis() as u64;
+        let passed = |since: u64, limit: u32| now.saturating_sub(since) >= limit.into();
         let closing = self.closing_since.load(Ordering::Relaxed);
         if closing != 0 {
             return passed(closing, self.times.closing).then_some(flag::CLOSE_LATE);
@@ -238,7 +248,7 @@ impl Peer {
     }
 
     /// Queues the close frame; nothing follows it.
-    pub(crate) fn close(&self, frame: &Bytes, now: Instant) {
+    pub(crate) fn close(&self, frame: Bytes, now: Instant) {
         self.lock().outbox.close(frame);
         self.closing_since.store(millis(now), Ordering::Relaxed);
     }

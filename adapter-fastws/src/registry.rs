@@ -16,6 +16,8 @@ const COARSEST: Duration = Duration::from_secs(1);
 const FINEST: Duration = Duration::from_millis(5);
 /// After so many tasks were woken they get their turn, and others with them: thousands may be due at the same time.
 const WOKEN_AT_ONCE: usize = 16;
+/// Room for so many connections is kept: where few come and go, each would pay for it anew.
+const KEPT: usize = 64;
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
@@ -140,7 +142,7 @@ impl Drop for Registered {
         let registry = &self.place.0;
         let mut peers = registry.peers.lock();
         peers.remove(self.key);
-        if peers.len() * 4 < peers.capacity() {
+        if peers.capacity() > KEPT && peers.len() * 4 < peers.capacity() {
             peers.shrink_to_fit();
         }
         drop(peers);

@@ -123,7 +123,7 @@ impl Channels {
 }
 
 /// Waits for the socket from a server that keeps it until the answer is out.
-async fn upgraded(opened: Opened, upgrade: OnUpgrade, limit: Duration) -> Option<Connection> {
+async fn upgraded(opened: Opened, upgrade: OnUpgrade, limit: Duration) -> Option<Box<Connection>> {
     let upgraded = timeout(limit, upgrade).await.ok()?.ok()?;
     Some(match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => opened.connect(Wire::Tcp(parts.io.into_inner()), &parts.read_buf),

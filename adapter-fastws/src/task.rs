@@ -9,15 +9,14 @@ use std::task::{self, Context, Poll};
 use crate::connection::Connection;
 
 /// First the handshake, in memory that it then gives back, and after that the connection.
-#[expect(clippy::large_enum_variant, reason = "nearly all of a connection's life is the large one")]
 pub(crate) enum Task {
-    Connected(Connection),
+    Connected(Box<Connection>),
     /// The handshake, or what is left to do after a panic.
-    Apart(Pin<Box<dyn Future<Output = Option<Connection>> + Send>>),
+    Apart(Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>),
 }
 
 impl Task {
-    fn open(&mut self, mut connection: Connection, cx: &mut Context<'_>) {
+    fn open(&mut self, mut connection: Box<Connection>, cx: &mut Context<'_>) {
         let opened = catch_unwind(AssertUnwindSafe(|| connection.open(cx)));
         *self = Self::Connected(connection);
         if let Err(panic) = opened {

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -5,7 +6,7 @@ use bytes::Bytes;
 use strait_core::store::{
     AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, StoredSession, TokenHash, Versioned,
 };
-use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic};
+use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic, UserId};
 
 use crate::clock::{Tick, Timeline};
 use crate::random::Random;
@@ -21,8 +22,8 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// What is kept of one channel. What most channels lack most of the time is behind a pointer: an idle channel is
-/// small.
+/// What is kept of one channel. What most channels lack most of the time is behind a pointer, and bytes are copied into records
+/// rather than shared with them, which would keep memory for the count of who has them: an idle channel is small.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) id: ChannelId,
@@ -37,11 +38,33 @@ pub(crate) struct Channel {
     /// Its rows among the members of its topics, 0 where it needs none.
     pub(crate) topics: SortedMap<Topic, u64>,
     endpoint: Arc<str>,
-    opening: Bytes,
+    opening: Box<[u8]>,
     opened_at: Tick,
-    state: Option<Box<Versioned<Bytes>>>,
-    session: Option<Box<Versioned<StoredSession>>>,
+    state: Option<Box<Versioned<Box<[u8]>>>>,
+    session: Option<Box<Versioned<Session>>>,
     rare: Option<Box<Rare>>,
+}
+
+/// A session as it is kept.
+struct Session {
+    user: UserId,
+    value: Box<[u8]>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    fn new(given: StoredSession) -> Self {
+        Self { user: given.user, value: boxed(given.value) }
+    }
+
+    fn stored(&self) -> StoredSession {
+        StoredSession { user: self.user.clone(), value: Bytes::copy_from_slice(&self.value) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -55,7 +78,7 @@ struct Rare {
 
 impl Channel {
     pub(crate) fn new(new: NewChannel, now: Tick) -> Self {
-        let session = new.session.map(|value| Box::new(Versioned { version: 1, value: Some(value) }));
+        let session = new.session.map(Session::new).map(|value| Box::new(Versioned { version: 1, value: Some(value) }));
         let rare = new.token.map(|token| Box::new(Rare { token: Some(token), ..Rare::default() }));
         Self {
             id: new.id,
@@ -67,7 +90,7 @@ impl Channel {
             grace: new.grace,
             topics: SortedMap::default(),
             endpoint: new.endpoint,
-            opening: new.opening,
+            opening: boxed(new.opening),
             opened_at: now,
             state: None,
             session,
@@ -109,9 +132,9 @@ impl Channel {
             generation: self.generation,
             phase,
             location: self.location.clone(),
-            opening: self.opening.clone(),
-            state: self.state.as_deref().cloned().unwrap_or_default(),
-            session: self.session.as_deref().cloned().unwrap_or_default(),
+            opening: Bytes::copy_from_slice(&self.opening),
+            state: copied(self.state.as_deref(), |state| Bytes::copy_from_slice(state)),
+            session: copied(self.session.as_deref(), Session::stored),
             grace: self.grace,
             opened_at: time.wall(self.opened_at),
         }
@@ -124,11 +147,11 @@ impl Channel {
     }
 
     pub(crate) fn change_state(&mut self, value: Option<Bytes>) {
-        change(&mut self.state, value);
+        change(&mut self.state, value.map(boxed));
     }
 
     pub(crate) fn change_session(&mut self, value: Option<StoredSession>) {
-        change(&mut self.session, value);
+        change(&mut self.session, value.map(Session::new));
     }
 
     /// Whether a connection may take the channel over.
@@ -218,6 +241,15 @@ impl Rare {
     fn is_empty(&self) -> bool {
         self.token.is_none() && self.previous.is_none() && self.inbox.is_none() && self.lock.is_none()
     }
+}
+
+/// The bytes alone; those that nobody shares are not copied.
+fn boxed(bytes: Bytes) -> Box<[u8]> {
+    Vec::from(bytes).into()
+}
+
+fn copied<T, U>(kept: Option<&Versioned<T>>, copy: impl FnOnce(&T) -> U) -> Versioned<U> {
+    Versioned { version: version(kept), value: kept.and_then(|kept| kept.value.as_ref()).map(copy) }
 }
 
 fn version<T>(value: Option<&Versioned<T>>) -> u64 {

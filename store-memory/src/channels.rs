@@ -43,21 +43,23 @@ impl Channels {
     }
 
     /// Adds a channel, unless its id or its location is in use. Answers what `made` makes of it.
-    pub(crate) fn insert<R>(&self, channel: Channel, made: impl FnOnce(&mut Channel) -> R) -> Result<R, Taken> {
-        let (id, location) = (channel.id.clone(), channel.location.clone());
-        let cell = Arc::new(Mutex::new(channel));
+    pub(crate) fn insert<R>(
+        &self,
+        cell: &Arc<Mutex<Channel>>,
+        made: impl FnOnce(&mut Channel) -> R,
+    ) -> Result<R, Taken> {
         // Whoever finds it waits until it is whole.
         let mut channel = cell.lock();
-        if !self.map.insert(id.clone(), Arc::clone(&cell)) {
+        if !self.map.insert(channel.id.clone(), Arc::clone(cell)) {
             return Err(Taken::Id);
         }
-        if !self.reserve(&location, &id) {
+        if !self.reserve(&channel.location, &channel.id) {
             channel.gone = true;
-            self.map.remove(&id);
+            self.map.remove(&channel.id);
             return Err(Taken::Location);
         }
-        if let Some(node) = location.node() {
-            self.nodes.add(node, &id);
+        if let Some(node) = channel.location.node() {
+            self.nodes.add(node, &channel.id);
         }
         Ok(made(&mut channel))
     }

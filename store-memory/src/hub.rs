@@ -10,6 +10,7 @@ use strait_core::{ChannelId, Event, NodeId, Position, Topic};
 
 use crate::channel::{Channel, Phase};
 use crate::clock::after;
+use crate::index::Index;
 use crate::store::{Inner, MemoryStore, conflict};
 
 impl Inner {
@@ -139,7 +140,7 @@ impl EventHubStore for MemoryStore {
     async fn presence(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Present>, StoreError> {
         let after = row(cursor, "presence")?;
         let listed = self.inner.topics.existing(topic, |topic| {
-            let rows = topic.index().map(|index| index.presence.from(after.saturating_add(1)));
+            let rows = topic.index().and_then(Index::presence).map(|presence| presence.from(after.saturating_add(1)));
             page(rows.into_iter().flatten(), limit, |row| row.present(&self.inner.time))
         });
         let (mut items, next) = listed.unwrap_or_default();

@@ -15,7 +15,8 @@ use crate::sorted::SortedMap;
 pub(crate) struct Index {
     last: u64,
     pub(crate) members: SortedMap<u64, MemberRow>,
-    pub(crate) presence: SortedMap<u64, PresenceRow>,
+    /// Made for the first one.
+    presence: Option<Box<SortedMap<u64, PresenceRow>>>,
     relay: Option<Relaying>,
 }
 
@@ -46,7 +47,28 @@ impl Index {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.presence.is_empty()
+        self.members.is_empty() && self.presence.is_none()
+    }
+
+    pub(crate) fn presence(&self) -> Option<&SortedMap<u64, PresenceRow>> {
+        self.presence.as_deref()
+    }
+
+    pub(crate) fn present_mut(&mut self, row: u64) -> Option<&mut PresenceRow> {
+        self.presence.as_mut()?.get_mut(&row)
+    }
+
+    pub(crate) fn add_present(&mut self, row: u64, present: PresenceRow) {
+        self.presence.get_or_insert_default().insert(row, present);
+    }
+
+    pub(crate) fn remove_present(&mut self, row: u64) -> Option<PresenceRow> {
+        let presence = self.presence.as_mut()?;
+        let removed = presence.remove(&row);
+        if presence.is_empty() {
+            self.presence = None;
+        }
+        removed
     }
 
     /// Adds an indexed member; the first one starts the relay's cursor.

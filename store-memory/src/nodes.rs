@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use foldhash::fast::RandomState;
 use parking_lot::Mutex;
@@ -7,9 +7,9 @@ use strait_core::{ChannelId, NodeId};
 use crate::clock::Tick;
 
 /// The nodes' leases, and which channels are connected to them. Touched only when a channel opens, moves, detaches or
-/// ends.
+/// ends. Nodes are few: comparing their names costs less than hashing one.
 #[derive(Debug, Default)]
-pub(crate) struct Nodes(Mutex<HashMap<NodeId, Node, RandomState>>);
+pub(crate) struct Nodes(Mutex<BTreeMap<NodeId, Node>>);
 
 #[derive(Debug, Default)]
 struct Node {

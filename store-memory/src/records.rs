@@ -1,6 +1,8 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use strait_core::store::{
     Attach, Attached, ChannelStore, Claim, Detached, Ended, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
     Opened, Patch, Record, StoreError, Written,
@@ -16,17 +18,17 @@ use crate::store::{Inner, MemoryStore, conflict};
 const ORPHANS_AT_ONCE: usize = 1024;
 
 impl Inner {
-    fn open(&self, new: &NewChannel) -> Result<Opened, StoreError> {
-        let (id, location) = (&new.id, &new.location);
+    fn open(&self, new: NewChannel) -> Result<Opened, StoreError> {
+        let due = new.due;
+        let channel = Arc::new(Mutex::new(Channel::new(new, self.time.now())));
         loop {
-            let channel = Channel::new(new.clone(), self.time.now());
             let made = |channel: &mut Channel| {
-                if let Some(time) = new.due {
+                if let Some(time) = due {
                     self.channels.schedule(channel, after(self.time.now(), time));
                 }
                 channel.record(&self.time)
             };
-            match self.channels.insert(channel, made) {
+            match self.channels.insert(&channel, made) {
                 Ok(record) => return Ok(Opened { record, created: true }),
                 Err(Taken::Location) => {
                     return Err(conflict(
@@ -36,7 +38,11 @@ impl Inner {
                 }
                 Err(Taken::Id) => {}
             }
-            let found = self.channels.with(id, |found| (found.location == *location).then(|| found.record(&self.time)));
+            let (id, location) = {
+                let channel = channel.lock();
+                (channel.id.clone(), channel.location.clone())
+            };
+            let found = self.channels.with(&id, |found| (found.location == location).then(|| found.record(&self.time)));
             match found {
                 Some(Some(record)) => return Ok(Opened { record, created: false }),
                 Some(None) => return Err(conflict("open", "the id is in use at another location, choose a new one")),
@@ -167,7 +173,7 @@ impl Inner {
 #[async_trait]
 impl ChannelStore for MemoryStore {
     async fn open(&self, new: NewChannel) -> Result<Opened, StoreError> {
-        self.inner.open(&new)
+        self.inner.open(new)
     }
 
     async fn get(&self, id: &ChannelId) -> Result<Option<Record>, StoreError> {

@@ -1,4 +1,5 @@
-//! A sorted map that is a list while it is short, as most are: a list of one takes a tenth of a tree's node.
+//! A sorted map that is a list while it is short, as most are: a list of one takes a tenth of a tree's node, and lies in the map
+//! itself.
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ const EXACT: usize = 4;
 /// See the [module's documentation](self).
 #[derive(Debug)]
 pub(crate) enum SortedMap<K, V> {
+    One((K, V)),
+    /// None, or some.
     Few(Vec<(K, V)>),
     #[expect(clippy::box_collection, reason = "nearly all are few")]
     Many(Box<BTreeMap<K, V>>),
@@ -24,6 +27,7 @@ impl<K, V> Default for SortedMap<K, V> {
 impl<K: Ord, V> SortedMap<K, V> {
     pub(crate) fn len(&self) -> usize {
         match self {
+            Self::One(_) => 1,
             Self::Few(list) => list.len(),
             Self::Many(map) => map.len(),
         }
@@ -33,15 +37,25 @@ impl<K: Ord, V> SortedMap<K, V> {
         self.len() == 0
     }
 
-    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+    /// As a list and a tree, one of which is empty.
+    fn parts(&self) -> (&[(K, V)], Option<&BTreeMap<K, V>>) {
         match self {
-            Self::Few(list) => find(list, key).ok().map(|at| &list[at].1),
-            Self::Many(map) => map.get(key),
+            Self::One(entry) => (std::slice::from_ref(entry), None),
+            Self::Few(list) => (list, None),
+            Self::Many(map) => (&[], Some(map)),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
+        match self.parts() {
+            (_, Some(map)) => map.get(key),
+            (list, None) => find(list, key).ok().map(|at| &list[at].1),
         }
     }
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         match self {
+            Self::One((only, value)) => (only == key).then_some(value),
             Self::Few(list) => find(list, key).ok().map(|at| &mut list[at].1),
             Self::Many(map) => map.get_mut(key),
         }
@@ -49,32 +63,42 @@ impl<K: Ord, V> SortedMap<K, V> {
 
     /// Adds an entry, or changes the one that there is.
     pub(crate) fn insert(&mut self, key: K, value: V) {
+        if let Some(found) = self.get_mut(&key) {
+            *found = value;
+            return;
+        }
         match self {
-            Self::Few(list) => match find(list, &key) {
-                Ok(at) => list[at].1 = value,
-                Err(at) if list.len() < FEW => {
-                    if list.len() < EXACT {
-                        list.reserve_exact(1);
-                    }
-                    list.insert(at, (key, value));
+            Self::Few(list) if list.is_empty() => *self = Self::One((key, value)),
+            Self::One(_) => {
+                let mut list: Vec<_> = [(key, value)].into_iter().chain(self.take()).collect();
+                list.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+                *self = Self::Few(list);
+            }
+            Self::Few(list) if list.len() < FEW => {
+                if list.len() < EXACT {
+                    list.reserve_exact(1);
                 }
-                Err(_) => {
-                    let mut map: BTreeMap<_, _> = std::mem::take(list).into_iter().collect();
-                    map.insert(key, value);
-                    *self = Self::Many(Box::new(map));
-                }
-            },
+                let at = list.partition_point(|(other, _)| *other < key);
+                list.insert(at, (key, value));
+            }
+            Self::Few(_) => {
+                let mut map: BTreeMap<_, _> = self.take().collect();
+                map.insert(key, value);
+                *self = Self::Many(Box::new(map));
+            }
             Self::Many(map) => drop(map.insert(key, value)),
         }
     }
 
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         match self {
+            Self::One((only, _)) if only == key => self.take().next().map(|(_, value)| value),
+            Self::One(_) => None,
             Self::Few(list) => find(list, key).ok().map(|at| list.remove(at).1),
             Self::Many(map) => {
                 let removed = map.remove(key);
                 if map.len() <= FEW / 2 {
-                    *self = Self::Few(std::mem::take(&mut **map).into_iter().collect());
+                    *self = Self::Few(self.take().collect());
                 }
                 removed
             }
@@ -83,28 +107,24 @@ impl<K: Ord, V> SortedMap<K, V> {
 
     /// All whose keys are not less than `first`, in order.
     pub(crate) fn from(&self, first: K) -> impl Iterator<Item = (&K, &V)> {
-        let (list, map) = match self {
-            Self::Few(list) => (&list[list.partition_point(|(key, _)| *key < first)..], None),
-            Self::Many(map) => (&[][..], Some(map.range(first..))),
-        };
-        list.iter().map(|(key, value)| (key, value)).chain(map.into_iter().flatten())
+        let (list, map) = self.parts();
+        let list = &list[list.partition_point(|(key, _)| *key < first)..];
+        list.iter().map(|(key, value)| (key, value)).chain(map.map(|map| map.range(first..)).into_iter().flatten())
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
-        let (list, map) = match self {
-            Self::Few(list) => (&list[..], None),
-            Self::Many(map) => (&[][..], Some(map.keys())),
-        };
-        list.iter().map(|(key, _)| key).chain(map.into_iter().flatten())
+        let (list, map) = self.parts();
+        list.iter().map(|(key, _)| key).chain(map.map(BTreeMap::keys).into_iter().flatten())
     }
 
     /// All of them; none is left.
-    pub(crate) fn take(&mut self) -> impl Iterator<Item = (K, V)> {
-        let (list, map) = match std::mem::take(self) {
-            Self::Few(list) => (list, BTreeMap::new()),
-            Self::Many(map) => (Vec::new(), *map),
+    pub(crate) fn take(&mut self) -> impl Iterator<Item = (K, V)> + use<K, V> {
+        let (one, list, map) = match std::mem::take(self) {
+            Self::One(entry) => (Some(entry), Vec::new(), BTreeMap::new()),
+            Self::Few(list) => (None, list, BTreeMap::new()),
+            Self::Many(map) => (None, Vec::new(), *map),
         };
-        list.into_iter().chain(map)
+        one.into_iter().chain(list).chain(map)
     }
 }
 
@@ -150,9 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn one_takes_the_room_of_one() {
+    fn few_take_the_room_of_so_many() {
         let mut map = SortedMap::default();
         map.insert(1, "one");
-        assert!(matches!(&map, SortedMap::Few(list) if list.capacity() == 1));
+        assert!(matches!(&map, SortedMap::One(_)));
+        map.insert(0, "two");
+        assert!(matches!(&map, SortedMap::Few(list) if list.capacity() == 2));
     }
 }

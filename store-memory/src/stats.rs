@@ -1,3 +1,4 @@
+use crate::sorted::SortedMap;
 use crate::store::MemoryStore;
 
 /// How much a store holds. When every channel is removed, every node has left and what was retained has run out, all
@@ -52,7 +53,7 @@ impl MemoryStore {
             stats.topics += 1;
             if let Some(index) = topic.index() {
                 stats.members += index.members.len();
-                stats.presence += index.presence.len();
+                stats.presence += index.presence().map_or(0, SortedMap::len);
             }
         });
         stats

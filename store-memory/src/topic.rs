@@ -24,7 +24,7 @@ pub(crate) struct TopicState {
     pub(crate) removed: bool,
     subscriptions: u32,
     stream: Stream,
-    hearers: Vec<Arc<Mailbox>>,
+    hearers: Box<[Arc<Mailbox>]>,
     index: Option<Box<Index>>,
     keys: Option<Box<Keys>>,
 }
@@ -37,7 +37,7 @@ impl TopicState {
             removed: false,
             subscriptions: 0,
             stream: Stream::new(epoch),
-            hearers: Vec::new(),
+            hearers: Box::default(),
             index: None,
             keys: None,
         }
@@ -153,19 +153,19 @@ impl TopicState {
 
     fn show(&mut self, row: u64, channel: &ChannelId, entry: &PresenceEntry, time: &Timeline) {
         let index = self.index.get_or_insert_default();
-        if let Some(present) = index.presence.get_mut(&row) {
+        if let Some(present) = index.present_mut(row) {
             present.entry = entry.clone();
             return;
         }
         let since = time.now();
         let shown = PresenceRow { channel: channel.clone(), entry: entry.clone(), since };
         let event = shown.present(time).event(EventKind::Join);
-        index.presence.insert(row, shown);
+        index.add_present(row, shown);
         self.follow(event, since);
     }
 
     fn hide(&mut self, row: u64, time: &Timeline) {
-        let shown = self.index.as_mut().and_then(|index| index.presence.remove(&row));
+        let shown = self.index.as_mut().and_then(|index| index.remove_present(row));
         if let Some(shown) = shown {
             self.follow(shown.present(time).event(EventKind::Leave), time.now());
         }
@@ -187,14 +187,13 @@ impl TopicState {
     pub(crate) fn hear(&mut self, mailbox: &Arc<Mailbox>) -> bool {
         let new = !self.hearers.iter().any(|hearer| Arc::ptr_eq(hearer, mailbox));
         if new {
-            self.hearers.reserve_exact(1);
-            self.hearers.push(Arc::clone(mailbox));
+            self.hearers = self.hearers.iter().chain([mailbox]).cloned().collect();
         }
         new
     }
 
     pub(crate) fn unhear(&mut self, mailbox: &Arc<Mailbox>) {
-        self.hearers.retain(|hearer| !Arc::ptr_eq(hearer, mailbox));
+        self.hearers = self.hearers.iter().filter(|hearer| !Arc::ptr_eq(hearer, mailbox)).cloned().collect();
     }
 
     /// Runs under the topic's lock, which is what makes nodes see one order.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::HeaderMap;
 use parking_lot::Mutex;
@@ -32,7 +33,8 @@ async fn connection(endpoint: Endpoint) -> (Connection, DuplexStream) {
     let (client, server) = duplex(64 * 1024);
     let registered = place.expect("there is room").register(&peer);
     let wire = Wire::Other(Box::new(Unwritable(server)));
-    let connection = Connection::new(wire, Bytes::new(), peer, conversation, limits.message, registered);
+    let mut connection = Connection::new(peer, conversation, limits.message, registered);
+    connection.connect(wire, &[]);
     (connection, client)
 }
 

@@ -135,7 +135,7 @@ fn everything_comes_out_in_the_order_it_went_in() {
     outbox.publish("b", "six", &policy);
     outbox.gap(&topic("b"), &policy);
     outbox.control(&frame::ping());
-    outbox.close(&frame::close(Some(1000), ""));
+    outbox.close(frame::close(Some(1000), ""));
     check(outbox, &["one", "two", &big, "three", "four", "pong five", "six", GAP_B, "ping", "close"]);
 }
 
@@ -191,7 +191,7 @@ fn by_default_an_event_too_many_makes_the_client_too_slow() {
     outbox.publish("a", &"y".repeat(30), &policy);
     assert!(outbox.is_too_slow());
     outbox.publish("a", "z", &policy);
-    outbox.close(&frame::close(Some(1008), "you read too slowly"));
+    outbox.close(frame::close(Some(1008), "you read too slowly"));
     check_blocked(outbox, "first", &[&"x".repeat(30), "close"]);
 }
 
@@ -301,8 +301,8 @@ fn nothing_follows_the_close() {
     let (mut outbox, policy) = (Outbox::new(), policy(SlowClient::DropOldest, 1_000));
     outbox.say("before");
     outbox.hold(&topic("a"), &text("held"), &policy);
-    outbox.close(&frame::close(Some(1000), ""));
-    outbox.close(&frame::close(Some(1001), ""));
+    outbox.close(frame::close(Some(1000), ""));
+    outbox.close(frame::close(Some(1001), ""));
     outbox.say("reply");
     outbox.send(text("send").bytes().clone(), &policy);
     outbox.control(&frame::ping());

@@ -36,12 +36,20 @@ pub(super) struct Accept {
     pub(super) listener: TcpListener,
     pub(super) router: Arc<Router>,
     pub(super) limits: ServerLimits,
+    pub(super) http: http1::Builder,
     pub(super) pending: Arc<Pending>,
     pub(super) pace: Arc<Pace>,
     pub(super) rate: Arc<Rate>,
     pub(super) stage: watch::Receiver<Stage>,
     #[cfg(feature = "tls")]
     pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
+}
+
+/// How requests are read.
+pub(super) fn http(limits: &ServerLimits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(limits.handshake).max_buf_size(MAX_HEAD);
+    http
 }
 
 impl Accept {
@@ -54,8 +62,9 @@ impl Accept {
             match this.listener.accept().await {
                 Ok((socket, remote)) => {
                     let ticket = this.pending.enter().await;
-                    let serving = Arc::clone(&this).serve(socket, remote, ticket);
-                    tokio::spawn(Task::Apart(Box::pin(paced(Arc::clone(&this.pace), serving))));
+                    let (pace, this) = (Arc::clone(&this.pace), Arc::clone(&this));
+                    let serving = paced(pace, move || this.serve(socket, remote, ticket));
+                    tokio::spawn(Task::Apart(Box::pin(serving)));
                     accepted = (accepted + 1) % AT_ONCE;
                     if accepted == 0 {
                         tokio::task::yield_now().await;
@@ -71,7 +80,12 @@ impl Accept {
         }
     }
 
-    async fn serve(self: Arc<Self>, socket: TcpStream, remote: SocketAddr, ticket: Arc<Ticket>) -> Option<Connection> {
+    async fn serve(
+        self: Arc<Self>,
+        socket: TcpStream,
+        remote: SocketAddr,
+        ticket: Arc<Ticket>,
+    ) -> Option<Box<Connection>> {
         tokio::select! {
             // What has come already is read before the socket makes room.
             biased;
@@ -84,7 +98,7 @@ impl Accept {
         }
     }
 
-    async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) -> Option<Connection> {
+    async fn answer_all(&self, socket: TcpStream, remote: SocketAddr, ticket: &Arc<Ticket>) -> Option<Box<Connection>> {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             return match timeout(self.limits.handshake, tls.accept(socket)).await {
@@ -104,31 +118,30 @@ impl Accept {
 
     /// Answers requests until one has become a connection, or the socket has ended.
     ///
-    /// In a box of its own, and no `async fn`, whose arguments stay in it when they have been moved on: what is made and given
-    /// back for each socket is to be of a size that the allocator keeps at hand.
-    fn answer<S>(
-        &self,
+    /// In a box of its own: what is made and given back for each socket is to be of a size that the allocator keeps at hand.
+    fn answer<'a, S>(
+        &'a self,
         stream: S,
         remote: SocketAddr,
-        ticket: &Arc<Ticket>,
+        ticket: &'a Arc<Ticket>,
         wire: fn(S) -> Wire,
-    ) -> Pin<Box<dyn Future<Output = Option<Connection>> + Send>>
+    ) -> Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send + 'a>>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let opened = Arc::new(Mutex::new(None));
-        let service = Arc::clone(&self.router).of(remote, Arc::clone(ticket), Arc::clone(&opened));
-        let limit = self.limits.handshake;
-        let mut stage = self.stage.clone();
-        // While draining a socket gets one answer, which says that there are no more.
-        let mut drains = *stage.borrow() >= Stage::Drain;
-        let mut connection = http1::Builder::new()
-            .keep_alive(!drains)
-            .timer(TokioTimer::new())
-            .header_read_timeout(limit)
-            .max_buf_size(MAX_HEAD)
-            .serve_connection(TokioIo::new(stream), service);
         Box::pin(async move {
+            let opened = Arc::new(Mutex::new(None));
+            let service = Arc::clone(&self.router).of(remote, Arc::clone(ticket), Arc::clone(&opened));
+            let limit = self.limits.handshake;
+            let mut stage = self.stage.clone();
+            // While draining a socket gets one answer, which says that there are no more.
+            let mut drains = *stage.borrow() >= Stage::Drain;
+            let stream = TokioIo::new(stream);
+            let mut connection = if drains {
+                self.http.clone().keep_alive(false).serve_connection(stream, service)
+            } else {
+                self.http.serve_connection(stream, service)
+            };
             let mut drain = pin!(stage.wait_for(|stage| *stage >= Stage::Drain));
             let mut late = None;
             let served = poll_fn(|cx| {
@@ -173,7 +186,7 @@ fn passed<S>(
     requests: http1::Connection<TokioIo<S>, Connected>,
     opened: &Mutex<Passed>,
     wire: fn(S) -> Wire,
-) -> Result<Connection, S>
+) -> Result<Box<Connection>, S>
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -225,6 +238,7 @@ mod tests {
         let accept = Accept {
             listener: TcpListener::bind("127.0.0.1:0").await.expect("there is a port"),
             router: Arc::new(Router { channels, app: app.clone(), fallback: None, metrics: None }),
+            http: http(&limits),
             limits,
             pending: Pending::new(1),
             pace: Arc::default(),

@@ -203,6 +203,7 @@ impl Server {
             Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics: self.metrics.clone() };
         let router = Arc::new(router);
         let accepting = accept::Accept {
+            http: accept::http(&self.limits),
             listener,
             router,
             limits: self.limits,

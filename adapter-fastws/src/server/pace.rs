@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -69,14 +70,14 @@ impl Pace {
     }
 }
 
-/// A future each poll of which waits for its turn.
-pub(super) fn paced<F: Future>(pace: Arc<Pace>, future: F) -> impl Future<Output = F::Output> {
-    // In a box: an `async` block that pins what it was given has room for it twice.
-    let (mut future, mut number) = (Box::pin(future), None);
-    poll_fn(move |cx| {
+/// A future each poll of which waits for its turn. It is made in the place where it stays.
+pub(super) async fn paced<F: Future>(pace: Arc<Pace>, make: impl FnOnce() -> F) -> F::Output {
+    let (mut future, mut number) = (pin!(make()), None);
+    poll_fn(|cx| {
         ready!(pace.poll_turn(&mut number, cx));
         future.as_mut().poll(cx)
     })
+    .await
 }
 
 #[cfg(test)]
@@ -93,7 +94,7 @@ mod tests {
         let (pace, done) = (Arc::<Pace>::default(), Arc::<Mutex<Vec<usize>>>::default());
         for number in 0..ALL {
             let done = Arc::clone(&done);
-            tokio::spawn(paced(Arc::clone(&pace), async move { done.lock().push(number) }));
+            tokio::spawn(paced(Arc::clone(&pace), move || async move { done.lock().push(number) }));
         }
         let mut before = 0;
         while before < ALL {
@@ -113,7 +114,7 @@ mod tests {
             .map(|_| {
                 let polls = Arc::clone(&polls);
                 let counting = poll_fn(move |_| Poll::Ready(polls.fetch_add(1, Ordering::Relaxed)));
-                Box::pin(paced(Arc::clone(&pace), counting))
+                Box::pin(paced(Arc::clone(&pace), || counting))
             })
             .collect();
         for waiting in &mut waiting {
@@ -123,7 +124,7 @@ mod tests {
         drop(waiting);
         assert_eq!(last.await, 0);
         // What was not used is there for the next ones, without a wait.
-        assert!(paced(Arc::clone(&pace), std::future::ready(())).now_or_never().is_some());
+        assert!(paced(Arc::clone(&pace), || std::future::ready(())).now_or_never().is_some());
         assert!(!pace.0.lock().runs);
     }
 }

@@ -288,7 +288,7 @@ impl Admitted {
             endpoint: Arc::clone(&self.endpoint.name),
             location,
             opening: self.opening.to_stored(),
-            session: self.session.as_ref().map(|session| session.to_stored().clone()),
+            session: self.session.as_ref().map(|session| session.to_stored()),
             grace: self.endpoint.grace,
             token: None,
             due: None,

@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// How long [`Stored`] is as JSON, beside path and fields.
-const STORED: usize = r#"{"path":"","fields":"","params":255}"#.len();
+/// How long [`Stored`] is as JSON, beside path and fields, if there are less than ten parameters.
+const STORED: usize = r#"{"path":"","fields":"","params":0}"#.len();
 
 /// What the client asked for when it connected: path and query. It is kept with the channel, so secrets do not belong
 /// into a query.
 pub struct OpeningData {
-    path: Box<str>,
-    /// Path parameters and then the rest of the query, form-encoded.
-    fields: Box<str>,
+    /// The path and, behind a question mark, path parameters and then the rest of the query, form-encoded: so there is no question
+    /// mark among these.
+    text: Box<str>,
     /// How many of the fields are path parameters.
     params: u8,
     pub(super) typed: Option<Arc<dyn Any + Send + Sync>>,
@@ -51,25 +51,37 @@ impl OpeningData {
             fields.push_str(&query);
         }
         let params = u8::try_from(params.len()).unwrap_or(u8::MAX);
-        Self { path: path.into(), fields: fields.into(), params, typed: None }
+        Self::of(path, &fields, params)
+    }
+
+    fn of(path: &str, fields: &str, params: u8) -> Self {
+        Self { text: [path, fields].join("?").into(), params, typed: None }
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        self.text.rsplit_once('?').unwrap_or((&self.text, ""))
     }
 
     /// The path, decoded no further than it came.
     #[must_use]
     pub fn path(&self) -> &str {
-        &self.path
+        self.parts().0
+    }
+
+    fn fields(&self) -> &str {
+        self.parts().1
     }
 
     /// A path parameter, decoded.
     #[must_use]
     pub fn param(&self, name: &str) -> Option<String> {
-        let fields: Vec<(String, String)> = serde_urlencoded::from_str(&self.fields).ok()?;
+        let fields: Vec<(String, String)> = serde_urlencoded::from_str(self.fields()).ok()?;
         fields.into_iter().take(self.params.into()).find(|(key, _)| key == name).map(|(_, value)| value)
     }
 
     /// Path parameters and query as a `T`.
     pub(crate) fn decode<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
-        serde_urlencoded::from_str(&self.fields).map(Arc::new).map_err(|error| Error::invalid(error.to_string()))
+        serde_urlencoded::from_str(self.fields()).map(Arc::new).map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// As [`decode`](Self::decode), from memory where the handshake has read it already.
@@ -81,14 +93,42 @@ impl OpeningData {
     }
 
     pub(crate) fn to_stored(&self) -> Bytes {
-        let stored = Stored { path: (&*self.path).into(), fields: (&*self.fields).into(), params: self.params };
-        // Most are escaped nowhere: then this is all.
-        let mut json = Vec::with_capacity(STORED + self.path.len() + self.fields.len());
+        let (path, fields) = self.parts();
+        let stored = Stored { path: path.into(), fields: fields.into(), params: self.params };
+        // Most are escaped nowhere: then this is all, and no more than is needed.
+        let mut json = Vec::with_capacity(STORED + path.len() + fields.len());
         serde_json::to_writer(&mut json, &stored).map(|()| json.into()).unwrap_or_default()
     }
 
     pub(crate) fn from_stored(stored: &[u8]) -> Result<Self, serde_json::Error> {
         let Stored { path, fields, params } = serde_json::from_slice(stored)?;
-        Ok(Self { path: path.into(), fields: fields.into(), params, typed: None })
+        Ok(Self::of(&path, &fields, params))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn path_and_fields_are_kept_apart_and_come_back() {
+        // Behind API Gateway a path comes decoded, so that there may be a question mark in it.
+        for path in ["/rooms/a", "/a?b", "/", ""] {
+            for query in ["", "q=1", "q=%3F&r=a?b"] {
+                let opening = OpeningData::new(path, &[("room", "is it?".to_owned())], query);
+                let again = OpeningData::from_stored(&opening.to_stored()).expect("its own JSON");
+                for opening in [opening, again] {
+                    assert_eq!((opening.path(), opening.param("room").as_deref()), (path, Some("is it?")));
+                    let fields = opening.decode::<Vec<(String, String)>>().expect("pairs");
+                    assert_eq!(fields.iter().any(|(name, value)| name == "r" && value == "a?b"), query.contains("r="));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn as_json_it_takes_the_room_of_its_text() {
+        let opening = OpeningData::new("/rooms/a", &[("room", "a".to_owned())], "q=1");
+        assert_eq!(opening.to_stored().len(), STORED + "/rooms/a".len() + "room=a&q=1".len());
     }
 }

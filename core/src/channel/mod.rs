@@ -1,5 +1,6 @@
 //! A channel as handlers see it.
 
+mod indexed;
 mod session;
 mod state;
 
@@ -11,6 +12,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use indexed::{Indexed, ToIndex};
 pub use session::Session;
 pub(crate) use session::SessionValue;
 pub(crate) use session::unauthenticated;
@@ -25,7 +27,7 @@ use crate::event::{Event, EventKind, Payload, Position, Publisher};
 use crate::frame::Frame;
 use crate::gateway::GatewayConnection;
 use crate::hub::{Memberships, Publish};
-use crate::name::{ChannelId, Topic, UserId};
+use crate::name::{ChannelId, Topic};
 use crate::outlet::Outlet;
 use crate::store::{Change, Fence, Patch, PresenceEntry, Record, Versioned, Written};
 
@@ -46,7 +48,7 @@ pub(crate) struct Inner {
     pub(crate) opening: Arc<OpeningData>,
     pub(crate) outlet: Arc<dyn Outlet>,
     /// The connection, if it is at a gateway: then memory holds what one invocation knows, and the store the rest.
-    pub(crate) at: Option<GatewayConnection>,
+    pub(crate) at: Option<Box<GatewayConnection>>,
     pub(crate) live: Mutex<Live>,
     /// Held while a subscription changes, so that memory and store come to the same end.
     pub(crate) joining: tokio::sync::Mutex<()>,
@@ -74,37 +76,43 @@ pub(crate) struct Live {
     state: StateValue,
     pub(crate) topics: Memberships,
     /// What the channel has left, but the store may not know: it is asked again.
-    pub(crate) unswept: Vec<Topic>,
-    /// The users whose indexes name this channel, and whether they surely do.
-    indexed: Vec<(UserId, bool)>,
-    close: Option<CloseAsked>,
+    unswept: Box<[Topic]>,
+    indexed: Indexed,
+    close: Option<Box<CloseAsked>>,
     /// Nothing can be joined any more.
     pub(crate) left: bool,
 }
 
-enum ToIndex {
-    Add(UserId),
-    Remove(UserId),
-}
-
 impl Live {
-    /// What is to be done next so that the index of the session's user names the channel, and no other one does.
     fn next_to_index(&mut self) -> Option<ToIndex> {
-        let user = self.session.as_ref().map(|session| session.user());
-        if let Some((other, _)) = self.indexed.iter().find(|(other, _)| Some(other) != user) {
-            return Some(ToIndex::Remove(other.clone()));
+        self.indexed.next(self.session.as_ref().map(|session| session.user()))
+    }
+
+    pub(crate) fn is_unswept(&self, topic: &Topic) -> bool {
+        self.unswept.contains(topic)
+    }
+
+    pub(crate) fn add_unswept(&mut self, topic: &Topic) {
+        if !self.is_unswept(topic) {
+            let mut unswept = std::mem::take(&mut self.unswept).into_vec();
+            unswept.reserve_exact(1);
+            unswept.push(topic.clone());
+            self.unswept = unswept.into();
         }
-        let user = user?.clone();
-        match self.indexed.iter().find(|(indexed, _)| *indexed == user) {
-            Some((_, true)) => return None,
-            Some((_, false)) => {}
-            None => {
-                // Hardly ever more than one.
-                self.indexed.reserve_exact(1);
-                self.indexed.push((user.clone(), false));
-            }
-        }
-        Some(ToIndex::Add(user))
+    }
+
+    /// The store has forgotten it, or knows it again.
+    pub(crate) fn remove_unswept(&mut self, topic: &Topic) {
+        let mut unswept = std::mem::take(&mut self.unswept).into_vec();
+        unswept.retain(|unswept| unswept != topic);
+        self.unswept = unswept.into();
+    }
+
+    /// Nothing can be joined any more. What was is told.
+    pub(crate) fn leave(&mut self) -> Memberships {
+        self.left = true;
+        self.unswept = Box::default();
+        std::mem::take(&mut self.topics)
     }
 }
 
@@ -131,7 +139,7 @@ impl Channel {
         session: Option<Arc<SessionValue>>,
         outlet: Arc<dyn Outlet>,
     ) -> Self {
-        let at = GatewayConnection::of(&record.location);
+        let at = GatewayConnection::of(&record.location).map(Box::new);
         // Any number that no other invocation of this process begins with.
         let turn = if at.is_some() { TURNS.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let live = Live {
@@ -242,7 +250,7 @@ impl Channel {
     fn ask_close(&self, close: Close, displaced: bool) {
         let mut live = self.inner.live.lock();
         if live.close.is_none() {
-            live.close = Some(CloseAsked { close, displaced });
+            live.close = Some(Box::new(CloseAsked { close, displaced }));
             self.inner.close_asked.store(true, Ordering::Release);
             drop(live);
             self.inner.outlet.wake();
@@ -260,7 +268,7 @@ impl Channel {
         }
         let mut live = self.inner.live.lock();
         self.inner.close_asked.store(false, Ordering::Release);
-        live.close.take()
+        live.close.take().map(|asked| *asked)
     }
 
     /// Subscribes the channel: every event that is published after this has returned reaches it.
@@ -356,7 +364,7 @@ impl Channel {
                 }
                 live.session_version
             };
-            let value = session.as_ref().map(|session| session.to_stored().clone());
+            let value = session.as_ref().map(|session| session.to_stored());
             let patch = Patch { session: Some(Change { expected, value }), ..Patch::default() };
             if self.write(patch).await? {
                 let mut live = self.inner.live.lock();
@@ -383,11 +391,11 @@ impl Channel {
                 None => return Ok(()),
                 Some(ToIndex::Add(user)) => {
                     self.app().hub().index_user(self, &user).await?;
-                    self.inner.live.lock().indexed.iter_mut().for_each(|(found, sure)| *sure |= *found == user);
+                    self.inner.live.lock().indexed.added(&user);
                 }
                 Some(ToIndex::Remove(user)) => {
                     self.app().hub().unindex_user(self, &user).await?;
-                    self.inner.live.lock().indexed.retain(|(found, _)| *found != user);
+                    self.inner.live.lock().indexed.removed(&user);
                 }
             }
         }
@@ -407,7 +415,7 @@ impl Channel {
 
     fn refresh(&self, record: Record) {
         let mut live = self.inner.live.lock();
-        if record.state.version > live.state.version {
+        if record.state.version > live.state.version() {
             live.state = StateValue::stored(record.state);
         }
         let Versioned { version, value } = record.session;

@@ -3,11 +3,11 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
-use crate::event::to_bytes;
 use crate::handler::{Extract, HasChannel};
 use crate::name::{InvalidName, Topic, UserId};
 use crate::store::StoredSession;
@@ -78,8 +78,11 @@ pub(crate) fn unauthenticated() -> Error {
 }
 
 /// A session without its type: as it is stored, and typed once it was asked for.
+///
+/// The stored value is bytes of its own, as it is with the store: `Bytes` that two hold also hold a count of who has them.
 pub(crate) struct SessionValue {
-    stored: StoredSession,
+    user: UserId,
+    value: Box<[u8]>,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -91,30 +94,30 @@ impl fmt::Debug for SessionValue {
 
 impl SessionValue {
     pub(crate) fn of<U: Serialize + Send + Sync + 'static>(session: Session<U>) -> Result<Arc<Self>, Error> {
-        let value = to_bytes(&*session.value)?;
-        let stored = StoredSession { user: session.user, value };
-        Ok(Arc::new(Self { stored, typed: OnceLock::from(session.value as Arc<dyn Any + Send + Sync>) }))
+        let value = serde_json::to_vec(&*session.value)?.into();
+        let typed = OnceLock::from(session.value as Arc<dyn Any + Send + Sync>);
+        Ok(Arc::new(Self { user: session.user, value, typed }))
     }
 
     pub(crate) fn stored(stored: StoredSession) -> Arc<Self> {
-        Arc::new(Self { stored, typed: OnceLock::new() })
+        Arc::new(Self { user: stored.user, value: Vec::from(stored.value).into(), typed: OnceLock::new() })
     }
 
-    pub(crate) fn to_stored(&self) -> &StoredSession {
-        &self.stored
+    pub(crate) fn to_stored(&self) -> StoredSession {
+        StoredSession { user: self.user.clone(), value: Bytes::copy_from_slice(&self.value) }
     }
 
     pub(crate) fn user(&self) -> &UserId {
-        &self.stored.user
+        &self.user
     }
 
     /// The session as a `U`; read once, and again only where another type was asked for.
     pub(crate) fn typed<U: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Session<U>, Error> {
-        let user = self.stored.user.clone();
+        let user = self.user.clone();
         if let Some(value) = self.typed.get().and_then(|value| Arc::clone(value).downcast::<U>().ok()) {
             return Ok(Session { user, value });
         }
-        let value: Arc<U> = Arc::new(serde_json::from_slice(&self.stored.value)?);
+        let value: Arc<U> = Arc::new(serde_json::from_slice(&self.value)?);
         let _ = self.typed.set(value.clone());
         Ok(Session { user, value })
     }

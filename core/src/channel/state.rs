@@ -53,28 +53,37 @@ impl<C: HasChannel, T> Extract<C> for ChannelState<T> {
     }
 }
 
-/// A channel's state in memory: as it is stored, and typed once it was asked for.
+/// A channel's state in memory: as it is stored, and typed once it was asked for. Who has none pays one word for it.
 #[derive(Default)]
-pub(crate) struct StateValue {
-    pub(crate) version: u64,
+pub(crate) struct StateValue(Option<Box<Held>>);
+
+#[derive(Default)]
+struct Held {
+    version: u64,
     bytes: Option<Bytes>,
     typed: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl StateValue {
-    pub(crate) fn stored(stored: Versioned<Bytes>) -> Self {
-        Self { version: stored.version, bytes: stored.value, typed: None }
+    pub(crate) fn stored(Versioned { version, value: bytes }: Versioned<Bytes>) -> Self {
+        // Version 0 has no value.
+        Self((version > 0).then(|| Box::new(Held { version, bytes, typed: None })))
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.0.as_ref().map_or(0, |held| held.version)
     }
 
     fn typed<T: Default + DeserializeOwned + Send + Sync + 'static>(&mut self) -> Result<Arc<T>, Error> {
-        if let Some(value) = self.typed.as_ref().and_then(|value| Arc::clone(value).downcast::<T>().ok()) {
+        let held = self.0.get_or_insert_default();
+        if let Some(value) = held.typed.as_ref().and_then(|value| Arc::clone(value).downcast::<T>().ok()) {
             return Ok(value);
         }
-        let value: Arc<T> = match &self.bytes {
+        let value: Arc<T> = match &held.bytes {
             Some(bytes) => Arc::new(serde_json::from_slice(bytes)?),
             None => Arc::default(),
         };
-        self.typed = Some(value.clone());
+        held.typed = Some(value.clone());
         Ok(value)
     }
 }
@@ -100,7 +109,7 @@ where
         for _ in 0..ATTEMPTS {
             let (expected, current) = {
                 let mut live = self.channel.inner.live.lock();
-                (live.state.version, live.state.typed::<T>()?)
+                (live.state.version(), live.state.typed::<T>()?)
             };
             let mut next = T::clone(&current);
             let result = change(&mut next);
@@ -108,8 +117,9 @@ where
             let patch = Patch { state: Some(Change { expected, value: Some(bytes.clone()) }), ..Patch::default() };
             if self.channel.write(patch).await? {
                 let mut live = self.channel.inner.live.lock();
-                if live.state.version <= expected {
-                    live.state = StateValue { version: expected + 1, bytes: Some(bytes), typed: Some(Arc::new(next)) };
+                if live.state.version() <= expected {
+                    let held = Held { version: expected + 1, bytes: Some(bytes), typed: Some(Arc::new(next)) };
+                    live.state = StateValue(Some(Box::new(held)));
                 }
                 return Ok(result);
             }

@@ -175,7 +175,7 @@ impl EventHub {
         match self.0.store.subscribe(&[subscription]).await {
             Ok(answer) if !matches!(answer[..], [] | [Subscribed::Dead]) => {
                 let mut live = channel.inner.live.lock();
-                live.unswept.retain(|unswept| unswept != topic);
+                live.remove_unswept(topic);
                 if let Some(joined) = live.topics.get_mut(topic) {
                     if let (Some(retained), [Subscribed::Joined { head }]) = (&joined.members.retained, &answer[..]) {
                         retained.joined(joined.key, *head);
@@ -240,11 +240,11 @@ impl EventHub {
         }
         let _one_at_a_time = channel.inner.joining.lock().await;
         let found = self.forget(channel, topic).await;
-        if !channel.inner.live.lock().unswept.contains(topic) {
+        if !channel.inner.live.lock().is_unswept(topic) {
             return Ok(found);
         }
         self.0.store.unsubscribe(&[(channel.fence(), topic.clone())]).await?;
-        channel.inner.live.lock().unswept.retain(|unswept| unswept != topic);
+        channel.inner.live.lock().remove_unswept(topic);
         Ok(found)
     }
 
@@ -252,8 +252,8 @@ impl EventHub {
         let joined = {
             let mut live = channel.inner.live.lock();
             let joined = live.topics.remove(topic);
-            if joined.is_some() && !live.unswept.contains(topic) {
-                live.unswept.push(topic.clone());
+            if joined.is_some() {
+                live.add_unswept(topic);
             }
             joined
         };
@@ -264,12 +264,7 @@ impl EventHub {
 
     /// Takes a channel out of all its topics in memory, for good.
     pub(crate) async fn leave_all(&self, channel: &Channel) {
-        let joined = {
-            let mut live = channel.inner.live.lock();
-            live.left = true;
-            live.unswept = Vec::new();
-            std::mem::take(&mut live.topics)
-        };
+        let joined = channel.inner.live.lock().leave();
         self.remove_members(joined).await;
     }
 

@@ -1,5 +1,5 @@
 //! A channel's own notes of its memberships: a list, and an index of it once looking through it would take long. Most channels
-//! have few, and pay one word for the index that they lack.
+//! have few, and pay one word for the index that they lack; a single one lies in the channel.
 
 use std::collections::HashMap;
 
@@ -17,34 +17,51 @@ type Index = HashMap<Topic, usize, RandomState>;
 
 /// See the [module's documentation](self). A topic is there once at most.
 #[derive(Default)]
-pub(crate) struct Memberships {
+pub(crate) enum Memberships {
+    #[default]
+    Nowhere,
+    One(Joined),
+    Several(Box<Several>),
+}
+
+/// Two at least.
+pub(crate) struct Several {
     list: Vec<Joined>,
     /// Where in the list each topic is, from when it has become long until it is short again.
     index: Option<Box<Index>>,
 }
 
 impl Memberships {
-    pub(super) fn len(&self) -> usize {
-        self.list.len()
-    }
-
-    pub(super) fn iter(&self) -> std::slice::Iter<'_, Joined> {
-        self.list.iter()
-    }
-
-    fn position(&self, topic: &Topic) -> Option<usize> {
-        match &self.index {
-            Some(index) => index.get(topic).copied(),
-            None => self.list.iter().position(|joined| joined.topic() == topic),
+    fn as_slice(&self) -> &[Joined] {
+        match self {
+            Self::Nowhere => &[],
+            Self::One(joined) => std::slice::from_ref(joined),
+            Self::Several(several) => &several.list,
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.as_slice().len()
+    }
+
+    pub(super) fn iter(&self) -> std::slice::Iter<'_, Joined> {
+        self.as_slice().iter()
+    }
+
     pub(super) fn get(&self, topic: &Topic) -> Option<&Joined> {
-        self.position(topic).map(|at| &self.list[at])
+        match self {
+            Self::Nowhere => None,
+            Self::One(joined) => (joined.topic() == topic).then_some(joined),
+            Self::Several(several) => several.position(topic).map(|at| &several.list[at]),
+        }
     }
 
     pub(super) fn get_mut(&mut self, topic: &Topic) -> Option<&mut Joined> {
-        self.position(topic).map(|at| &mut self.list[at])
+        match self {
+            Self::Nowhere => None,
+            Self::One(joined) => (joined.topic() == topic).then_some(joined),
+            Self::Several(several) => several.position(topic).map(|at| &mut several.list[at]),
+        }
     }
 
     /// Adds a membership, or gives it back if there is one of this topic already.
@@ -52,6 +69,39 @@ impl Memberships {
         if self.get(joined.topic()).is_some() {
             return Some(joined);
         }
+        *self = match std::mem::take(self) {
+            Self::Nowhere => Self::One(joined),
+            Self::One(first) => Self::Several(Box::new(Several { list: vec![first, joined], index: None })),
+            Self::Several(mut several) => {
+                several.push(joined);
+                Self::Several(several)
+            }
+        };
+        None
+    }
+
+    pub(super) fn remove(&mut self, topic: &Topic) -> Option<Joined> {
+        let Self::Several(several) = self else {
+            self.get(topic)?;
+            return std::mem::take(self).into_iter().next();
+        };
+        let removed = several.remove(topic);
+        if several.list.len() == 1 {
+            *self = several.list.pop().map_or(Self::Nowhere, Self::One);
+        }
+        removed
+    }
+}
+
+impl Several {
+    fn position(&self, topic: &Topic) -> Option<usize> {
+        match &self.index {
+            Some(index) => index.get(topic).copied(),
+            None => self.list.iter().position(|joined| joined.topic() == topic),
+        }
+    }
+
+    fn push(&mut self, joined: Joined) {
         if let Some(index) = &mut self.index {
             index.insert(joined.topic().clone(), self.list.len());
         }
@@ -63,10 +113,9 @@ impl Memberships {
             let places = self.list.iter().enumerate().map(|(at, joined)| (joined.topic().clone(), at));
             self.index = Some(Box::new(places.collect()));
         }
-        None
     }
 
-    pub(super) fn remove(&mut self, topic: &Topic) -> Option<Joined> {
+    fn remove(&mut self, topic: &Topic) -> Option<Joined> {
         let at = self.position(topic)?;
         let joined = self.list.swap_remove(at);
         if let Some(index) = &mut self.index {
@@ -93,10 +142,15 @@ impl Memberships {
 
 impl IntoIterator for Memberships {
     type Item = Joined;
-    type IntoIter = std::vec::IntoIter<Joined>;
+    type IntoIter = std::iter::Chain<std::option::IntoIter<Joined>, std::vec::IntoIter<Joined>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.list.into_iter()
+        let (one, list) = match self {
+            Self::Nowhere => (None, Vec::new()),
+            Self::One(joined) => (Some(joined), Vec::new()),
+            Self::Several(several) => (None, several.list),
+        };
+        one.into_iter().chain(list)
     }
 }
 
@@ -108,6 +162,15 @@ mod tests {
 
     fn topic(number: usize) -> Topic {
         Topic::new(format!("room:{number}")).expect("a name")
+    }
+
+    fn index(memberships: &Memberships) -> Option<&Index> {
+        if let Memberships::Several(several) = memberships { several.index.as_deref() } else { None }
+    }
+
+    #[test]
+    fn one_takes_no_memory_of_its_own() {
+        assert_eq!(size_of::<Memberships>(), size_of::<Joined>());
     }
 
     fn check(memberships: &Memberships, expected: &HashSet<usize>, all: usize) {
@@ -135,7 +198,7 @@ mod tests {
                 assert_eq!(memberships.remove(&topic(number)).is_some(), expected.remove(&number));
                 check(&memberships, &expected, ALL);
             }
-            assert!(memberships.index.is_none());
+            assert!(index(&memberships).is_none());
         }
         assert_eq!(memberships.into_iter().count(), expected.len());
     }
@@ -147,8 +210,9 @@ mod tests {
         for left in [2 * FEW, 1, 0] {
             (0..ALL).for_each(|number| drop(memberships.insert(Joined::of(topic(number)))));
             (left..ALL).for_each(|number| drop(memberships.remove(&topic(number))));
-            let index = memberships.index.as_ref().map_or(0, |index| index.capacity());
-            assert!(memberships.list.capacity() <= 4 * left, "{}", memberships.list.capacity());
+            let index = index(&memberships).map_or(0, |index| index.capacity());
+            let list = if let Memberships::Several(several) = &memberships { several.list.capacity() } else { 0 };
+            assert!(list <= 4 * left, "{list}");
             // A hash table has up to twice the places that it was asked for.
             assert!(index <= 8 * left, "{index}");
         }

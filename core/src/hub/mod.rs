@@ -11,6 +11,7 @@ mod publish;
 mod recovery;
 mod strays;
 
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -199,8 +200,10 @@ impl EventHub {
         self.leave_all(channel).await;
         let mut shard = self.0.channels[self.0.shard(channel.id())].write();
         // The channel may have come back to this node by another connection.
-        if shard.get(channel.id()).is_some_and(|found| Arc::ptr_eq(&found.inner, &channel.inner)) {
-            shard.remove(channel.id());
+        if let Entry::Occupied(found) = shard.entry(channel.id().clone())
+            && Arc::ptr_eq(&found.get().inner, &channel.inner)
+        {
+            found.remove();
         }
     }
 

@@ -125,7 +125,8 @@ impl Invocation {
             return Err(Refusal::of_error(&error));
         }
         let id = channel.id().clone();
-        let opening = channel.inner.at.clone().map(|at| hub.gateways().opens(at, Arc::clone(&channel.inner.outlet)));
+        let opening =
+            channel.inner.at.as_deref().cloned().map(|at| hub.gateways().opens(at, Arc::clone(&channel.inner.outlet)));
         let mut conversation = Conversation::new(channel.clone());
         conversation.limit(self.posts.saturating_duration_since(Instant::now()));
         match drive(&mut conversation, line, |conversation, cx| conversation.opened(cx)).await {

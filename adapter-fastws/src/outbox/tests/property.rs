@@ -125,7 +125,7 @@ impl Model {
                 self.outbox.take(most, &mut out);
                 self.out = out;
             }
-            Step::Close => self.outbox.close(&frame::close(Some(1000), "")),
+            Step::Close => self.outbox.close(frame::close(Some(1000), "")),
         }
         self.outbox.check();
     }
