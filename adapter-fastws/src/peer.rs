@@ -117,7 +117,7 @@ struct Times {
 
 impl Times {
     fn of(limits: &Limits) -> Self {
-        // Nobody waits for longer than these seven weeks.
+        // Seven weeks at most; more is never.
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         Self { ping: millis(limits.ping), silent: millis(limits.silent), closing: millis(limits.closing) }
     }
@@ -219,7 +219,7 @@ impl Peer {
     }
 
     fn due(&self, now: u64) -> Option<u8> {
-        let passed = |since: u64, limit: u32| now.saturating_sub(since) >= limit.into();
+        let passed = |since: u64, limit: u32| limit != u32::MAX && now.saturating_sub(since) >= limit.into();
         let closing = self.closing_since.load(Ordering::Relaxed);
         if closing != 0 {
             return passed(closing, self.times.closing).then_some(flag::CLOSE_LATE);

@@ -16,7 +16,7 @@ const COARSEST: Duration = Duration::from_secs(1);
 const FINEST: Duration = Duration::from_millis(5);
 /// After so many tasks were woken they get their turn, and others with them: thousands may be due at the same time.
 const WOKEN_AT_ONCE: usize = 16;
-/// Room for so many connections is kept: where few come and go, each would pay for it anew.
+/// Room for so many connections is not given back: where few come and go, each would pay for it anew.
 const KEPT: usize = 64;
 
 /// See the [module's documentation](self).

@@ -16,7 +16,7 @@ pub struct Inbound {
     pub(crate) limited: bool,
 }
 
-/// What is in a message. The buffer of a text goes to [`spare`] in the end.
+/// What is in a message. The buffer of a text goes to [`spare`] when it is dropped.
 #[derive(Debug)]
 pub(crate) enum Received {
     Text(String),
@@ -34,6 +34,13 @@ impl Inbound {
     #[must_use]
     pub fn binary(payload: impl Into<Bytes>) -> Self {
         Self { payload: Received::Binary(payload.into()), limited: false }
+    }
+
+    /// Takes no more memory than it weighs, as it has to wait.
+    pub(crate) fn shrink(&mut self) {
+        if let Received::Text(text) = &mut self.payload {
+            text.shrink_to_fit();
+        }
     }
 
     /// An empty buffer for a text of `length` bytes: mostly one that earlier messages of this thread have used.

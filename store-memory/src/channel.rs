@@ -1,4 +1,3 @@
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,7 +5,7 @@ use bytes::Bytes;
 use strait_core::store::{
     AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, StoredSession, TokenHash, Versioned,
 };
-use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic, UserId};
+use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic};
 
 use crate::clock::{Tick, Timeline};
 use crate::random::Random;
@@ -22,7 +21,7 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// What is kept of one channel. What most channels lack most of the time is behind a pointer, and bytes are copied into records
+/// What is kept of one channel. What most channels lack most of the time is behind a pointer, and short bytes are copied into records
 /// rather than shared with them, which would keep memory for the count of who has them: an idle channel is small.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -40,31 +39,9 @@ pub(crate) struct Channel {
     endpoint: Arc<str>,
     opening: Box<[u8]>,
     opened_at: Tick,
-    state: Option<Box<Versioned<Box<[u8]>>>>,
-    session: Option<Box<Versioned<Session>>>,
+    state: Option<Box<Versioned<Bytes>>>,
+    session: Option<Box<Versioned<StoredSession>>>,
     rare: Option<Box<Rare>>,
-}
-
-/// A session as it is kept.
-struct Session {
-    user: UserId,
-    value: Box<[u8]>,
-}
-
-impl fmt::Debug for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Session").finish_non_exhaustive()
-    }
-}
-
-impl Session {
-    fn new(given: StoredSession) -> Self {
-        Self { user: given.user, value: boxed(given.value) }
-    }
-
-    fn stored(&self) -> StoredSession {
-        StoredSession { user: self.user.clone(), value: Bytes::copy_from_slice(&self.value) }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -78,7 +55,7 @@ struct Rare {
 
 impl Channel {
     pub(crate) fn new(new: NewChannel, now: Tick) -> Self {
-        let session = new.session.map(Session::new).map(|value| Box::new(Versioned { version: 1, value: Some(value) }));
+        let session = new.session.map(|value| Box::new(Versioned { version: 1, value: Some(value) }));
         let rare = new.token.map(|token| Box::new(Rare { token: Some(token), ..Rare::default() }));
         Self {
             id: new.id,
@@ -90,7 +67,8 @@ impl Channel {
             grace: new.grace,
             topics: SortedMap::default(),
             endpoint: new.endpoint,
-            opening: boxed(new.opening),
+            // The bytes alone; those that nobody shares are not copied.
+            opening: Vec::from(new.opening).into(),
             opened_at: now,
             state: None,
             session,
@@ -133,8 +111,8 @@ impl Channel {
             phase,
             location: self.location.clone(),
             opening: Bytes::copy_from_slice(&self.opening),
-            state: copied(self.state.as_deref(), |state| Bytes::copy_from_slice(state)),
-            session: copied(self.session.as_deref(), Session::stored),
+            state: copied(self.state.as_deref(), Bytes::clone),
+            session: copied(self.session.as_deref(), StoredSession::share),
             grace: self.grace,
             opened_at: time.wall(self.opened_at),
         }
@@ -147,11 +125,11 @@ impl Channel {
     }
 
     pub(crate) fn change_state(&mut self, value: Option<Bytes>) {
-        change(&mut self.state, value.map(boxed));
+        change(&mut self.state, value);
     }
 
     pub(crate) fn change_session(&mut self, value: Option<StoredSession>) {
-        change(&mut self.session, value.map(Session::new));
+        change(&mut self.session, value);
     }
 
     /// Whether a connection may take the channel over.
@@ -241,11 +219,6 @@ impl Rare {
     fn is_empty(&self) -> bool {
         self.token.is_none() && self.previous.is_none() && self.inbox.is_none() && self.lock.is_none()
     }
-}
-
-/// The bytes alone; those that nobody shares are not copied.
-fn boxed(bytes: Bytes) -> Box<[u8]> {
-    Vec::from(bytes).into()
 }
 
 fn copied<T, U>(kept: Option<&Versioned<T>>, copy: impl FnOnce(&T) -> U) -> Versioned<U> {

@@ -63,6 +63,10 @@ impl<K: Ord, V> SortedMap<K, V> {
 
     /// Adds an entry, or changes the one that there is.
     pub(crate) fn insert(&mut self, key: K, value: V) {
+        if let Self::Many(map) = self {
+            map.insert(key, value);
+            return;
+        }
         if let Some(found) = self.get_mut(&key) {
             *found = value;
             return;
@@ -81,12 +85,11 @@ impl<K: Ord, V> SortedMap<K, V> {
                 let at = list.partition_point(|(other, _)| *other < key);
                 list.insert(at, (key, value));
             }
-            Self::Few(_) => {
+            Self::Few(_) | Self::Many(_) => {
                 let mut map: BTreeMap<_, _> = self.take().collect();
                 map.insert(key, value);
                 *self = Self::Many(Box::new(map));
             }
-            Self::Many(map) => drop(map.insert(key, value)),
         }
     }
 

@@ -5,7 +5,7 @@
 //! unmasking are used, and each frame passes three stages:
 //!
 //! 1. `guard` checks the header, and waits until the frame is whole;
-//! 2. `pieces` copies the payload out of the chunk, into an allocation of its size, and unmasks it there;
+//! 2. `pieces` copies the payload out of the chunk, a text into a buffer that earlier ones have used, and unmasks it there;
 //! 3. `assembly` joins fragments, with the limit on the message and not on the frame.
 //!
 //! In instructions a message of 32 bytes, beside `read_frame` over the same bytes in memory, behind the same guard and with a reader for each

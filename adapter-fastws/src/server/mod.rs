@@ -180,6 +180,7 @@ impl Server {
     /// The store does not take the node, the listener cannot be used, or a limit cannot work.
     pub async fn serve(self, listener: TcpListener) -> io::Result<()> {
         self.limits.check()?;
+        descriptors::reserve(&self.limits, &listener);
         self.app.start().await.map_err(io::Error::other)?;
         self.serve_started(listener).await;
         Ok(())
@@ -193,7 +194,6 @@ impl Server {
 
     /// Serves one listener of a started application.
     async fn serve_part(&self, listener: TcpListener) {
-        descriptors::reserve(self.limits.connections.saturating_add(self.limits.handshakes), &listener);
         let places = Arc::clone(&self.places);
         let channels = Channels::with_places(self.app.clone(), self.limits.connections, places);
         let channels = channels.handshake_limit(self.limits.handshake);

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 
-use super::Server;
+use super::{Server, descriptors};
 
 /// Waiting connections that the kernel keeps.
 const BACKLOG: i32 = 4096;
@@ -44,6 +44,7 @@ impl Server {
                 let runtime = Builder::new_multi_thread().enable_all().global_queue_interval(1).build()?;
                 return runtime.block_on(async {
                     let listener = TcpListener::from_std(listen(address, false)?)?;
+                    descriptors::reserve(&self.limits, &listener);
                     self.handle().on_signals()?;
                     self.app.start().await.map_err(io::Error::other)?;
                     listening(listener.local_addr()?);
@@ -57,6 +58,7 @@ impl Server {
             drop(listen(address, false)?);
         }
         let first = listen(address, threads > 1)?;
+        descriptors::reserve(&self.limits, &first);
         let address = first.local_addr()?;
         let mut listeners = vec![first];
         for _ in 1..threads {

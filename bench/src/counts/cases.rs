@@ -225,7 +225,7 @@ fn machine_idle() -> Result<()> {
     let rested = counted(|| {
         let mut rested = 0;
         for _ in 0..ROUNDS {
-            rested += u32::from(black_box(&mut machine).begins() && machine.rest());
+            rested += u32::from(black_box(&mut machine).try_begin() && machine.try_rest());
         }
         rested
     });
@@ -235,7 +235,7 @@ fn machine_idle() -> Result<()> {
 
 fn machine_busy() -> Result<()> {
     let mut machine = opened_machine();
-    ensure!(machine.begins(), "the machine was not idle");
+    ensure!(machine.try_begin(), "the machine was not idle");
     let effects = counted(|| {
         let mut count = 0;
         for _ in 0..ROUNDS {

@@ -86,14 +86,15 @@ impl Poller {
 
     /// Waits for at most `timeout`; the keys of the ready sockets.
     pub(crate) fn ready(&mut self, timeout: Duration) -> Result<impl Iterator<Item = usize>> {
-        let sleep = if AWAKE.get() { Duration::ZERO } else { timeout };
+        let awake = AWAKE.get();
+        let sleep = if awake { Duration::ZERO } else { timeout };
         let sleep = Timespec { tv_sec: sleep.as_secs().try_into()?, tv_nsec: sleep.subsec_nanos().into() };
         let begin = Instant::now();
         self.events.clear();
         let waited = loop {
             let waited = begin.elapsed();
             retry_on_intr(|| epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&sleep)))?;
-            if !self.events.is_empty() || begin.elapsed() >= timeout {
+            if !awake || !self.events.is_empty() || begin.elapsed() >= timeout {
                 break waited;
             }
         };

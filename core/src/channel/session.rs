@@ -3,7 +3,6 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -78,11 +77,8 @@ pub(crate) fn unauthenticated() -> Error {
 }
 
 /// A session without its type: as it is stored, and typed once it was asked for.
-///
-/// The stored value is bytes of its own, as it is with the store: `Bytes` that two hold also hold a count of who has them.
 pub(crate) struct SessionValue {
-    user: UserId,
-    value: Box<[u8]>,
+    stored: StoredSession,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -94,30 +90,30 @@ impl fmt::Debug for SessionValue {
 
 impl SessionValue {
     pub(crate) fn of<U: Serialize + Send + Sync + 'static>(session: Session<U>) -> Result<Arc<Self>, Error> {
-        let value = serde_json::to_vec(&*session.value)?.into();
+        let value = serde_json::to_vec(&*session.value)?.into_boxed_slice().into();
         let typed = OnceLock::from(session.value as Arc<dyn Any + Send + Sync>);
-        Ok(Arc::new(Self { user: session.user, value, typed }))
+        Ok(Arc::new(Self { stored: StoredSession { user: session.user, value }, typed }))
     }
 
     pub(crate) fn stored(stored: StoredSession) -> Arc<Self> {
-        Arc::new(Self { user: stored.user, value: Vec::from(stored.value).into(), typed: OnceLock::new() })
+        Arc::new(Self { stored, typed: OnceLock::new() })
     }
 
     pub(crate) fn to_stored(&self) -> StoredSession {
-        StoredSession { user: self.user.clone(), value: Bytes::copy_from_slice(&self.value) }
+        self.stored.share()
     }
 
     pub(crate) fn user(&self) -> &UserId {
-        &self.user
+        &self.stored.user
     }
 
     /// The session as a `U`; read once, and again only where another type was asked for.
     pub(crate) fn typed<U: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Session<U>, Error> {
-        let user = self.user.clone();
+        let user = self.stored.user.clone();
         if let Some(value) = self.typed.get().and_then(|value| Arc::clone(value).downcast::<U>().ok()) {
             return Ok(Session { user, value });
         }
-        let value: Arc<U> = Arc::new(serde_json::from_slice(&self.value)?);
+        let value: Arc<U> = Arc::new(serde_json::from_slice(&self.stored.value)?);
         let _ = self.typed.set(value.clone());
         Ok(Session { user, value })
     }

@@ -151,8 +151,12 @@ impl Conversation {
         }
         // The handlers of the messages before it may have taken their time.
         self.look_at_the_lease(Instant::now(), cx);
-        let step =
-            if self.machine.begins() { Some(Step::Message(message)) } else { self.step(Event::Received(message)) };
+        let step = if self.machine.try_begin() {
+            Some(Step::Message(message))
+        } else {
+            message.shrink();
+            self.step(Event::Received(message))
+        };
         self.go(step, cx);
     }
 
@@ -313,25 +317,25 @@ impl Conversation {
                 let close = if ours { Close::internal } else { Close::policy };
                 let close = close(error.message().to_owned());
                 self.refused = Some(error);
-                self.over();
+                self.handler_over();
                 self.step(Event::Refused(close))
             }
             Ended::Message(result, route) => {
                 self.reply(result, &route);
-                self.after()
+                self.after_handler()
             }
-            Ended::Connect(Ok(_)) | Ended::End => self.after(),
+            Ended::Connect(Ok(_)) | Ended::End => self.after_handler(),
         }
     }
 
     /// What comes after a handler that has ended and answered.
-    fn after(&mut self) -> Option<Step<Inbound>> {
-        self.over();
-        if self.machine.rest() { None } else { self.step(Event::Ended) }
+    fn after_handler(&mut self) -> Option<Step<Inbound>> {
+        self.handler_over();
+        if self.machine.try_rest() { None } else { self.step(Event::Ended) }
     }
 
     /// A handler has ended; if it asked for a close, that comes first.
-    fn over(&mut self) {
+    fn handler_over(&mut self) {
         self.channel.inner.outlet.handler_ended();
         if let Some(close) = self.asked_close() {
             // The machine still counts the handler as running, so that this starts nothing.
@@ -352,12 +356,12 @@ impl Conversation {
                 Ok((future, route)) => Work::Message(future, route),
                 Err((error, route)) => {
                     self.reply(Err(error), &route);
-                    return self.after();
+                    return self.after_handler();
                 }
             },
             Step::Connect => match self.connect() {
                 Some(work) => work,
-                None => return self.after(),
+                None => return self.after_handler(),
             },
             Step::End => {
                 let reason = self.reason.unwrap_or(DisconnectReason::Lost);
@@ -366,7 +370,10 @@ impl Conversation {
         };
         let mut task = Task::new(work, &self.span, &self.channel.inner.endpoint);
         match task.poll(cx) {
-            Poll::Ready(ended) => self.ended(ended),
+            Poll::Ready(ended) => {
+                drop(task);
+                self.ended(ended)
+            }
             Poll::Pending => {
                 self.run = Some(Box::new(Run::new(task, self.limit)));
                 None

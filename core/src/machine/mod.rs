@@ -189,7 +189,7 @@ impl<M: Weigh> Machine<M> {
 
     /// `true` if a message that arrives now can be run at once, and then it runs. Every other one is for
     /// [`handle`](Self::handle); this is most messages' way.
-    pub fn begins(&mut self) -> bool {
+    pub fn try_begin(&mut self) -> bool {
         let idle = self.phase == Phase::Open && self.running == Running::Nothing && self.waiting.is_empty();
         let begins = idle && !self.suspended && self.draining.is_none() && self.link == Link::Up;
         if begins {
@@ -200,7 +200,7 @@ impl<M: Weigh> Machine<M> {
 
     /// A message's handler has ended. `true` if there is nothing to be done about it, which is most messages' way; else
     /// say it to [`handle`](Self::handle).
-    pub fn rest(&mut self) -> bool {
+    pub fn try_rest(&mut self) -> bool {
         let rests = self.running == Running::Message
             && self.phase == Phase::Open
             && self.link == Link::Up

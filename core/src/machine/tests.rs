@@ -23,8 +23,8 @@ fn run(machine: &mut Machine<u32>, event: Event<u32>) -> Vec<Effect<u32>> {
 fn take(machine: &mut Machine<u32>, event: Event<u32>) -> Effects<u32> {
     let mut effects = Effects::new();
     match event {
-        Event::Received(message) if machine.begins() => effects.push(Effect::Run(Step::Message(message))),
-        Event::Ended if machine.rest() => {}
+        Event::Received(message) if machine.try_begin() => effects.push(Effect::Run(Step::Message(message))),
+        Event::Ended if machine.try_rest() => {}
         event => machine.handle(event, BACKLOG, &mut effects),
     }
     effects

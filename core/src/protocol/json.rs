@@ -278,6 +278,13 @@ mod tests {
         {
             check(text);
         }
+        for length in [0, 6, 7, 8, 15, 31, 32, 33, 70] {
+            let run = "x".repeat(length);
+            for end in ["\"", "\\n\"", "\\\"\"", "\u{1}\"", "é\u{1f}\"", "é\u{7f}\"", "éé", "\\", ""] {
+                check(&format!("{{\"a\":\"{run}{end}}}"));
+                check(&format!("{{\"{run}{end}:1}}"));
+            }
+        }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(found(&deep).is_some());
     }
@@ -290,8 +297,8 @@ mod tests {
             check(&text);
             check(&format!("{{\"a\":{text}}}"));
             // Behind what makes a string a long one.
-            check(&format!("{{\"a\":\"0123456789abcdefé{text}\"}}"));
-            check(&format!("{{\"0123456789abcdef{text}\":1}}"));
+            check(&format!("{{\"a\":\"0123456789abcdefé0123456789abcdef{text}\"}}"));
+            check(&format!("{{\"0123456789abcdef0123456789abcdef{text}\":1}}"));
         }
     }
 }

@@ -86,6 +86,19 @@ pub struct StoredSession {
     pub value: Bytes,
 }
 
+/// A value of no more bytes is copied rather than shared: a count of who has it takes as much.
+const SHORT: usize = 32;
+
+impl StoredSession {
+    /// The same for somebody else who keeps it.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        let value = &self.value;
+        let value = if value.len() <= SHORT { Bytes::copy_from_slice(value) } else { value.clone() };
+        Self { user: self.user.clone(), value }
+    }
+}
+
 impl fmt::Debug for StoredSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredSession").finish_non_exhaustive()
