@@ -189,21 +189,15 @@ fn merges(object: &[u8], routing_key: &str) -> bool {
 
 /// Whether one of `names` stands in quotes anywhere in a JSON value, or something that may be one in escapes.
 fn may_name(value: &[u8], names: &[&str]) -> bool {
-    let names_one = |rest: &[u8]| {
+    let names_one = |at: usize| {
+        let rest = &value[at + 1..];
         let one = |name: &&str| rest.get(name.len()) == Some(&b'"') && rest.starts_with(name.as_bytes());
-        names.iter().any(one)
+        value[at] == b'\\' || names.iter().any(one)
     };
-    if value.len() >= SHORT {
-        return memchr::memchr2_iter(b'"', b'\\', value).any(|at| value[at] == b'\\' || names_one(&value[at + 1..]));
+    if value.len() < SHORT {
+        return value.iter().enumerate().any(|(at, byte)| matches!(byte, b'"' | b'\\') && names_one(at));
     }
-    let mut rest = value;
-    while let [byte, behind @ ..] = rest {
-        if *byte == b'\\' || (*byte == b'"' && names_one(behind)) {
-            return true;
-        }
-        rest = behind;
-    }
-    false
+    memchr::memchr2_iter(b'"', b'\\', value).any(names_one)
 }
 
 /// What cannot be read as an object is not merged either.
