@@ -23,7 +23,7 @@ pub(super) fn reserve(limits: &ServerLimits, listener: &impl std::os::fd::AsFd) 
         most = possible;
     }
     if most < wanted {
-        tracing::warn!(limit = most, wanted, "so many open files are fewer than the connections that are allowed need");
+        tracing::warn!(limit = most, wanted, "the limit of open files is too low for the connections that are allowed");
     }
     // Its place is given back at once, the table's length stays.
     let last = most.min(wanted).min(LONGEST).saturating_sub(1) as i32;
