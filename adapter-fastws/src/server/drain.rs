@@ -64,11 +64,16 @@ impl ServerHandle {
     }
 }
 
-/// Waits for the stage, then drains; ends when all connections have ended, or may wait no longer.
-pub(super) async fn when_told(mut stage: watch::Receiver<Stage>, registry: &Arc<Registry>, limits: &ServerLimits) {
+/// Waits for the stage, says so by `begins`, then drains; ends when all connections have ended, or may wait no longer.
+pub(super) async fn when_told(
+    mut stage: watch::Receiver<Stage>,
+    registry: &Arc<Registry>,
+    limits: &ServerLimits,
+    begins: impl FnOnce(),
+) {
     // The sender lives as long as the server; without it there is nothing to wait for either.
     let _ = stage.wait_for(|stage| *stage >= Stage::Drain).await;
-    tracing::info!(connections = registry.count(), "draining");
+    begins();
     registry.begin_drain();
     tokio::select! {
         () = drain(registry, limits) => {}
@@ -78,7 +83,6 @@ pub(super) async fn when_told(mut stage: watch::Receiver<Stage>, registry: &Arc<
     // Their tasks are woken; they look at the flag and end.
     let until = Instant::now() + Duration::from_secs(1);
     let _ = timeout_at(until, gone(registry)).await;
-    tracing::info!("drained");
 }
 
 async fn drain(registry: &Arc<Registry>, limits: &ServerLimits) {

@@ -11,8 +11,8 @@ mod runtimes;
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -98,6 +98,8 @@ pub struct Server {
     stage: watch::Sender<Stage>,
     /// How many connections its runtimes have together.
     places: Arc<AtomicUsize>,
+    /// The first of its runtimes to drain has said so.
+    draining: Once,
     pending: Arc<Pending>,
     rate: Arc<Rate>,
 }
@@ -121,6 +123,7 @@ impl Server {
             behind_tls: false,
             stage: watch::Sender::new(Stage::Serve),
             places: Arc::default(),
+            draining: Once::new(),
             pending: Pending::new(ServerLimits::default().handshakes),
             rate: Arc::new(Rate::new(ServerLimits::default().accepts_per_second)),
         }
@@ -189,6 +192,12 @@ impl Server {
     /// Serves the one listener of a started application, and stops it.
     async fn serve_started(&self, listener: TcpListener) {
         self.serve_part(listener).await;
+        self.stop().await;
+    }
+
+    /// All runtimes have drained.
+    async fn stop(&self) {
+        tracing::info!("drained");
         self.app.stop().await;
     }
 
@@ -215,7 +224,11 @@ impl Server {
             tls: self.tls.clone(),
         };
         let accepting = tokio::spawn(accepting.run());
-        drain::when_told(self.stage.subscribe(), &registry, &self.limits).await;
+        let begins = || {
+            let connections = self.places.load(Ordering::Relaxed);
+            self.draining.call_once(|| tracing::info!(connections, "draining"));
+        };
+        drain::when_told(self.stage.subscribe(), &registry, &self.limits, begins).await;
         accepting.abort();
     }
 }

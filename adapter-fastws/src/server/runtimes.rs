@@ -94,7 +94,7 @@ impl Server {
             }
             runtime.block_on(async {
                 serve_part(&server, own_listener, together.part(), &failed).await;
-                server.app.stop().await;
+                server.stop().await;
             });
         });
         failures.try_recv().map_or(Ok(()), Err)
