@@ -48,7 +48,8 @@ impl IntoReply for Reply {
 
 impl<T: Serialize> IntoReply for Json<T> {
     fn into_reply(self) -> Result<Reply, Error> {
-        let mut json = spare::take(0);
+        // As much as `serde_json::to_vec` begins with.
+        let mut json = spare::take(128);
         serde_json::to_writer(&mut json, &self.0)?;
         Ok(Reply::Json(json))
     }
