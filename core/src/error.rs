@@ -54,6 +54,8 @@ impl Error {
         timeout;
         /// It contradicts what another has done meanwhile.
         conflict;
+        /// The reply is longer than the endpoint's limit or the gateway allows, or of a kind that the gateway does not carry.
+        too_large;
         /// Something that is needed is away; trying again later may help.
         unavailable;
     }

@@ -156,6 +156,9 @@ struct Envelope {
     binary: String,
 }
 
+/// The length of an envelope around nothing.
+const ENVELOPE: usize = r#"{"$binary":""}"#.len();
+
 /// Clocks may differ by so much before a connection counts as one that cannot be there any more.
 const SLACK: Duration = Duration::from_mins(5);
 
@@ -168,6 +171,18 @@ impl Capabilities {
     /// A payload as this gateway carries it; `None` if it cannot.
     pub(crate) fn encode(&self, payload: &Payload) -> Option<Frame> {
         if payload.format() == Format::Binary { self.bytes(payload.bytes()) } else { self.fits(Frame::of(payload)) }
+    }
+
+    /// Whether this gateway carries a message of so many bytes.
+    pub(crate) fn carries(&self, kind: FrameKind, bytes: usize) -> bool {
+        match (kind, self.binary) {
+            (FrameKind::Text, _) | (FrameKind::Binary, Binary::Frames) => bytes <= self.max_message,
+            (FrameKind::Binary, Binary::Envelope) => {
+                let encoded = base64::encoded_len(bytes, true).and_then(|len| len.checked_add(ENVELOPE));
+                encoded.is_some_and(|len| len <= self.max_message)
+            }
+            (FrameKind::Binary, Binary::Refused) => false,
+        }
     }
 
     /// A frame as this gateway carries it; `None` if it cannot.
@@ -235,5 +250,13 @@ mod tests {
         assert!(any.encode(&Payload::text("x".repeat(32))).is_some());
         assert_eq!(any.encode(&Payload::text("x".repeat(33))), None);
         assert_eq!(any.encode(&Payload::binary(vec![0; 24])), None, "the envelope counts");
+        for binary in [Binary::Frames, Binary::Envelope, Binary::Refused] {
+            for (kind, size) in
+                [FrameKind::Text, FrameKind::Binary].into_iter().flat_map(|kind| (0..40).map(move |size| (kind, size)))
+            {
+                let carried = of(binary).carry(Frame::new(kind, &[&vec![b'x'; size]])).is_some();
+                assert_eq!(of(binary).carries(kind, size), carried, "{binary:?} {kind:?} {size}");
+            }
+        }
     }
 }

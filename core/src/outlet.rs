@@ -16,6 +16,12 @@ pub trait Outlet: Debug + Send + Sync + 'static {
     /// Sends a message in several parts, in order with everything that this connection's handlers send.
     fn reply(&self, kind: FrameKind, parts: &[&[u8]]);
 
+    /// Whether the transport carries a reply of this kind and so many bytes. What it does not carry is answered with
+    /// an error.
+    fn carries(&self, _kind: FrameKind, _bytes: usize) -> bool {
+        true
+    }
+
     /// Sends a message; it is never dropped for a slow client.
     fn send(&self, frame: &Frame);
 

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::machine::Backlog;
 
+/// An error with the route's key must fit, in bytes.
+const LEAST_REPLY: usize = 1_024;
+
 /// How many messages a second a client may send.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateLimit {
@@ -78,6 +81,9 @@ pub enum Ordering {
 pub struct Limits {
     /// The longest message, in bytes: 64 KiB.
     pub message: usize,
+    /// The longest reply, in bytes; `None` does not limit. A longer one is answered with `too_large`. A gateway's own
+    /// limit holds beside this one: API Gateway carries 128 KiB.
+    pub reply: Option<usize>,
     /// Bytes that may wait for a client to read: 256 KiB.
     pub queue: usize,
     /// Topics that a channel may be subscribed to: 1,000.
@@ -103,6 +109,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message: 64 * 1024,
+            reply: None,
             queue: 256 * 1024,
             subscriptions: 1_000,
             backlog: Backlog::default(),
@@ -123,6 +130,7 @@ impl Limits {
         let rate = self.rate.as_ref().unwrap_or(&none);
         let checks = [
             (self.message > 0, "message", "at least 1 byte"),
+            (self.reply.is_none_or(|reply| reply >= LEAST_REPLY), "reply", "at least 1,024 bytes, or none"),
             (self.queue > 0, "queue", "at least 1 byte"),
             (self.backlog.messages > 0, "backlog.messages", "at least 1"),
             (self.backlog.bytes > 0, "backlog.bytes", "at least 1 byte"),

@@ -1,5 +1,6 @@
 //! What a step of the machine calls, and how its answer is sent: `on_connect`, the handler of a message, the reply.
 
+use std::cell::Cell;
 use std::mem;
 
 use super::Conversation;
@@ -76,7 +77,16 @@ impl Conversation {
     pub(super) fn reply(&self, result: Result<Reply, Error>, route: &Route) {
         let endpoint = &self.channel.inner.endpoint;
         let outlet = &self.channel.inner.outlet;
-        let text = |parts: &[&[u8]]| outlet.reply(FrameKind::Text, parts);
+        let refused = Cell::new(None);
+        let send = |kind: FrameKind, parts: &[&[u8]]| {
+            let bytes = parts.iter().map(|part| part.len()).sum();
+            if self.may_reply(kind, bytes) {
+                outlet.reply(kind, parts);
+            } else {
+                refused.set(Some((kind, bytes)));
+            }
+        };
+        let text = |parts: &[&[u8]]| send(FrameKind::Text, parts);
         let unknown;
         let prefix = match route {
             Route::None => None,
@@ -101,12 +111,23 @@ impl Conversation {
                 plain::reply(prefix, &endpoint.routing_key, json.as_bytes(), text);
             }
             (Ok(Reply::Text(reply)), None) => text(&[reply.as_bytes()]),
-            (Ok(Reply::Bytes(bytes)), _) => outlet.reply(FrameKind::Binary, &[&bytes]),
+            (Ok(Reply::Bytes(bytes)), _) => send(FrameKind::Binary, &[&bytes]),
             (Err(error), prefix) => {
                 self.log(&error);
                 plain::error(prefix, &error, text);
             }
         }
+        if let Some((kind, bytes)) = refused.get() {
+            let error = too_large(kind, bytes);
+            self.log(&error);
+            plain::error(prefix, &error, |parts| outlet.reply(FrameKind::Text, parts));
+        }
+    }
+
+    /// Whether the endpoint's limit and the transport allow a reply of so many bytes.
+    fn may_reply(&self, kind: FrameKind, bytes: usize) -> bool {
+        let limit = self.channel.inner.endpoint.limits.reply;
+        limit.is_none_or(|limit| bytes <= limit) && self.channel.inner.outlet.carries(kind, bytes)
     }
 
     pub(super) fn log(&self, error: &Error) {
@@ -123,6 +144,14 @@ impl Conversation {
 
 fn too_many() -> Error {
     Error::rate_limited("too many messages, slow down")
+}
+
+fn too_large(kind: FrameKind, bytes: usize) -> Error {
+    let kind = match kind {
+        FrameKind::Text => "text",
+        FrameKind::Binary => "bytes",
+    };
+    Error::too_large(format!("the reply, {bytes} bytes as {kind}, is more than this endpoint or its gateway carries"))
 }
 
 fn unknown_route(routing_key: &str, key: Option<&str>) -> Error {

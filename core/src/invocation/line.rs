@@ -135,6 +135,11 @@ impl Outlet for Line {
         self.push(Frame::new(kind, parts));
     }
 
+    fn carries(&self, kind: FrameKind, bytes: usize) -> bool {
+        let gateway = self.app.hub().gateways().gateway.as_ref();
+        gateway.is_some_and(|gateway| gateway.capabilities().carries(kind, bytes))
+    }
+
     fn send(&self, frame: &Frame) {
         self.push(frame.clone());
     }

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use strait_core::{
-    App, Channel, ChannelState, Endpoint, Error, EventHub, Frame, Json, NoReply, Opening, Payload, Publish, Reply,
-    State, Topic, Transport, Valid, Validate,
+    App, Channel, ChannelState, Endpoint, Error, EventHub, Frame, Json, Limits, NoReply, Opening, Payload, Publish,
+    Reply, State, Topic, Transport, Valid, Validate,
 };
 use strait_store_memory::MemoryStore;
 
@@ -122,6 +122,36 @@ async fn bytes_are_answered_with_bytes_and_refused_where_nobody_takes_them() {
     let client = serve(endpoint).await.connect("/").await;
     client.send_binary(b"\xff");
     client.expect(r#"{"error":{"code":"invalid","message":"this takes text, not bytes"}}"#).await;
+}
+
+#[tokio::test]
+async fn a_reply_beyond_the_limit_is_an_error_with_its_key() {
+    let limits = Limits { reply: Some(1_024), ..Limits::default() };
+    let endpoint = Endpoint::new("a", "/")
+        .public()
+        .limits(limits)
+        .on("text", async |Json(Size { size }): Json<Size>| Reply::Text("x".repeat(size)))
+        .on("bytes", async |Json(Size { size }): Json<Size>| bytes::Bytes::from(vec![0; size]))
+        .on("fail", async || Err::<(), _>(Error::new("own", "x".repeat(2_000))));
+    let client = serve(endpoint).await.connect("/").await;
+    let refused = |action: &str, bytes: usize, kind: &str| {
+        let message = format!("the reply, {bytes} bytes as {kind}, is more than this endpoint or its gateway carries");
+        format!(r#"{{"action":"{action}","error":{{"code":"too_large","message":"{message}"}}}}"#)
+    };
+    let fits = 1_024 - r#"{"action":"text","result":""}"#.len();
+    let text = client.ask(&keyed("text", &format!(r#","size":{fits}"#))).await;
+    assert_eq!(text.len(), 1_024);
+    let beyond = client.ask(&keyed("text", &format!(r#","size":{}"#, fits + 1))).await;
+    assert_eq!(beyond, refused("text", 1_025, "text"));
+    assert_eq!(client.ask(&keyed("bytes", r#","size":1025"#)).await, refused("bytes", 1_025, "bytes"));
+    assert!(client.ask(&keyed("fail", "")).await.contains(r#""code":"too_large""#));
+    client.send(&keyed("bytes", r#","size":1024"#));
+    assert_eq!(client.next().await, Seen::Binary(vec![0; 1_024]));
+}
+
+#[derive(Deserialize)]
+struct Size {
+    size: usize,
 }
 
 #[derive(Deserialize, Serialize)]

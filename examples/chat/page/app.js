@@ -97,7 +97,7 @@ function signIn() {
 function received(frame) {
   if (typeof frame.event === "string") happened(frame);
   else if (frame.gap) gap();
-  else if (frame.action === undefined && Array.isArray(frame.messages)) merge(frame.messages);
+  else if (frame.action === undefined && Array.isArray(frame.messages)) merge(frame.messages, frame.before);
   else if (frame.error) failed(frame.action, frame.error);
   else answered(frame);
 }
@@ -128,7 +128,9 @@ function posted(message) {
   showTitle();
 }
 
-function merge(messages) {
+function merge(messages, before) {
+  // A long history comes in pages, the newest first.
+  if (before !== undefined) connection.send({ action: "history", before });
   for (const message of log.merge(messages.filter(isMessage))) {
     if (message.user === nickname) composer.logged(message);
   }
@@ -149,7 +151,7 @@ function catchUp() {
   connection.send({ action: "who" });
 }
 
-function answered({ action, at, users, messages }) {
+function answered({ action, at, users, messages, before }) {
   if (action === "login" && asked) {
     asked = false;
     joined = true;
@@ -162,7 +164,7 @@ function answered({ action, at, users, messages }) {
   } else if (action === "who" && Array.isArray(users)) {
     people.replace(users.filter((user) => typeof user === "string"));
   } else if (action === "history" && Array.isArray(messages)) {
-    merge(messages);
+    merge(messages, before);
   }
 }
 

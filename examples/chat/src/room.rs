@@ -4,15 +4,18 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use strait_core::{
     Channel, ChannelState, Endpoint, Error, EventHub, InvalidName, Json, Opening, Payload, Session, Topic, Valid,
     Validate,
 };
 
+use crate::KEPT;
+
 /// The retained topics that hold what was posted, one a room.
 pub(crate) const LOG_PREFIX: &str = "log:";
-/// How many messages a client is shown when it joins.
-const SHOWN: usize = 50;
+/// How much of a room's history one answer holds, in bytes of JSON: API Gateway carries 128 KiB.
+const PAGE_OF_HISTORY: usize = 96 * 1024;
 /// How many present channels are asked for at once.
 const PAGE: usize = 256;
 const LONGEST_NICKNAME: usize = 32;
@@ -74,16 +77,27 @@ enum RoomEvent<'a> {
     Posted { user: &'a str, text: &'a str, at: u64 },
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct Message {
-    user: String,
-    text: String,
+#[derive(Debug, Serialize)]
+struct Message<'a> {
+    user: &'a str,
+    text: &'a str,
     at: u64,
 }
 
+/// A page of a room's history, the oldest message first.
 #[derive(Debug, Serialize)]
 struct Messages {
-    messages: Vec<Message>,
+    /// Each as it was stored.
+    messages: Vec<Box<RawValue>>,
+    /// Older ones are kept: `{"action":"history","before":…}` answers them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    before: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct History {
+    /// Answers messages before this one, as the page after it has said.
+    before: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -130,7 +144,7 @@ impl Validate for Post {
 async fn join(channel: Channel, room: Opening<Room>, hub: EventHub) -> Result<(), Error> {
     // Subscribed first, so that what is posted meanwhile comes twice rather than never.
     channel.subscribe(&room.topic).await?;
-    channel.send_json(&messages(&room, &hub).await?).await
+    channel.send_json(&messages(&room, &hub, None).await?).await
 }
 
 async fn login(
@@ -165,9 +179,9 @@ async fn post(
 ) -> Result<Json<Posted>, Error> {
     let at = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?;
     let user = session.user().as_str();
-    let message = Message { user: user.to_owned(), text: input.text, at };
+    let message = Message { user, text: &input.text, at };
     hub.publish(strait_core::Publish::new(room.log.clone(), Payload::json(&message)?)).await?;
-    tell(&channel, &room.topic, &RoomEvent::Posted { user, text: &message.text, at }).await?;
+    tell(&channel, &room.topic, &RoomEvent::Posted { user, text: message.text, at }).await?;
     Ok(Json(Posted { at }))
 }
 
@@ -188,8 +202,12 @@ async fn who(room: Opening<Room>, hub: EventHub) -> Result<Json<Users>, Error> {
     }
 }
 
-async fn history(room: Opening<Room>, hub: EventHub) -> Result<Json<Messages>, Error> {
-    Ok(Json(messages(&room, &hub).await?))
+async fn history(
+    room: Opening<Room>,
+    hub: EventHub,
+    Json(History { before }): Json<History>,
+) -> Result<Json<Messages>, Error> {
+    Ok(Json(messages(&room, &hub, before).await?))
 }
 
 async fn binary(bytes: bytes::Bytes) -> bytes::Bytes {
@@ -208,8 +226,21 @@ async fn tell(channel: &Channel, topic: &Topic, event: &RoomEvent<'_>) -> Result
     Ok(())
 }
 
-async fn messages(room: &Room, hub: &EventHub) -> Result<Messages, Error> {
-    let kept = hub.history(&room.log, SHOWN).await?;
-    let messages = kept.iter().map(|(_, event)| serde_json::from_slice(event.payload.bytes()));
-    Ok(Messages { messages: messages.collect::<Result<_, _>>()? })
+/// The newest messages before the offset `before` that fit into a page.
+async fn messages(room: &Room, hub: &EventHub, before: Option<u64>) -> Result<Messages, Error> {
+    let kept = hub.history(&room.log, KEPT.count as usize).await?;
+    let asked = kept.iter().rev().filter(|(position, _)| before.is_none_or(|before| position.offset < before));
+    let (mut page, mut bytes) = (Messages { messages: Vec::new(), before: None }, 0);
+    let mut oldest = None;
+    for (position, event) in asked {
+        bytes += event.payload.bytes().len() + 1;
+        if bytes > PAGE_OF_HISTORY {
+            page.before = oldest;
+            break;
+        }
+        oldest = Some(position.offset);
+        page.messages.push(serde_json::from_slice(event.payload.bytes())?);
+    }
+    page.messages.reverse();
+    Ok(page)
 }

@@ -208,11 +208,11 @@ async fn only_gone_ends_a_channel() {
 }
 
 #[tokio::test]
-async fn what_the_gateway_cannot_carry_is_told() {
+async fn a_reply_that_the_gateway_cannot_carry_is_an_error() {
     async fn large() -> String {
-        "x".repeat(200)
+        "x".repeat(400)
     }
-    let gateway = FakeGateway::new().with(|capabilities| capabilities.max_message = 100);
+    let gateway = FakeGateway::new().with(|capabilities| capabilities.max_message = 300);
     let endpoint = Endpoint::new("a", "/a")
         .public()
         .on("large", large)
@@ -221,7 +221,12 @@ async fn what_the_gateway_cannot_carry_is_told() {
     function.connect("c1", "/?path=/a").await;
     function.message("c1", r#"{"action":"large"}"#).await;
     function.message("c1", "bytes").await;
-    assert_eq!(gateway.seen("c1"), [r#"{"gap":{}}"#, r#"{"gap":{}}"#]);
+    let error = |bytes, kind| {
+        let message = format!("the reply, {bytes} bytes as {kind}, is more than this endpoint or its gateway carries");
+        format!(r#""error":{{"code":"too_large","message":"{message}"}}}}"#)
+    };
+    let (large, bytes) = (error(430, "text"), error(1, "bytes"));
+    assert_eq!(gateway.seen("c1"), [format!(r#"{{"action":"large",{large}"#), format!("{{{bytes}")]);
 }
 
 #[tokio::test]

@@ -50,6 +50,35 @@ async fn two_clients_chat(server: Server) {
     assert_eq!(ada.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada"] }));
 }
 
+async fn a_long_history_comes_in_pages(server: Server) {
+    let mut ada = join(&server, "library").await;
+    login(&mut ada, "ada").await;
+    // Four bytes a character, so that 20 messages are more than one page.
+    for number in 10..30 {
+        let text = format!("{number}{}", "\u{1f4da}".repeat(1_998));
+        let post = json!({ "action": "post", "text": text });
+        assert!(ada.ask(&post.to_string()).await["error"].is_null());
+        assert_eq!(ada.json().await["event"], "posted");
+    }
+    let mut numbers: Vec<String> = Vec::new();
+    let (mut ask, mut pages) = (json!({ "action": "history" }), 0);
+    loop {
+        ada.send(ask.to_string()).await;
+        let answer = ada.next().await.into_text().expect("text");
+        assert!(answer.len() < 128 * 1024, "{}", answer.len());
+        let page: Value = serde_json::from_str(&answer).expect("JSON");
+        let messages = page["messages"].as_array().expect("messages").iter();
+        let shown = messages.map(|message| message["text"].as_str().expect("text")[..2].to_owned());
+        numbers.splice(0..0, shown.collect::<Vec<_>>());
+        pages += 1;
+        let Some(before) = page["before"].as_u64() else { break };
+        ask = json!({ "action": "history", "before": before });
+    }
+    assert_eq!(numbers, (10..30).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(pages, 2);
+    assert_eq!(server.client("/rooms/library").await.json().await["messages"].as_array().map(Vec::len), Some(12));
+}
+
 async fn rooms_are_apart(server: Server) {
     let (mut tea, mut coffee) = (join(&server, "tea%20%26%20cake").await, join(&server, "coffee").await);
     login(&mut tea, "ada").await;
@@ -112,7 +141,7 @@ async fn a_login_that_failed_half_way_is_told_once_it_is_repeated() {
     }
 }
 
-on_every_deployment! { [], two_clients_chat rooms_are_apart what_is_not_allowed_is_answered_and_the_channel_stays_open another_nickname_is_told_as_leaving_and_joining }
+on_every_deployment! { [], two_clients_chat a_long_history_comes_in_pages rooms_are_apart what_is_not_allowed_is_answered_and_the_channel_stays_open another_nickname_is_told_as_leaving_and_joining }
 
 #[tokio::test]
 async fn binary_is_echoed() {
