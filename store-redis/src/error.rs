@@ -12,6 +12,9 @@ pub(crate) enum Failure {
     /// The server cannot be reached.
     #[error("cannot connect to {address}: {what}")]
     Connect { address: String, what: String },
+    /// The server is a replica of another one.
+    #[error("{address} is a replica now, which takes no writes: its address must lead to the master")]
+    Replica { address: String },
     /// The server refuses us.
     #[error("{address} refuses the connection: {code}")]
     Refused { address: String, code: String },
@@ -99,7 +102,9 @@ impl Failure {
 
     pub(crate) fn kind(&self) -> StoreErrorKind {
         match self {
-            Self::Connect { .. } | Self::Lost { .. } | Self::Topology(_) => StoreErrorKind::Unavailable,
+            Self::Connect { .. } | Self::Replica { .. } | Self::Lost { .. } | Self::Topology(_) => {
+                StoreErrorKind::Unavailable
+            }
             Self::Refused { .. } => StoreErrorKind::Misconfigured,
             Self::Timeout { .. } => StoreErrorKind::Timeout,
             Self::Server { kind, .. } | Self::Call { kind, .. } => *kind,
@@ -109,7 +114,7 @@ impl Failure {
 
     /// Whether it is the way to the server that failed.
     pub(crate) fn is_of_connection(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Lost { .. } | Self::Timeout { .. })
+        matches!(self, Self::Connect { .. } | Self::Replica { .. } | Self::Lost { .. } | Self::Timeout { .. })
     }
 
     pub(crate) fn store(self, op: &'static str) -> StoreError {
@@ -131,6 +136,12 @@ fn io_text(error: &RedisError) -> String {
 
 fn is_of_configuration(code: &str) -> bool {
     matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" | "NOPROTO")
+}
+
+/// Whether a server that is no cluster's answers so when another one should be asked: it has become a replica, it loads
+/// its new master's data, or its own replicas follow another server.
+pub(crate) fn leads_elsewhere(error: &ServerError) -> bool {
+    matches!(error.code(), "READONLY" | "MASTERDOWN" | "LOADING" | "NOREPLICAS")
 }
 
 fn kind_of(error: &ServerError) -> StoreErrorKind {
