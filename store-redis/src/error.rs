@@ -1,6 +1,8 @@
 //! What goes wrong with Redis, as a store's errors. No error repeats what a server says word for word where that may
 //! hold what was sent to it: a password, say.
 
+use std::time::Duration;
+
 use redis::{RedisError, ServerError, ServerErrorKind};
 use strait_core::store::{StoreError, StoreErrorKind};
 
@@ -139,9 +141,15 @@ fn is_of_configuration(code: &str) -> bool {
 }
 
 /// Whether a server that is no cluster's answers so when another one should be asked: it has become a replica, it loads
-/// its new master's data, or its own replicas follow another server.
-pub(crate) fn leads_elsewhere(error: &ServerError) -> bool {
-    matches!(error.code(), "READONLY" | "MASTERDOWN" | "LOADING" | "NOREPLICAS")
+/// its new master's data, or its own replicas follow another server. Answers how old a connection is at least that is given
+/// up for it: so often at most all of them are made anew while the address leads to the same server.
+pub(crate) fn leads_elsewhere(error: &ServerError) -> Option<Duration> {
+    match error.code() {
+        "READONLY" | "MASTERDOWN" | "LOADING" => Some(Duration::from_secs(1)),
+        // The right server answers so, too, while its replicas are away.
+        "NOREPLICAS" => Some(Duration::from_secs(10)),
+        _ => None,
+    }
 }
 
 fn kind_of(error: &ServerError) -> StoreErrorKind {

@@ -218,8 +218,8 @@ impl Router {
             {
                 again.1 = true;
             }
-            // The server has not done it, and its connection was given up: the next one may lead to another server.
-            _ if !clustered && !open.repeated && leads_elsewhere(&error) => {
+            // The server has not done it, and its connection was given up, unless it is new.
+            _ if !clustered && !open.repeated && leads_elsewhere(&error).is_some() => {
                 return Outcome::Again { failure, asking: None, refresh: false, repeated: true, wait: false };
             }
             // A script that met a key that is being moved to another server, before it changed anything.

@@ -21,8 +21,6 @@ use crate::scripts;
 
 /// After a failed attempt to connect others fail at once for so long.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A younger connection is not given up for what the server answers: so often at most all of them are made anew.
-const SETTLED: Duration = Duration::from_secs(1);
 /// Requests that may wait to be written.
 const QUEUE: usize = 1024;
 
@@ -125,19 +123,24 @@ impl Server {
     pub(crate) async fn request(&self, commands: &[&Cmd], deadline: Instant) -> Result<Vec<Value>, Failure> {
         let connection = self.connection(deadline).await?;
         let answers = connection.request(commands, &self.address, deadline).await?;
-        if answers.iter().any(|answer| matches!(answer, Value::ServerError(error) if leads_elsewhere(error))) {
-            self.leave(&connection);
+        for answer in &answers {
+            if let Value::ServerError(error) = answer
+                && let Some(age) = leads_elsewhere(error)
+                && connection.made.elapsed() >= age
+            {
+                self.leave(&connection, error.code());
+            }
         }
         Ok(answers)
     }
 
     /// The server takes no writes: its address may lead to another one, so that everything connects anew. What waits for an
     /// answer still gets it.
-    fn leave(&self, found_on: &Connection) {
-        if found_on.clustered || !found_on.is_alive() || found_on.made.elapsed() < SETTLED {
+    fn leave(&self, found_on: &Connection, code: &str) {
+        if found_on.clustered || !found_on.is_alive() {
             return;
         }
-        tracing::warn!(server = %self.address, "the server takes no writes any more, connecting anew");
+        tracing::warn!(server = %self.address, code, "the server takes no writes any more, connecting anew");
         self.left.fetch_max(self.begun.load(Ordering::Acquire), Ordering::AcqRel);
     }
 
