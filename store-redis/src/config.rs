@@ -163,8 +163,8 @@ impl RedisConfig {
         self
     }
 
-    /// The database's number, 0 unless set; a cluster has no other. Shard channels are shared by all databases of a
-    /// server: deployments on one server need prefixes of their own.
+    /// The database's number, 0 unless set; a cluster has no other. Deployments in different databases hear nothing of each
+    /// other.
     #[must_use]
     pub fn database(mut self, number: u32) -> Self {
         self.database = number;
@@ -208,7 +208,8 @@ impl RedisConfig {
     }
 
     /// How often the bus proves that it hears, every second unless set, and after how long without a proof it takes
-    /// itself for deaf and connects anew, 3 seconds unless set.
+    /// itself for deaf and connects anew, 3 seconds unless set. Of a time in which the node stood still at most one and a
+    /// half intervals count, so that the second time should be at least twice the first.
     #[must_use]
     pub fn probe(mut self, interval: Duration, timeout: Duration) -> Self {
         self.probe_interval = interval;

@@ -9,7 +9,6 @@ use strait_core::{ChannelId, Event, Position};
 use crate::call::Call;
 use crate::error::Failure;
 use crate::event::{self, Foreign};
-use crate::log::replayed;
 use crate::place;
 use crate::reply::{list, position, text};
 use crate::scripts;
@@ -38,8 +37,7 @@ impl Inner {
         let keys = self.keys.channel(id);
         let touched = [keys.record(), keys.inbox(), keys.inbox_log()];
         let call = Call::script(&scripts::INBOX, keys.slot(), &touched);
-        let answer = self.router.one("inbox", self.from(call, after, limit)).await?;
-        replayed(answer).map_err(|foreign| Failure::from(foreign).store("inbox"))
+        self.replay_pages("inbox", &call, after, limit).await
     }
 }
 

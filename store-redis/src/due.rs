@@ -99,17 +99,25 @@ impl Inner {
     pub(crate) async fn claim_due(&self, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
         // Nodes that come at once begin at different places.
         let first = (self.random.next() % u64::from(CHANNELS)) as u16;
-        let partitions: Vec<u16> = (0..CHANNELS).map(|n| (first + n) % CHANNELS).collect();
-        let look = |number: &u16| {
-            let keys = self.keys.channels(*number);
-            Call::script(&scripts::LOOK, keys.slot(), &[keys.connected(), keys.due()]).arg(limit)
-        };
-        let looks: Vec<Call> = partitions.iter().map(look).collect();
+        let mut open: Vec<(u16, String)> = (0..CHANNELS).map(|n| ((first + n) % CHANNELS, String::new())).collect();
         let (mut due, mut places) = (Vec::new(), Vec::new());
-        for (partition, answer) in partitions.into_iter().zip(self.router.all("claim_due", &looks).await?) {
-            let (ids, nodes) = looked(answer).map_err(|foreign| Failure::from(foreign).store("claim_due"))?;
-            due.extend(ids);
-            places.extend(nodes.into_iter().map(|node| (node, partition)));
+        while !open.is_empty() {
+            let look = |(partition, after): &(u16, String)| {
+                let keys = self.keys.channels(*partition);
+                let due = if after.is_empty() { limit } else { 0 };
+                Call::script(&scripts::LOOK, keys.slot(), &[keys.connected(), keys.due()]).arg(due).arg(&after[..])
+            };
+            let looks: Vec<Call> = open.iter().map(look).collect();
+            let answers = self.router.all("claim_due", &looks).await?;
+            for ((partition, after), answer) in std::mem::take(&mut open).into_iter().zip(answers) {
+                let (ids, nodes, last) = looked(answer).map_err(|foreign| Failure::from(foreign).store("claim_due"))?;
+                due.extend(ids);
+                places.extend(nodes.into_iter().map(|node| (node, partition)));
+                // A partition with many nodes is read in several calls.
+                if !last.is_empty() && last != after {
+                    open.push((partition, last));
+                }
+            }
         }
         due.truncate(limit);
         let mut claims = self.claim_each(due.iter().map(|id| (id, By::Due)), ttl).await?;
@@ -232,12 +240,12 @@ fn left(answer: Value) -> Result<Option<(Vec<String>, Vec<Topic>)>, Foreign> {
     Ok(Some((places?, with_rows)))
 }
 
-fn looked(answer: Value) -> Result<(Vec<ChannelId>, Vec<NodeId>), Foreign> {
-    let [ids, nodes] = <[Value; 2]>::try_from(list(answer)?).map_err(|_| Foreign)?;
+fn looked(answer: Value) -> Result<(Vec<ChannelId>, Vec<NodeId>, String), Foreign> {
+    let [ids, nodes, last] = <[Value; 3]>::try_from(list(answer)?).map_err(|_| Foreign)?;
     let ids: Result<_, Foreign> = list(ids)?.iter().map(|id| ChannelId::new(text(id)?).map_err(|_| Foreign)).collect();
     let nodes: Result<_, Foreign> =
         list(nodes)?.iter().map(|node| NodeId::new(text(node)?).map_err(|_| Foreign)).collect();
-    Ok((ids?, nodes?))
+    Ok((ids?, nodes?, text(&last)?.to_owned()))
 }
 
 fn connected(members: Value) -> Result<Vec<ChannelId>, Foreign> {

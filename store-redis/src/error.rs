@@ -1,6 +1,8 @@
 //! What goes wrong with Redis, as a store's errors. No error repeats what a server says word for word where that may
 //! hold what was sent to it: a password, say.
 
+use std::time::Duration;
+
 use redis::{RedisError, ServerError, ServerErrorKind};
 use strait_core::store::{StoreError, StoreErrorKind};
 
@@ -12,6 +14,9 @@ pub(crate) enum Failure {
     /// The server cannot be reached.
     #[error("cannot connect to {address}: {what}")]
     Connect { address: String, what: String },
+    /// The server is a replica of another one.
+    #[error("{address} is a replica now, which takes no writes: its address must lead to the master")]
+    Replica { address: String },
     /// The server refuses us.
     #[error("{address} refuses the connection: {code}")]
     Refused { address: String, code: String },
@@ -99,7 +104,9 @@ impl Failure {
 
     pub(crate) fn kind(&self) -> StoreErrorKind {
         match self {
-            Self::Connect { .. } | Self::Lost { .. } | Self::Topology(_) => StoreErrorKind::Unavailable,
+            Self::Connect { .. } | Self::Replica { .. } | Self::Lost { .. } | Self::Topology(_) => {
+                StoreErrorKind::Unavailable
+            }
             Self::Refused { .. } => StoreErrorKind::Misconfigured,
             Self::Timeout { .. } => StoreErrorKind::Timeout,
             Self::Server { kind, .. } | Self::Call { kind, .. } => *kind,
@@ -109,7 +116,7 @@ impl Failure {
 
     /// Whether it is the way to the server that failed.
     pub(crate) fn is_of_connection(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::Lost { .. } | Self::Timeout { .. })
+        matches!(self, Self::Connect { .. } | Self::Replica { .. } | Self::Lost { .. } | Self::Timeout { .. })
     }
 
     pub(crate) fn store(self, op: &'static str) -> StoreError {
@@ -131,6 +138,18 @@ fn io_text(error: &RedisError) -> String {
 
 fn is_of_configuration(code: &str) -> bool {
     matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" | "NOPROTO")
+}
+
+/// Whether a server that is no cluster's answers so when another one should be asked: it has become a replica, it loads
+/// its new master's data, or its own replicas follow another server. Answers how old a connection is at least that is given
+/// up for it: so often at most all of them are made anew while the address leads to the same server.
+pub(crate) fn leads_elsewhere(error: &ServerError) -> Option<Duration> {
+    match error.code() {
+        "READONLY" | "MASTERDOWN" | "LOADING" => Some(Duration::from_secs(1)),
+        // The right server answers so, too, while its replicas are away.
+        "NOREPLICAS" => Some(Duration::from_secs(10)),
+        _ => None,
+    }
 }
 
 fn kind_of(error: &ServerError) -> StoreErrorKind {

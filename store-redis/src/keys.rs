@@ -4,8 +4,10 @@
 //! that what one script touches is in one slot; it comes first, so that braces in a name mean nothing. No name is ever
 //! part of a pattern.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
 use strait_core::store::Location;
 use strait_core::{ChannelId, NodeId, Topic};
 
@@ -26,6 +28,9 @@ pub(crate) struct Keys(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     prefix: String,
+    /// What tells the shard channels of one database from those of another: nothing for 0. A server has keys for each
+    /// database, and shard channels for all together.
+    database: String,
     topics: Vec<u16>,
     channels: Vec<u16>,
     nodes: Vec<u16>,
@@ -36,6 +41,7 @@ struct Inner {
 #[derive(Debug, Clone, Copy)]
 struct Partition<'a> {
     prefix: &'a str,
+    database: &'a str,
     kind: char,
     number: u16,
     slot: u16,
@@ -46,6 +52,12 @@ impl Partition<'_> {
         let Self { prefix, kind, number, .. } = self;
         format!("{prefix}{{{kind}{number}}}{what}{name}")
     }
+
+    /// A shard channel.
+    fn channel(&self, what: &str, name: &str) -> String {
+        let Self { prefix, database, kind, number, .. } = self;
+        format!("{prefix}{{{kind}{number}}}{database}{what}{name}")
+    }
 }
 
 fn slots(kind: char, count: u16) -> Vec<u16> {
@@ -53,9 +65,10 @@ fn slots(kind: char, count: u16) -> Vec<u16> {
 }
 
 impl Keys {
-    pub(crate) fn new(prefix: &str) -> Self {
+    pub(crate) fn new(prefix: &str, database: u32) -> Self {
         Self(Arc::new(Inner {
             prefix: prefix.to_owned(),
+            database: if database == 0 { String::new() } else { format!("@{database}:") },
             topics: slots('t', TOPICS),
             channels: slots('c', CHANNELS),
             nodes: slots('n', OTHERS),
@@ -64,7 +77,7 @@ impl Keys {
     }
 
     fn partition<'a>(&'a self, kind: char, slots: &[u16], number: u16) -> Partition<'a> {
-        Partition { prefix: &self.0.prefix, kind, number, slot: slots[usize::from(number)] }
+        Partition { prefix: &self.0.prefix, database: &self.0.database, kind, number, slot: slots[usize::from(number)] }
     }
 
     pub(crate) fn topic<'a>(&'a self, topic: &'a Topic) -> TopicKeys<'a> {
@@ -100,14 +113,14 @@ impl Keys {
     /// The topic that a shard channel is of.
     pub(crate) fn topic_of_channel<'a>(&self, channel: &'a str) -> Option<&'a str> {
         let (_, rest) = channel.strip_prefix(&self.0.prefix)?.strip_prefix("{t")?.split_once('}')?;
-        rest.strip_prefix("event:")
+        rest.strip_prefix(&*self.0.database)?.strip_prefix("event:")
     }
 
     /// A shard channel for probes in each partition of topics, with its slot.
     pub(crate) fn probes<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = (String, u16)> + 'a {
         (0..TOPICS).map(move |number| {
             let at = self.partition('t', &self.0.topics, number);
-            (at.key("probe:", node.as_str()), at.slot)
+            (at.channel("probe:", node.as_str()), at.slot)
         })
     }
 }
@@ -149,14 +162,21 @@ impl TopicKeys<'_> {
         self.at.key("rows:", self.topic)
     }
 
-    /// String: where the publication with an idempotency key is. No topic holds a control character.
+    /// String: where the publication with an idempotency key is. Of the key there are the first 16 bytes of its SHA-256, so
+    /// that a long one takes no more room. No topic holds a control character.
     pub(crate) fn idempotency(&self, key: &str) -> String {
-        format!("{}\0{key}", self.at.key("key:", self.topic))
+        let mut name = self.at.key("key:", self.topic);
+        name.push('\0');
+        for byte in &Sha256::digest(key.as_bytes())[..16] {
+            // A string takes what is written.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name
     }
 
     /// The shard channel of the topic's events.
     pub(crate) fn channel(&self) -> String {
-        self.at.key("event:", self.topic)
+        self.at.channel("event:", self.topic)
     }
 }
 
@@ -259,11 +279,11 @@ impl NodeKeys<'_> {
 
     /// The shard channel of the node's commands.
     pub(crate) fn channel(&self) -> String {
-        self.at.key("command:", self.node)
+        self.at.channel("command:", self.node)
     }
 
     /// A shard channel for probes beside the mailbox.
     pub(crate) fn probe(&self) -> String {
-        self.at.key("probe:", self.node)
+        self.at.channel("probe:", self.node)
     }
 }

@@ -23,6 +23,7 @@ mod direct;
 mod due;
 mod error;
 mod event;
+mod hello;
 mod keys;
 mod links;
 mod log;

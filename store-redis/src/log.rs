@@ -15,37 +15,83 @@ use crate::reply::{bytes, integer, list, position, text};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
-/// More events are not asked for at once.
-const MOST: usize = 100_000;
+/// How many events one script reads at most, so that Redis does not stand still for it.
+const PAGE: usize = 256;
 
 impl Inner {
     pub(crate) async fn replay(&self, topic: &Topic, after: &Position, limit: usize) -> Result<Replay, StoreError> {
         let keys = self.keys.topic(topic);
         let call = Call::script(&scripts::REPLAY, keys.slot(), &[keys.meta(), keys.log()]);
-        let answer = self.router.one("replay", self.from(call, after, limit)).await?;
-        replayed(answer).map_err(|foreign| Failure::from(foreign).store("replay"))
+        self.replay_pages("replay", &call, after, limit).await
+    }
+
+    /// Asks for a replay until all is read, or as much as was asked for.
+    pub(crate) async fn replay_pages(
+        &self,
+        op: &'static str,
+        call: &Call,
+        after: &Position,
+        limit: usize,
+    ) -> Result<Replay, StoreError> {
+        let page = async |after: &Position, read: usize| {
+            let answer = self.router.one(op, self.from(call.clone(), after, limit - read)).await?;
+            replayed(answer).map_err(|foreign| Failure::from(foreign).store(op))
+        };
+        let mut replay = page(after, 0).await?;
+        while let Replay::Events { events: read, head, more: more @ true } = &mut replay
+            && read.len() < limit
+            && let Some((last, _)) = read.last()
+        {
+            match page(last, read.len()).await? {
+                Replay::Events { events, head: now, more: still } => {
+                    if events.is_empty() {
+                        break;
+                    }
+                    read.extend(events);
+                    (*head, *more) = (now, still);
+                }
+                // What was read is whole; from there the next replay is told of the gap.
+                Replay::Gap { .. } => break,
+            }
+        }
+        Ok(replay)
     }
 
     /// What a replay is asked with.
     pub(crate) fn from(&self, call: Call, after: &Position, limit: usize) -> Call {
-        call.arg(self.random.epoch()).arg(after.epoch).arg(after.offset).arg(after.check).arg(limit.min(MOST))
+        call.arg(self.random.epoch()).arg(after.epoch).arg(after.offset).arg(after.check).arg(limit.min(PAGE))
     }
 
     pub(crate) async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
-        if limit == 0 {
-            return Ok(Vec::new());
+        let (keys, op) = (self.keys.topic(topic), "history");
+        let mut events: Vec<(Position, Arc<Event>)> = Vec::new();
+        while events.len() < limit {
+            let page = PAGE.min(limit - events.len());
+            // Offsets follow each other: a page ends before the last one's begin.
+            let upto = match events.last() {
+                Some((first, _)) if first.offset <= 1 => break,
+                Some((first, _)) => (first.offset - 1).to_string(),
+                None => "+".to_owned(),
+            };
+            let call = Call::script(&scripts::HISTORY, keys.slot(), &[keys.meta(), keys.log()]).arg(page).arg(upto);
+            let answer = self.router.one(op, call).await?;
+            let read = || {
+                let mut answer = list(answer)?.into_iter();
+                let Some(epoch) = answer.next() else { return Ok(Vec::new()) };
+                entries(text(&epoch)?, answer)
+            };
+            let found = read().map_err(|foreign: Foreign| Failure::from(foreign).store(op))?;
+            let begun_anew = events.last().zip(found.first()).is_some_and(|((a, _), (b, _))| a.epoch != b.epoch);
+            let over = begun_anew || found.len() < page;
+            if !begun_anew {
+                events.extend(found);
+            }
+            if over {
+                break;
+            }
         }
-        let keys = self.keys.topic(topic);
-        let call = Call::script(&scripts::HISTORY, keys.slot(), &[keys.meta(), keys.log()]).arg(limit.min(MOST));
-        let answer = self.router.one("history", call).await?;
-        let read = || {
-            let mut answer = list(answer)?.into_iter();
-            let Some(epoch) = answer.next() else { return Ok(Vec::new()) };
-            let mut events = entries(text(&epoch)?, answer)?;
-            events.reverse();
-            Ok(events)
-        };
-        read().map_err(|foreign: Foreign| Failure::from(foreign).store("history"))
+        events.reverse();
+        Ok(events)
     }
 
     pub(crate) async fn relay(&self, topic: &Topic, ttl: Duration) -> Result<Option<Relay>, StoreError> {
@@ -76,7 +122,7 @@ impl Inner {
 }
 
 /// What the function `replay` of stream.lua answers.
-pub(crate) fn replayed(answer: Value) -> Result<Replay, Foreign> {
+fn replayed(answer: Value) -> Result<Replay, Foreign> {
     let mut answer = list(answer)?.into_iter();
     let (kind, head) = (answer.next().ok_or(Foreign)?, answer.next().ok_or(Foreign)?);
     let head_text = text(&head)?;

@@ -41,6 +41,9 @@ struct Row {
     holds: Value,
 }
 
+/// How many rows one script reads at most, so that Redis does not stand still for it.
+const MOST_ROWS: usize = 1000;
+
 impl Inner {
     pub(crate) async fn subscribe(&self, subscriptions: &[Subscription]) -> Result<Vec<Subscribed>, StoreError> {
         let op = "subscribe";
@@ -257,7 +260,7 @@ impl Inner {
     ) -> Result<(Vec<Row>, Option<String>), StoreError> {
         let refused = |_| StoreError::new(StoreErrorKind::Conflict, BACKEND, op).because("the cursor is of no page");
         let after: u64 = cursor.map_or(Ok(0), str::parse).map_err(refused)?;
-        let keys = self.keys.topic(topic);
+        let (keys, limit) = (self.keys.topic(topic), limit.min(MOST_ROWS));
         let listed = if kind == "m" { keys.members() } else { keys.present() };
         let call = Call::script(&scripts::PAGE, keys.slot(), &[listed, keys.rows()]).arg(after).arg(limit).arg(kind);
         let answer = self.router.one(op, call).await?;

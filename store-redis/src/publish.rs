@@ -20,8 +20,8 @@ use crate::store::{Inner, milliseconds};
 /// How long an idempotency key is remembered at least.
 const KEY_TIME: Duration = Duration::from_secs(300);
 /// What one script does at most, so that Redis does not stand still for it.
-const MOST_EVENTS: usize = 256;
-const MOST_BYTES: usize = 256 * 1024;
+pub(crate) const MOST_EVENTS: usize = 256;
+pub(crate) const MOST_BYTES: usize = 256 * 1024;
 /// Scripts let keys live for an eighth longer than they must; that is put off again after this share of the time.
 const PUT_OFF: u32 = 16;
 /// Topics whose expiries are remembered; of two in one place each one's are put off more often than they need be.
@@ -89,6 +89,12 @@ impl Inner {
                 self.expiries.put_off(&publications[group.members[0].0], at);
             }
             let answer = answer.and_then(|answer| published(&answer).map_err(Failure::from));
+            if let (Ok(first), Some((_, check))) = (&answer, group.members.last())
+                && !first.duplicate
+            {
+                let offset = first.position.offset + group.members.len() as u64 - 1;
+                self.acknowledged(group.topic, Position { offset, check: *check, ..first.position });
+            }
             for (n, (at, check)) in group.members.into_iter().enumerate() {
                 let answer = answer.clone().map(|mut published| {
                     if !published.duplicate {

@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use crate::call::Call;
 use crate::config::RedisConfig;
-use crate::error::Failure;
-use crate::reply::text;
+use crate::error::{Failure, leads_elsewhere};
+use crate::hello::{is_clustered, told, too_old};
 use crate::server::Server;
 use crate::topology::{Cluster, Topology};
 
@@ -218,6 +218,10 @@ impl Router {
             {
                 again.1 = true;
             }
+            // The server has not done it, and its connection was given up, unless it is new.
+            _ if !clustered && !open.repeated && leads_elsewhere(&error).is_some() => {
+                return Outcome::Again { failure, asking: None, refresh: false, repeated: true, wait: false };
+            }
             // A script that met a key that is being moved to another server, before it changed anything.
             _ => return Outcome::Failed(failure),
         }
@@ -313,10 +317,11 @@ impl Router {
         if too_old(&hello) {
             return Err(Failure::too_old(&server.address));
         }
-        match told(&hello, "mode") {
-            Some("cluster") => {}
-            Some(_) => return Ok(Topology::Single(Arc::clone(server))),
-            None => return Err(Failure::Foreign("HELLO was not answered as Redis 7 does")),
+        if told(&hello, "mode").is_none() {
+            return Err(Failure::Foreign("HELLO was not answered as Redis 7 does"));
+        }
+        if !is_clustered(&hello) {
+            return Ok(Topology::Single(Arc::clone(server)));
         }
         if let Value::ServerError(error) = &slots {
             return Err(Failure::server(&server.address, error));
@@ -328,22 +333,10 @@ impl Router {
 
 /// The connection failed: was the call made or not?
 fn broken(call: &Call, open: &Open, failure: Failure, clustered: bool) -> Outcome {
-    let not_done = matches!(failure, Failure::Connect { .. });
+    let not_done = matches!(failure, Failure::Connect { .. } | Failure::Replica { .. });
     let may_again = failure.is_of_connection() && ((call.repeatable && !open.repeated) || (not_done && clustered));
     if !may_again {
         return Outcome::Failed(failure);
     }
     Outcome::Again { failure, asking: None, refresh: clustered, repeated: true, wait: not_done }
-}
-
-/// What a server tells of itself under a name.
-fn told<'h>(hello: &'h Value, name: &str) -> Option<&'h str> {
-    let mut members = hello.as_map_iter()?;
-    members.find_map(|(found, value)| (text(found).ok()? == name).then(|| text(value).ok())?)
-}
-
-/// Shard channels came with Redis 7. Others that speak its protocol count their versions in their own way.
-fn too_old(hello: &Value) -> bool {
-    let major = || told(hello, "version")?.split('.').next()?.parse::<u32>().ok();
-    told(hello, "server") == Some("redis") && major().is_some_and(|major| major < 7)
 }

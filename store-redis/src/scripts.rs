@@ -26,6 +26,7 @@ scripts! {
     OPEN: "meta.lua" "open.lua";
     PAGE: "page.lua";
     PASS: "pass_quickly.lua" "meta.lua" "pass.lua";
+    PROBE: "probe.lua";
     PUBLISH: "meta.lua" "stream.lua" "publish.lua";
     RELAY: "meta.lua" "relay.lua";
     RELAY_DONE: "meta.lua" "relay_done.lua";
@@ -33,6 +34,7 @@ scripts! {
     RENEW: "meta.lua" "renew.lua";
     REPLAY: "meta.lua" "stream.lua" "replay.lua";
     RESERVE: "reserve.lua";
+    ROLLED_BACK: "meta.lua" "rolled_back.lua";
     SEND: "meta.lua" "stream.lua" "send.lua";
     STAY: "meta.lua" "stay.lua";
     SUBSCRIBE: "subscribe.lua";

@@ -1,7 +1,7 @@
 //! One server, and the connection to it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
@@ -15,7 +15,8 @@ use tokio::runtime::{Handle, Id};
 use tokio::time::timeout_at;
 
 use crate::config::RedisConfig;
-use crate::error::Failure;
+use crate::error::{Failure, leads_elsewhere};
+use crate::hello::{is_clustered, is_replica};
 use crate::scripts;
 
 /// After a failed attempt to connect others fail at once for so long.
@@ -35,6 +36,11 @@ pub(crate) struct Server {
     /// end of a runtime breaks nobody else's.
     connections: RwLock<Vec<(Id, Connection)>>,
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
+    /// How many connections were begun: each has its number.
+    begun: AtomicU64,
+    /// The connections up to this number led to a server that takes no writes any more: all are given up at once, those on
+    /// which the bus hears, too, and no later one is.
+    left: Arc<AtomicU64>,
 }
 
 /// A connection that was made. Clones are the same one.
@@ -42,6 +48,11 @@ pub(crate) struct Server {
 pub(crate) struct Connection {
     inner: MultiplexedConnection,
     alive: Arc<AtomicBool>,
+    number: u64,
+    left: Arc<AtomicU64>,
+    made: Instant,
+    /// Whether the server is one of a cluster's, which tells by itself where to go.
+    clustered: bool,
 }
 
 /// Goes with the task that drives a connection: at a disconnection, or with its runtime.
@@ -55,7 +66,7 @@ impl Drop for Ends {
 
 impl Connection {
     pub(crate) fn is_alive(&self) -> bool {
-        self.alive.load(Ordering::Acquire)
+        self.alive.load(Ordering::Acquire) && self.number > self.left.load(Ordering::Acquire)
     }
 
     /// Nobody uses it any more; what waits for an answer fails or times out.
@@ -96,13 +107,41 @@ impl Connection {
 impl Server {
     pub(crate) fn new(host: String, port: u16, config: Arc<RedisConfig>) -> Self {
         let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Self { host, port, address, config, connections: RwLock::default(), connecting: tokio::sync::Mutex::new(None) }
+        Self {
+            host,
+            port,
+            address,
+            config,
+            connections: RwLock::default(),
+            connecting: tokio::sync::Mutex::new(None),
+            begun: AtomicU64::new(0),
+            left: Arc::default(),
+        }
     }
 
     /// Sends commands at once and answers each. Connects first if need be.
     pub(crate) async fn request(&self, commands: &[&Cmd], deadline: Instant) -> Result<Vec<Value>, Failure> {
         let connection = self.connection(deadline).await?;
-        connection.request(commands, &self.address, deadline).await
+        let answers = connection.request(commands, &self.address, deadline).await?;
+        for answer in &answers {
+            if let Value::ServerError(error) = answer
+                && let Some(age) = leads_elsewhere(error)
+                && connection.made.elapsed() >= age
+            {
+                self.leave(&connection, error.code());
+            }
+        }
+        Ok(answers)
+    }
+
+    /// The server takes no writes: its address may lead to another one, so that everything connects anew. What waits for an
+    /// answer still gets it.
+    fn leave(&self, found_on: &Connection, code: &str) {
+        if found_on.clustered || !found_on.is_alive() {
+            return;
+        }
+        tracing::warn!(server = %self.address, code, "the server takes no writes any more, connecting anew");
+        self.left.fetch_max(self.begun.load(Ordering::Acquire), Ordering::AcqRel);
     }
 
     async fn connection(&self, deadline: Instant) -> Result<Connection, Failure> {
@@ -143,12 +182,13 @@ impl Server {
     }
 
     /// A new connection, for which the server has learnt all scripts. `hear` gets what the server sends unasked, and
-    /// must not block.
+    /// must not block. A replica is refused, unless it is one of a cluster's.
     pub(crate) async fn connect(
         &self,
         hear: impl Fn(PushInfo) + Send + Sync + 'static,
         deadline: Instant,
     ) -> Result<Connection, Failure> {
+        let number = self.begun.fetch_add(1, Ordering::AcqRel) + 1;
         let alive = Arc::new(AtomicBool::new(true));
         let ends = Ends(Arc::clone(&alive));
         let push = move |info: PushInfo| {
@@ -173,11 +213,19 @@ impl Server {
             .await
             .map_err(|_| late())?
             .map_err(|error| Failure::connecting(&self.address, &error))?;
-        let connection = Connection { inner, alive };
+        let (left, made) = (Arc::clone(&self.left), Instant::now());
+        let mut connection = Connection { inner, alive, number, left, made, clustered: false };
         let load = |script: &&crate::script::Script| redis::cmd("SCRIPT").arg("LOAD").arg(script.text).take();
-        let loads: Vec<Cmd> = scripts::ALL.iter().map(load).collect();
-        let answers = connection.request(&loads.iter().collect::<Vec<_>>(), &self.address, deadline).await?;
-        for answer in answers {
+        let mut first = vec![redis::cmd("HELLO")];
+        first.extend(scripts::ALL.iter().map(load));
+        let mut answers = connection.request(&first.iter().collect::<Vec<_>>(), &self.address, deadline).await?;
+        let loads = answers.split_off(1);
+        let hello = &answers[0];
+        connection.clustered = is_clustered(hello);
+        if !connection.clustered && is_replica(hello) {
+            return Err(Failure::Replica { address: self.address.clone() });
+        }
+        for answer in loads {
             if let Value::ServerError(error) = answer {
                 return Err(Failure::server(&self.address, &error));
             }

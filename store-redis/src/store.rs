@@ -1,8 +1,9 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use strait_core::store::{
     Attach, Attached, ChannelStore, Claim, Delivered, Detached, EventHubStore, Fence, Lease, LeaseTerm, Location, Lock,
     Member, NewChannel, Opened, Page, Patch, Present, Publication, Published, Record, Relay, Replay, StoreError,
@@ -10,6 +11,7 @@ use strait_core::store::{
 };
 use strait_core::{ChannelId, Event, NodeId, Position, Topic};
 
+use crate::bus::Bus;
 use crate::config::RedisConfig;
 use crate::keys::Keys;
 use crate::publish::Expiries;
@@ -28,6 +30,23 @@ pub(crate) struct Inner {
     pub(crate) router: Router,
     pub(crate) random: Random,
     pub(crate) expiries: Expiries,
+    /// The nodes that hear in this process.
+    buses: RwLock<Vec<Weak<Bus>>>,
+}
+
+impl Inner {
+    pub(crate) fn add_bus(&self, bus: &Arc<Bus>) {
+        let mut buses = self.buses.write();
+        buses.retain(|bus| bus.strong_count() > 0);
+        buses.push(Arc::downgrade(bus));
+    }
+
+    /// Redis acknowledged a publication: the nodes of this process that hear its topic note how far it came.
+    pub(crate) fn acknowledged(&self, topic: &Topic, position: Position) {
+        for bus in self.buses.read().iter().filter_map(Weak::upgrade) {
+            bus.acknowledged(topic, position);
+        }
+    }
 }
 
 impl fmt::Debug for RedisStore {
@@ -43,10 +62,11 @@ impl RedisStore {
         let config = Arc::new(config);
         Self {
             inner: Arc::new(Inner {
-                keys: Keys::new(&config.prefix),
+                keys: Keys::new(&config.prefix, config.database),
                 router: Router::new(Arc::clone(&config)),
                 random: Random::new(),
                 expiries: Expiries::new(),
+                buses: RwLock::default(),
                 config,
             }),
         }

@@ -116,9 +116,7 @@ impl Retained {
         if std::mem::take(&mut progress.doubted) {
             return Next::Replay(last);
         }
-        while progress.held.front().is_some_and(|(position, _)| is_over(&last, position)) {
-            progress.held.pop_front();
-        }
+        progress.drop_delivered();
         let mut ready = Vec::new();
         let mut last = last;
         while let Some(next) = progress.held.pop_front() {
@@ -143,6 +141,7 @@ impl Retained {
     /// The members have been told that something is missing: on with what is held, or from the head.
     fn skip(&self, head: Option<Position>) {
         let mut progress = self.progress.lock();
+        progress.drop_delivered();
         let held = progress.held.front().map(|(first, _)| *first);
         let before_held = held.map(|first| Position { offset: first.offset.saturating_sub(1), check: 0, ..first });
         progress.last = before_held.or(head).or(progress.last);
@@ -157,6 +156,13 @@ impl Retained {
 }
 
 impl Progress {
+    /// Drops held events that a replay has delivered.
+    fn drop_delivered(&mut self) {
+        while self.held.front().zip(self.last).is_some_and(|((position, _), last)| is_over(&last, position)) {
+            self.held.pop_front();
+        }
+    }
+
     fn hold(&mut self, events: impl Iterator<Item = Placed>) {
         self.held.extend(events);
         if self.held.len() > MOST_HELD {
@@ -243,5 +249,33 @@ async fn replay(
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Payload;
+
+    fn at(epoch: u64, offset: u64) -> Placed {
+        (Position { epoch, offset, check: 1 }, Arc::new(Event::message(Payload::text("x"))))
+    }
+
+    /// Event 102 came while 101 was missing. The replay delivered both, a second one was due, and the log was lost before
+    /// it: 102 is still held then.
+    #[test]
+    fn what_a_replay_delivered_does_not_come_again_from_what_was_held() {
+        let retained = Retained::default();
+        retained.begin(at(1, 100).0);
+        let mut events = vec![at(1, 102)];
+        assert!(retained.admit(&mut events, false));
+        assert!(events.is_empty());
+        assert!(matches!(retained.next(), Next::Replay(after) if after == at(1, 100).0));
+        retained.progress.lock().last = Some(at(1, 102).0);
+        assert!(!retained.admit(&mut Vec::new(), true));
+        assert!(matches!(retained.next(), Next::Replay(after) if after == at(1, 102).0));
+        retained.skip(Some(at(2, 0).0));
+        assert!(matches!(retained.next(), Next::Done));
+        assert!(!retained.admit(&mut vec![at(2, 1)], false), "the new log goes on from its head");
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,6 +33,7 @@ pub struct Proxy {
 
 #[derive(Debug)]
 struct Shared {
+    server: Mutex<SocketAddr>,
     way: watch::Sender<Way>,
     /// Changes when all connections are to be cut.
     cuts: watch::Sender<usize>,
@@ -47,11 +49,12 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("there is a free port");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared {
+            server: Mutex::new(server),
             way: watch::Sender::new(Way::Open),
             cuts: watch::Sender::new(0),
             accepted: AtomicUsize::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, server, Arc::clone(&shared)));
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
         Self { address, shared, accepting }
     }
 
@@ -64,6 +67,11 @@ impl Proxy {
     /// From now on the way is like this, for the connections that are there, too.
     pub fn set(&self, way: Way) {
         self.shared.way.send_replace(way);
+    }
+
+    /// New connections lead to another server, as a service's address does after a fail-over. Those that are there stay.
+    pub fn lead_to(&self, server: SocketAddr) {
+        *self.shared.server.lock() = server;
     }
 
     /// Cuts all connections; new ones are let in as the way is.
@@ -85,7 +93,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
         if *shared.way.borrow() == Way::Closed {
@@ -93,6 +101,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, shared: Arc<Shared>) 
         }
         shared.accepted.fetch_add(1, Ordering::SeqCst);
         let (way, mut cuts) = (shared.way.subscribe(), shared.cuts.subscribe());
+        let server = *shared.server.lock();
         tokio::spawn(async move {
             tokio::select! {
                 () = join(client, server, way) => {}

@@ -6,6 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, PushInfo, ServerErrorKind, Value};
 use tokio::runtime::Handle;
 
+use super::run;
 use crate::error::Failure;
 use crate::server::{Connection, Server};
 
@@ -26,7 +27,18 @@ pub(crate) struct Listener {
     /// Microseconds after the bus' origin at which something that proves hearing last came, plus 1; 0 for not on this
     /// connection.
     proved: AtomicU64,
+    silence: Mutex<Silence>,
     origin: Instant,
+}
+
+/// For how long no probe has come, as far as the runtime ran.
+#[derive(Debug)]
+struct Silence {
+    /// When it was counted last.
+    counted: Instant,
+    lasted: Duration,
+    /// The connection that it is of, by its number.
+    on: u64,
 }
 
 /// What is done with all that a server sends unasked.
@@ -39,6 +51,8 @@ pub(crate) struct Link {
     /// Tells it from all others of the node; not 0.
     pub(crate) number: u64,
     pub(crate) since: Instant,
+    /// The run of the server, see [`run`].
+    pub(crate) run: u64,
     /// The shard channel on which probes are heard.
     probe: Arc<Mutex<String>>,
 }
@@ -73,6 +87,7 @@ impl Listener {
             connected: AtomicBool::new(false),
             whole: AtomicU64::new(0),
             proved: AtomicU64::new(0),
+            silence: Mutex::new(Silence { counted: Instant::now(), lasted: Duration::ZERO, on: 0 }),
             origin,
         };
         // Nothing can have been missed yet: a node that begins to listen at one more place is as ready as before.
@@ -129,7 +144,8 @@ impl Listener {
         };
         let connection = connecting.await.map_err(ended)??;
         self.connected.store(true, Ordering::Release);
-        let link = Link { connection, number, since: Instant::now(), probe: Arc::default() };
+        let run = run::of(&connection, number, &self.server.address, deadline).await?;
+        let link = Link { connection, number, since: Instant::now(), run, probe: Arc::default() };
         *self.link.write() = Some(link.clone());
         Ok(link)
     }
@@ -145,6 +161,27 @@ impl Listener {
     pub(crate) fn prove(&self) {
         let now = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.proved.store(now + 1, Ordering::Release);
+    }
+
+    /// Counts on the listener's own runtime for how long a connection has been silent. Of the time since the last count no
+    /// more than `most` counts: if the process or the runtime stood still for longer, the probes of that time lie unread in
+    /// the socket, or were never sent.
+    pub(crate) fn count_silence(&self, link: &Link, most: Duration) -> Duration {
+        let mut silence = self.silence.lock();
+        let since = std::mem::replace(&mut silence.counted, Instant::now()).elapsed();
+        match self.silent_for().filter(|silent| *silent <= since) {
+            // Its first probe is sent now.
+            _ if silence.on != link.number => silence.lasted = Duration::ZERO,
+            Some(proved) => silence.lasted = proved.min(most),
+            None => silence.lasted += since.min(most),
+        }
+        silence.on = link.number;
+        silence.lasted
+    }
+
+    /// Runs something where the listener hears.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.runtime.spawn(task);
     }
 
     /// How long ago hearing was proved.

@@ -3,13 +3,16 @@
 //!
 //! What comes is checked against the position that was heard last: a hole is told as a gap, however it came about. After
 //! each reconnect every subscription is made again and confirmed, and the heads of all topics are compared with what was
-//! heard. A probe that is published and must arrive shows that the way is open in between.
+//! heard, and with what this process was acknowledged. Another run of a server may lack the last writes, so that it is told
+//! as a gap whatever the heads say. A probe that is published and must arrive shows that the way is open in between, and
+//! that the server takes writes.
 
 mod heard;
 mod hearing;
 mod listener;
 mod mailbox;
 mod node;
+mod run;
 mod supervisor;
 
 use std::sync::Arc;
@@ -17,6 +20,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use strait_core::NodeId;
 use strait_core::store::{BusNode, EventBus, Sink, StoreError};
+
+pub(crate) use node::Bus;
 
 use crate::bus::node::RedisNode;
 use crate::store::RedisStore;

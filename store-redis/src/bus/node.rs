@@ -21,6 +21,7 @@ use super::supervisor;
 use crate::call::Call;
 use crate::error::{BACKEND, Failure, conflict};
 use crate::event::{self, Foreign};
+use crate::publish::{MOST_BYTES, MOST_EVENTS};
 use crate::reply::{integer, list, position};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
@@ -45,7 +46,7 @@ impl fmt::Debug for RedisNode {
 pub(super) type Place = (Arc<Listener>, Vec<Arc<Heard>>);
 
 /// What the node's tasks and connections share.
-pub(super) struct Bus {
+pub(crate) struct Bus {
     pub(super) store: Arc<Inner>,
     pub(super) node: NodeId,
     /// Tells this start of the node from others of its name.
@@ -95,6 +96,7 @@ impl RedisNode {
             links: AtomicU64::new(0),
             sink: RwLock::new(Some(sink)),
         });
+        bus.store.add_bus(&bus);
         let this = Self { bus: Arc::clone(&bus), supervisor: Mutex::new(None) };
         // Commands that are sent from here on are kept until they are read: only then the node may be sent to.
         supervisor::listen_to_mailbox(&bus).await.map_err(|failure| failure.store("start"))?;
@@ -141,6 +143,17 @@ pub(super) async fn register(
     read().map_err(|foreign| Failure::from(foreign).store(op))
 }
 
+/// How many commands go in one script, so that Redis does not stand still for it.
+fn at_once(commands: &[Vec<u8>]) -> usize {
+    let mut bytes = 0;
+    let fits = |command: &&Vec<u8>| {
+        let before = bytes;
+        bytes += command.len();
+        before < MOST_BYTES
+    };
+    commands.iter().take(MOST_EVENTS).take_while(fits).count()
+}
+
 /// How long a node that does not renew it is taken to be on the bus.
 pub(super) fn stays_for(store: &Inner) -> Duration {
     (store.config.probe_timeout * 4).max(Duration::from_secs(10))
@@ -149,6 +162,13 @@ pub(super) fn stays_for(store: &Inner) -> Duration {
 impl Bus {
     pub(super) fn sink(&self) -> Option<Arc<dyn Sink>> {
         self.sink.read().clone()
+    }
+
+    /// Redis acknowledged a publication of this process.
+    pub(crate) fn acknowledged(&self, topic: &Topic, position: Position) {
+        if let Some(heard) = self.topics.read().get(topic) {
+            heard.acknowledged(position);
+        }
     }
 
     pub(super) fn next_link(&self) -> u64 {
@@ -218,7 +238,7 @@ impl Bus {
         let channels = self.channels(topics.iter());
         let answers = listener.subscribe(link, &channels, self.deadline()).await?;
         for (heard, _) in topics.iter().zip(&answers).filter(|(_, answer)| **answer == Subscribed::Done) {
-            heard.on.store(link.number, Ordering::Release);
+            heard.subscribed(link);
         }
         if answers.contains(&Subscribed::Moved) {
             self.store.router.refresh(self.deadline()).await?;
@@ -319,17 +339,26 @@ impl BusNode for RedisNode {
         let store = &self.bus.store;
         let keys = store.keys.node(node);
         let touched = [keys.bus(), keys.mailbox(), keys.mailbox_log()];
-        let mut call = Call::script(&scripts::SEND, keys.slot(), &touched)
-            .arg(keys.channel())
-            .arg(store.random.epoch())
-            .arg(COMMANDS)
-            .arg(milliseconds(COMMANDS_FOR))
-            .once();
-        for command in commands {
-            call = call.arg(store.random.check()).arg(event::encode_command(command));
+        let encoded: Vec<Vec<u8>> = commands.iter().map(event::encode_command).collect();
+        let mut rest = &encoded[..];
+        loop {
+            let (now, later) = rest.split_at(at_once(rest));
+            let mut call = Call::script(&scripts::SEND, keys.slot(), &touched)
+                .arg(keys.channel())
+                .arg(store.random.epoch())
+                .arg(COMMANDS)
+                .arg(milliseconds(COMMANDS_FOR))
+                .once();
+            for command in now {
+                call = call.arg(store.random.check()).arg(&command[..]);
+            }
+            let answer = store.router.one("send", call).await?;
+            let there = integer(&answer).map_err(|foreign| Failure::from(foreign).store("send"))? == 1;
+            if !there || later.is_empty() {
+                return Ok(there);
+            }
+            rest = later;
         }
-        let answer = store.router.one("send", call).await?;
-        Ok(integer(&answer).map_err(|foreign| Failure::from(foreign).store("send"))? == 1)
     }
 
     fn health(&self) -> Health {

@@ -11,9 +11,9 @@ use strait_core::Position;
 use strait_core::store::StoreError;
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
-use super::heard::Heard;
+use super::heard::{Heard, Known};
 use super::listener::{Link, Listener, Subscribed};
-use super::node::{Bus, register, stays_for};
+use super::node::{Bus, Place, register, stays_for};
 use crate::call::Call;
 use crate::error::Failure;
 use crate::event::{Foreign, parse_position};
@@ -89,6 +89,10 @@ async fn keep_probing(bus: &Arc<Bus>) {
         if timeout_at(due.into(), probe(bus, links)).await.is_err() {
             tracing::debug!("not all probes were sent in time");
         }
+        // The server takes no writes any more, and its connections were given up.
+        if bus.listeners.read().iter().any(|listener| !listener.is_new() && listener.link().is_none()) {
+            bus.needed.notify_one();
+        }
         sleep_until(due.into()).await;
     }
 }
@@ -113,7 +117,7 @@ async fn mend(bus: &Arc<Bus>) -> Result<(), Failure> {
     let listening: Result<(), Failure> = join_all(each).await.into_iter().collect();
     drop_unwanted(bus).await;
     listening.and(found).and(own)?;
-    drop_idle(bus);
+    drop_idle(bus, &places);
     Ok(())
 }
 
@@ -126,6 +130,11 @@ async fn listen(bus: &Arc<Bus>, listener: &Arc<Listener>, topics: &[Arc<Heard>],
     let silent: Vec<_> = topics.iter().filter(|heard| !heard.is_on(link.number)).cloned().collect();
     for topics in silent.chunks(TOPICS_AT_ONCE) {
         bus.subscribe_at(listener, &link, topics).await?;
+        compare(bus, listener, topics).await.map_err(|error| Failure::of(&error))?;
+    }
+    // A subscription that was not made here found another run of the server.
+    let doubted: Vec<_> = topics.iter().filter(|heard| heard.is_doubted()).cloned().collect();
+    for topics in doubted.chunks(TOPICS_AT_ONCE) {
         compare(bus, listener, topics).await.map_err(|error| Failure::of(&error))?;
     }
     listener.whole.store(link.number, Ordering::Release);
@@ -199,13 +208,53 @@ async fn commands(bus: &Bus, after: &Position) -> Result<Result<Commands, Positi
 
 /// Tells of a gap wherever something was published that an ear has not heard.
 async fn compare(bus: &Arc<Bus>, listener: &Listener, topics: &[Arc<Heard>]) -> Result<(), StoreError> {
-    let heads = bus.heads(topics, "compare").await?;
+    // Before the heads are read: what was known by then cannot be beyond them, unless Redis lost it.
+    let known: Vec<_> = topics.iter().map(|heard| heard.known()).collect();
+    let mut heads = bus.heads(topics, "compare").await?;
+    begin_lost_anew(bus, topics, &known, &mut heads).await?;
     if let Some(link) = listener.link() {
         listener.barrier(&link, bus.deadline()).await.map_err(|failure| failure.store("compare"))?;
     }
     let Some(sink) = bus.sink() else { return Ok(()) };
-    for (heard, head) in topics.iter().zip(heads) {
-        heard.compare(head, &*sink);
+    for ((heard, known), head) in topics.iter().zip(&known).zip(heads) {
+        heard.compare(known.as_ref(), head, &*sink);
+    }
+    Ok(())
+}
+
+/// Begins another epoch for topics that have lost what was heard or acknowledged, so that all subscribers notice: a client
+/// of another node may have the lost event's position, and would take the next event for it.
+async fn begin_lost_anew(
+    bus: &Bus,
+    topics: &[Arc<Heard>],
+    known: &[Option<Known>],
+    heads: &mut [Position],
+) -> Result<(), StoreError> {
+    let (mut lost, mut calls) = (Vec::new(), Vec::new());
+    for ((heard, known), head) in topics.iter().zip(known).zip(heads) {
+        let Some(known) = known.filter(|known| known.may_be_lost(head)) else { continue };
+        let (keys, position) = (bus.store.keys.topic(&heard.topic), known.position());
+        let call = Call::script(&scripts::ROLLED_BACK, keys.slot(), &[keys.meta(), keys.log()])
+            .arg(keys.channel())
+            .arg(bus.store.random.epoch())
+            .arg(position.epoch)
+            .arg(position.offset)
+            .arg(position.check);
+        calls.push(call);
+        lost.push((heard, head));
+    }
+    if calls.is_empty() {
+        return Ok(());
+    }
+    let foreign = |foreign| Failure::from(foreign).store("compare");
+    for ((heard, head), answer) in lost.into_iter().zip(bus.store.router.all("compare", &calls).await?) {
+        let Some(now) = list(answer).map_err(foreign)?.into_iter().next() else { continue };
+        let now = position(&now).map_err(foreign)?;
+        if now.epoch != head.epoch {
+            tracing::warn!(topic = %heard.topic, "the server has lost events that it had acknowledged");
+            metrics::counter!("strait_store_rolled_back_total").increment(1);
+        }
+        *head = now;
     }
     Ok(())
 }
@@ -242,17 +291,19 @@ async fn drop_unwanted(bus: &Arc<Bus>) {
     }
 }
 
-/// Hangs up where nothing is heard any more.
-fn drop_idle(bus: &Bus) {
+/// Hangs up where nothing is heard any more. A listener that is wanted stays, also if its connection has just ended.
+fn drop_idle(bus: &Bus, wanted: &[Place]) {
     let mut used: HashSet<u64> = bus.topics.read().values().map(|heard| heard.on.load(Ordering::Acquire)).collect();
     used.insert(bus.mailbox.on.load(Ordering::Acquire));
     let new = bus.store.config.command_timeout;
     bus.listeners.write().retain(|listener| {
-        let used = match listener.link() {
-            // Somebody may be about to subscribe on it.
-            Some(link) => used.contains(&link.number) || link.since.elapsed() < new,
-            None => listener.is_new(),
-        };
+        let is_wanted = wanted.iter().any(|(known, _)| Arc::ptr_eq(known, listener));
+        let used = is_wanted
+            || match listener.link() {
+                // Somebody may be about to subscribe on it.
+                Some(link) => used.contains(&link.number) || link.since.elapsed() < new,
+                None => listener.is_new(),
+            };
         if !used {
             listener.hang_up();
         }
@@ -260,24 +311,33 @@ fn drop_idle(bus: &Bus) {
     });
 }
 
-/// Hangs up on connections that have not heard their probe for too long. Answers those on which all that is wanted is
-/// subscribed to.
-fn not_deaf(bus: &Bus) -> Vec<(Arc<Listener>, Link)> {
-    let limit = bus.store.config.probe_timeout;
+/// Has each listener's runtime look whether its connection has been silent for too long. Answers the connections on which
+/// all that is wanted is subscribed to.
+fn not_deaf(bus: &Arc<Bus>) -> Vec<(Arc<Listener>, Link)> {
     let mut links = Vec::new();
     for listener in bus.listeners.read().iter() {
         let Some(link) = listener.link() else { continue };
-        let silent = listener.silent_for().map_or(link.since.elapsed(), |silent| silent.min(link.since.elapsed()));
-        if silent > limit {
-            tracing::warn!(server = %listener.server.address, "the bus is deaf, connecting anew");
-            metrics::counter!("strait_bus_deaf_total").increment(1);
-            listener.hang_up();
-            bus.needed.notify_one();
-        } else if listener.whole.load(Ordering::Acquire) == link.number {
-            links.push((Arc::clone(listener), link));
+        // Before that no probes are sent, and what is asked has time-outs of its own.
+        if listener.whole.load(Ordering::Acquire) != link.number {
+            continue;
         }
+        links.push((Arc::clone(listener), link.clone()));
+        let (bus, at) = (Arc::clone(bus), Arc::clone(listener));
+        listener.spawn(async move { hang_up_if_deaf(&bus, &at, &link) });
     }
     links
+}
+
+fn hang_up_if_deaf(bus: &Bus, listener: &Listener, link: &Link) {
+    let config = &bus.store.config;
+    let silent = listener.count_silence(link, config.probe_interval * 3 / 2);
+    let current = listener.link().is_some_and(|current| current.number == link.number);
+    if current && silent > config.probe_timeout {
+        tracing::warn!(server = %listener.server.address, "the bus is deaf, connecting anew");
+        metrics::counter!("strait_bus_deaf_total").increment(1);
+        listener.hang_up();
+        bus.needed.notify_one();
+    }
 }
 
 /// Publishes a probe to each server that is heard.
@@ -290,7 +350,7 @@ async fn probe(bus: &Arc<Bus>, links: Vec<(Arc<Listener>, Link)>) {
         }
     }
     let sent = format!("{} {}", bus.token, bus.origin.elapsed().as_micros());
-    let call = |(channel, slot)| Call::plain("SPUBLISH", slot).arg(channel).arg(&sent);
+    let call = |(channel, slot)| Call::script(&scripts::PROBE, slot, &[channel]).arg(&sent);
     let calls: Vec<Call> = probes.into_iter().map(call).collect();
     for answer in bus.store.router.run("probe", &calls).await {
         if let Err(error) = answer {

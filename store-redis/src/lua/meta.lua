@@ -55,7 +55,7 @@ end
 local function pass(meta, log, h, seed, n, check)
   local epoch, last = h[1] or seed, int((h[2] or 0) + n)
   if h[4] or not h[1] then
-    redis.call('DEL', log)
+    redis.call('UNLINK', log)
     redis.call('HDEL', meta, 'r', 'a', 'f', 'b')
     redis.call('HSET', meta, 'e', epoch, 'o', last, 'c', check)
   else

@@ -1,12 +1,31 @@
 -- What is kept of a stream, behind meta.lua.
 
--- Drops what is too old but the last of it, whose check a replay from there needs.
+-- One script drops no more events than this.
+local MOST_DROPPED = 10000
+
+-- Drops what is too old but the last of it, whose check a replay from there needs: what one call leaves, the next ones
+-- drop, and nobody reads it. Offsets follow each other, so that the last one is found by halves.
 local function age_out(log, time, age)
-  while true do
-    local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 2)
-    if #first < 2 or first[2][2][2] + age > time then return end
-    redis.call('XTRIM', log, 'MINID', '=', first[2][1])
+  local function old(offset)
+    local entry = redis.call('XRANGE', log, int(offset), int(offset), 'COUNT', 1)[1]
+    return entry and entry[2][2] + age <= time and entry[1]
   end
+  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  if not first or first[2][2] + age > time then return end
+  local from = tonumber(string.match(first[1], '^%d+'))
+  local last, found, step = from, first[1], 1
+  while step < MOST_DROPPED do
+    local id = old(from + step)
+    if not id then break end
+    last, found, step = from + step, id, step * 2
+  end
+  local beyond = from + math.min(step, MOST_DROPPED)
+  while last + 1 < beyond do
+    local middle = math.floor((last + beyond) / 2)
+    local id = old(middle)
+    if id then last, found = middle, id else beyond = middle end
+  end
+  if last > from then redis.call('XTRIM', log, 'MINID', '=', found) end
 end
 
 -- Gives n events their places and keeps them: `of` has from `at` on their checks, then the events. `due` is whether the
@@ -16,13 +35,15 @@ local function keep(meta, log, h, seed, n, of, at, count, age, due)
   if count == 0 or age == 0 then return pass(meta, log, h, seed, n, of[at + n - 1]) end
   local epoch, before, time = h[1] or seed, tonumber(h[2] or 0), now()
   local t, last = int(time), before + n
+  -- A log that is to be shorter becomes so in steps; what is beyond `count` is not read meanwhile.
+  local length = math.max(count, tonumber(h[4] or 0) - MOST_DROPPED)
   local function add(i, make)
     local id = int(before + i) .. '-' .. of[at + i - 1]
     local event = of[at + n + i - 1]
-    if make then return redis.call('XADD', log, 'MAXLEN', '=', count + 1, id, 't', t, 'e', event) end
-    return redis.call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '=', count + 1, id, 't', t, 'e', event)
+    if make then return redis.call('XADD', log, 'MAXLEN', '=', length + 1, id, 't', t, 'e', event) end
+    return redis.call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '=', length + 1, id, 't', t, 'e', event)
   end
-  if not h[1] then redis.call('DEL', log) end
+  if not h[1] then redis.call('UNLINK', log) end
   local first = last - count + 1
   if not h[1] or not add(1, false) then
     redis.call('HSET', meta, 'b', int(before) .. '-' .. (h[3] or '0'))
@@ -33,7 +54,7 @@ local function keep(meta, log, h, seed, n, of, at, count, age, due)
   end
   for i = 2, n do add(i, true) end
   if due or tonumber(h[5] or 0) ~= age then redis.call('PEXPIRE', log, int(age + math.ceil(age / 8))) end
-  redis.call('HSET', meta, 'e', epoch, 'o', int(last), 'c', of[at + n - 1], 'r', int(count), 'a', int(age), 'f', int(first))
+  redis.call('HSET', meta, 'e', epoch, 'o', int(last), 'c', of[at + n - 1], 'r', int(length), 'a', int(age), 'f', int(first))
   if last % 16 < n then age_out(log, time, age) end
   return epoch, int(before + 1)
 end

@@ -139,7 +139,8 @@ async fn a_half_open_connection_is_found_out_and_left() {
     eventually("a new attempt to connect", async || scene.proxy.accepted() > connections).await;
     scene.proxy.set(Way::Open);
     let open = Instant::now();
-    scene.gap(&a).await;
+    // On a slow machine the connection may not have been given up yet: then it brings the event.
+    eventually("the event, or a gap", async || scene.ears.has_gap(&a) || !scene.ears.events(&a).is_empty()).await;
     scene.heard_again("half-open", open).await;
     scene.is_heard(&b).await;
     assert!(!scene.ears.has_gap(&b));
@@ -231,7 +232,12 @@ async fn a_server_that_kept_its_data_goes_on() {
     let after = publish(&scene.straight, &topic, "after", Some(KEEP)).await;
     assert_eq!((after.epoch, after.offset), (before.epoch, before.offset + 1));
     assert_eq!(scene.ears.hear(&topic, 2).await[1].0, after);
-    assert!(!scene.ears.has_gap(&topic), "nothing was missed");
+    // A restart may lose the last writes, whatever the heads say: subscribers of kept topics look into the log.
+    scene.gap(&topic).await;
+    let Replay::Events { events, .. } = scene.far.replay(&topic, &before, 10).await.unwrap() else {
+        panic!("nothing was lost")
+    };
+    assert!(events.iter().map(|(position, _)| *position).eq([after]));
 }
 
 #[tokio::test]

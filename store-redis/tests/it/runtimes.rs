@@ -3,18 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::store::{ChannelStore, Command, EventBus, EventHubStore, LeaseTerm, Publication, Sink};
-use strait_core::testkit::Ears;
-use strait_core::{Event, NodeId, Payload, Position, Topic};
+use strait_core::store::{ChannelStore, EventBus, EventHubStore, LeaseTerm, Publication, Sink};
+use strait_core::{Event, NodeId, Payload, Topic};
 use strait_store_redis::testkit::Server;
 use strait_store_redis::{RedisConfig, RedisStore};
-use tokio::runtime::{Builder, Handle, Id, Runtime};
 
+use crate::kit::placed::{Placed, listening, probed, runtime};
 use crate::kit::{eventually, quick};
-
-fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
-}
 
 fn store(server: &Server) -> RedisStore {
     RedisStore::new(quick(RedisConfig::new(server.address().ip().to_string(), server.address().port())))
@@ -40,54 +35,12 @@ fn the_end_of_a_runtime_breaks_no_call_of_another_one() {
     stays.block_on(publish(&store, &topic));
 }
 
-/// Hears a topic on one runtime, and notes on which one it did.
-#[derive(Debug)]
-struct Placed {
-    ears: Arc<Ears>,
-    at: (Topic, Handle),
-    heard: std::sync::Mutex<Vec<(Topic, Id)>>,
-}
-
-impl Sink for Placed {
-    fn events(&self, topic: &Topic, events: &[(Position, Arc<Event>)]) {
-        self.heard.lock().unwrap().push((topic.clone(), Handle::current().id()));
-        Sink::events(&*self.ears, topic, events);
-    }
-
-    fn command(&self, command: Command) {
-        self.ears.command(command);
-    }
-
-    fn gap(&self, topics: &[Topic]) {
-        self.ears.gap(topics);
-    }
-
-    fn runtime(&self, topic: &Topic) -> Option<Handle> {
-        (*topic == self.at.0).then(|| self.at.1.clone())
-    }
-}
-
-/// The connections on which something is heard.
-async fn ears_at(server: &Server) -> Vec<String> {
-    let list: String = server.ask(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
-    list.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect()
-}
-
-/// On how many connections probes are heard.
-async fn probed(server: &Server) -> usize {
-    let channels: Vec<String> = server.ask(&["PUBSUB", "SHARDCHANNELS", "*}probe:*"]).await;
-    let Some(channel) = channels.first() else { return 0 };
-    let heard: (String, usize) = server.ask(&["PUBSUB", "SHARDNUMSUB", channel]).await;
-    heard.1
-}
-
 #[test]
 fn a_topic_is_heard_where_it_is_delivered_whoever_asks_for_it() {
     let (own, other, asking) = (runtime(), runtime(), runtime());
     let (here, there) = (own.handle().id(), other.handle().id());
     let [near, far] = ["near", "far"].map(|name| Topic::new(name).unwrap());
-    let at = (far.clone(), other.handle().clone());
-    let sink = Arc::new(Placed { ears: Ears::new(), at, heard: std::sync::Mutex::default() });
+    let sink = Placed::new(&far, &other);
     own.block_on(async {
         let server = Server::start(&[]).await;
         let store = store(&server);
@@ -97,15 +50,15 @@ fn a_topic_is_heard_where_it_is_delivered_whoever_asks_for_it() {
         asking.spawn(async move { asked.interest(&topics, &[]).await }).await.unwrap().unwrap();
         asking.shutdown_background();
         assert!(bus.health().hears, "one place more to listen at is no deafness");
-        let before = ears_at(&server).await;
+        let before = listening(&server).await;
         for topic in [&near, &far] {
             publish(&store, topic).await;
             sink.ears.hear(topic, 1).await;
         }
-        assert_eq!(*sink.heard.lock().unwrap(), [(near.clone(), here), (far.clone(), there)]);
+        assert_eq!(sink.heard(), [(near.clone(), here), (far.clone(), there)]);
         assert!(!sink.ears.has_gap(&near) && !sink.ears.has_gap(&far));
         eventually("both places to hear the probe", async || probed(&server).await == 2 && bus.health().hears).await;
-        assert_eq!(ears_at(&server).await, before, "nobody had to connect anew");
+        assert_eq!(listening(&server).await, before, "nobody had to connect anew");
         bus.stop().await;
     });
 }

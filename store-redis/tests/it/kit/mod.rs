@@ -1,5 +1,7 @@
 //! Servers, and what tests do to them.
 
+pub(crate) mod placed;
+
 use std::sync::Arc;
 use std::time::Duration;
 
