@@ -51,6 +51,8 @@ struct Rare {
     previous: Option<TokenHash>,
     inbox: Option<Stream>,
     lock: Option<(u64, Tick)>,
+    /// Has the claim of the tombstone.
+    claimant: Option<NodeId>,
 }
 
 impl Channel {
@@ -169,6 +171,19 @@ impl Channel {
         }
     }
 
+    /// Notes who has the claim of the tombstone; nobody can ask again for a claim without a claimant.
+    pub(crate) fn set_claimant(&mut self, by: Option<&NodeId>) {
+        if by.is_some() || self.rare.is_some() {
+            self.rare.get_or_insert_default().claimant = by.cloned();
+        }
+    }
+
+    /// Whether `by` has claimed the channel with this fence already.
+    pub(crate) fn was_claimed(&self, fence: &Fence, by: &NodeId) -> bool {
+        let claimant = self.rare.as_ref().and_then(|rare| rare.claimant.as_ref());
+        !self.is_alive() && self.generation == fence.generation + 1 && claimant == Some(by)
+    }
+
     /// Locks the channel; `false` while somebody else has it.
     pub(crate) fn lock(&mut self, token: u64, now: Tick, until: Tick) -> bool {
         let lock = &mut self.rare.get_or_insert_default().lock;
@@ -217,7 +232,11 @@ impl Channel {
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        self.token.is_none() && self.previous.is_none() && self.inbox.is_none() && self.lock.is_none()
+        self.token.is_none()
+            && self.previous.is_none()
+            && self.inbox.is_none()
+            && self.lock.is_none()
+            && self.claimant.is_none()
     }
 }
 

@@ -113,12 +113,28 @@ impl Inner {
         channel.generation == fence.generation && (channel.is_alive() || channel.due <= self.time.now())
     }
 
+    fn claim(&self, channel: &mut Channel, fence: &Fence, by: &NodeId, ttl: Duration) -> Option<Claim> {
+        let now = self.time.now();
+        if self.is_free(channel, fence) {
+            return Some(self.bury(channel, Some(by), now, ttl));
+        }
+        channel.was_claimed(fence, by).then(|| {
+            self.channels.schedule(channel, after(now, ttl));
+            self.claim_of(channel)
+        })
+    }
+
     /// Makes a channel a tombstone, or takes a tombstone over.
-    fn bury(&self, channel: &mut Channel, now: Tick, ttl: Duration) -> Claim {
+    fn bury(&self, channel: &mut Channel, by: Option<&NodeId>, now: Tick, ttl: Duration) -> Claim {
         self.channels.disconnect(channel);
         channel.phase = Phase::Dead;
         channel.generation += 1;
+        channel.set_claimant(by);
         self.channels.schedule(channel, after(now, ttl));
+        self.claim_of(channel)
+    }
+
+    fn claim_of(&self, channel: &Channel) -> Claim {
         Claim {
             fence: channel.fence(),
             record: channel.record(&self.time),
@@ -143,7 +159,7 @@ impl Inner {
         for id in self.channels.deadlines.due(now, limit) {
             let claim = self.channels.with(&id, |channel| {
                 let due = channel.due != 0 && channel.due <= now;
-                due.then(|| self.bury(channel, now, ttl))
+                due.then(|| self.bury(channel, None, now, ttl))
             });
             claims.extend(claim.flatten());
         }
@@ -161,7 +177,7 @@ impl Inner {
                         self.detach(channel, grace, now);
                         None
                     }
-                    _ => Some(self.bury(channel, now, ttl)),
+                    _ => Some(self.bury(channel, None, now, ttl)),
                 }
             });
             claims.extend(claim.flatten());
@@ -224,11 +240,8 @@ impl ChannelStore for MemoryStore {
         Ok(unlocked == Some(true))
     }
 
-    async fn claim(&self, fence: &Fence, _by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        let claim = self.inner.channels.with(&fence.id, |channel| {
-            let free = self.inner.is_free(channel, fence);
-            free.then(|| self.inner.bury(channel, self.inner.time.now(), ttl))
-        });
+    async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        let claim = self.inner.channels.with(&fence.id, |channel| self.inner.claim(channel, fence, by, ttl));
         Ok(claim.flatten())
     }
 

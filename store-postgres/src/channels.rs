@@ -142,8 +142,9 @@ impl ChannelStore for PostgresStore {
         Ok(!self.rows("unlock", Lane::Work, &self.inner.sql.unlock, values).await?.is_empty())
     }
 
-    async fn claim(&self, fence: &Fence, _by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        let values = Values::new().with(fence.id.as_str()).with(number(fence.generation)).with(millis(ttl));
+    async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        let values =
+            Values::new().with(fence.id.as_str()).with(number(fence.generation)).with(by.as_str()).with(millis(ttl));
         let rows = self.rows("claim", Lane::Work, &self.inner.sql.claim, values).await?;
         self.read("claim", rows.first().map(claim).transpose())
     }

@@ -120,7 +120,7 @@ statements! {
     unlock = "UPDATE {s}.channel SET lock_token = NULL, lock_until = NULL \
               WHERE id = $1 AND lock_token = $2 AND lock_until > clock_timestamp() RETURNING 1";
     claim = concat!(
-        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_channel($1, $2, $3) c"
+        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_channel($1, $2, $3, $4) c"
     );
     renew = "UPDATE {s}.channel SET due = clock_timestamp() + {s}.millis($3) \
              WHERE id = $1 AND generation = $2 AND phase = 3 RETURNING 1";

@@ -21,7 +21,7 @@ const ORPHANS_AT_ONCE: usize = 256;
 
 /// By what right a channel is claimed.
 enum By<'a> {
-    Fence(u64),
+    Fence(u64, &'a NodeId),
     /// Its grace or its claim has run out.
     Due,
     /// Its node has died while it had this generation.
@@ -36,8 +36,8 @@ struct Orphan {
 }
 
 impl Inner {
-    pub(crate) async fn claim(&self, fence: &Fence, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        let call = self.claim_call(&fence.id, &By::Fence(fence.generation), ttl).once();
+    pub(crate) async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        let call = self.claim_call(&fence.id, &By::Fence(fence.generation, by), ttl);
         let answer = self.router.one("claim", call).await?;
         claimed(&fence.id, answer).map_err(|foreign| Failure::from(foreign).store("claim"))
     }
@@ -47,7 +47,7 @@ impl Inner {
         let touched = [keys.record(), keys.partition().connected(), keys.partition().due(), keys.topics()];
         let call = Call::script(&scripts::CLAIM, keys.slot(), &touched).arg(id.as_str()).arg(milliseconds(ttl));
         match by {
-            By::Fence(generation) => call.arg("fence").arg(*generation),
+            By::Fence(generation, by) => call.arg("fence").arg(*generation).arg(by.as_str()),
             By::Due => call.arg("due"),
             By::Orphan(generation, node) => call.arg("orphan").arg(*generation).arg(node.as_str()),
         }

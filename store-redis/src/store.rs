@@ -93,8 +93,8 @@ impl ChannelStore for RedisStore {
         self.inner.unlock(lock).await
     }
 
-    async fn claim(&self, fence: &Fence, _by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        self.inner.claim(fence, ttl).await
+    async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        self.inner.claim(fence, by, ttl).await
     }
 
     async fn renew(&self, claim: &Claim, ttl: Duration) -> Result<bool, StoreError> {

@@ -224,7 +224,11 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     async fn unlock(&self, lock: &Lock) -> Result<bool, StoreError>;
 
     /// Ends a channel: a tombstone and a claim for `ttl` in one step. `None` if the fence is stale, the channel is
-    /// unknown, or somebody else holds a claim that has not run out.
+    /// unknown, or another claimant holds a claim that has not run out.
+    ///
+    /// `by` names the claimant. A claimant that asks again with the same fence, because the answer was lost, gets the
+    /// same claim for another `ttl`, unless it was taken over. Two that may end a channel at the same time use
+    /// different names.
     ///
     /// # Errors
     /// The store cannot answer.

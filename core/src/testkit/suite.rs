@@ -59,6 +59,8 @@ macro_rules! __store_suite {
                 a_claim_ends_the_channel
                 of_many_claimers_one_has_it
                 a_claimed_channel_is_not_claimed_again
+                a_claimant_that_asks_again_has_its_claim
+                a_claimant_that_asks_too_late_has_lost_its_claim
                 what_ends_at_once_is_claimed_or_gone
                 an_unknown_channel_is_not_claimed
                 the_claimer_writes_to_the_tombstone

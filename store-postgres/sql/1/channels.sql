@@ -103,17 +103,20 @@ $$;
 
 -- Makes channels tombstones with a claim, or takes tombstones over. The caller has locked them.
 CREATE FUNCTION {s}.bury(ids text[], a_ttl bigint) RETURNS SETOF {s}.channel LANGUAGE sql AS $$
-    UPDATE {s}.channel SET phase = 3, generation = generation + 1, due = clock_timestamp() + {s}.millis(a_ttl)
+    UPDATE {s}.channel SET
+        phase = 3, generation = generation + 1, due = clock_timestamp() + {s}.millis(a_ttl), claimant = NULL
     WHERE id = ANY (ids) RETURNING *
 $$;
 
-CREATE FUNCTION {s}.claim_channel(a_id text, a_generation bigint, a_ttl bigint)
-RETURNS SETOF {s}.channel LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM FROM {s}.channel WHERE id = a_id AND generation = a_generation
-        AND (phase < 3 OR due <= clock_timestamp()) FOR NO KEY UPDATE;
-    IF FOUND THEN RETURN QUERY SELECT * FROM {s}.bury(ARRAY[a_id], a_ttl); END IF;
-END
+-- The second case is the same call again, after its answer was lost.
+CREATE FUNCTION {s}.claim_channel(a_id text, a_generation bigint, a_claimant text, a_ttl bigint)
+RETURNS SETOF {s}.channel LANGUAGE sql AS $$
+    UPDATE {s}.channel SET
+        phase = 3, generation = a_generation + 1, due = clock_timestamp() + {s}.millis(a_ttl), claimant = a_claimant
+    WHERE id = a_id AND (
+        (generation = a_generation AND (phase < 3 OR due <= clock_timestamp()))
+        OR (generation = a_generation + 1 AND phase = 3 AND claimant = a_claimant)
+    ) RETURNING *
 $$;
 
 -- Claims what is due. Channels that somebody else works on are left for the next time.

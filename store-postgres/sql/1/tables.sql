@@ -11,7 +11,7 @@ CREATE TABLE {s}.node (
 CREATE INDEX node_until ON {s}.node (until);
 
 -- phase: 0 opening, 1 open, 2 detached, 3 dead. due: the end of the grace of the detached, of the claim of the dead, of the
--- time at a gateway of the others.
+-- time at a gateway of the others. claimant: may ask again for its claim of the dead.
 CREATE TABLE {s}.channel (
     id text COLLATE "C" PRIMARY KEY,
     endpoint text NOT NULL,
@@ -29,6 +29,7 @@ CREATE TABLE {s}.channel (
     grace bigint,
     opened_at timestamptz NOT NULL,
     due timestamptz,
+    claimant text COLLATE "C",
     token bytea,
     previous_token bytea,
     lock_token bigint,
