@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use strait_core::store::{
     Attach, Attached, ChannelStore, Claim, Detached, Ended, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
-    Opened, Patch, Record, StoreError, Written,
+    Opened, Page, Patch, Record, StoreError, Written,
 };
 use strait_core::{ChannelId, NodeId};
 
@@ -298,6 +298,18 @@ impl ChannelStore for MemoryStore {
 
     async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
         Ok(self.inner.claim_due(limit, ttl))
+    }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        let limit = limit.max(1);
+        let items = self.inner.channels.nodes.connected(node, cursor, limit);
+        let next = if items.len() == limit { items.last().map(ToString::to_string) } else { None };
+        Ok(Page { items, next })
     }
 }
 

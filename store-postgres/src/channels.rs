@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use strait_core::store::{
     Attach, AttachAs, Attached, ChannelStore, Claim, Detached, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
-    Opened, Patch, Record, StoreError, StoreErrorKind, Written,
+    Opened, Page, Patch, Record, StoreError, StoreErrorKind, Written,
 };
 use strait_core::{ChannelId, NodeId, Topic};
 
@@ -185,6 +185,21 @@ impl ChannelStore for PostgresStore {
         let values = Values::new().with(number(limit as u64)).with(millis(ttl));
         let rows = self.rows("claim_due", Lane::Work, &self.inner.sql.claim_due, values).await?;
         self.read("claim_due", rows.iter().map(claim).collect())
+    }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        let limit = limit.max(1);
+        let values = Values::new().with(node.as_str()).with(cursor.unwrap_or_default()).with(number(limit as u64));
+        let rows = self.rows("connected", Lane::Work, &self.inner.sql.connected, values).await?;
+        let id = |row: &PgRow| name::<ChannelId>(get(row, "id")?);
+        let items: Vec<ChannelId> = self.read("connected", rows.iter().map(id).collect())?;
+        let next = if items.len() == limit { items.last().map(ToString::to_string) } else { None };
+        Ok(Page { items, next })
     }
 }
 

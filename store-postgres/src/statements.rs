@@ -134,6 +134,9 @@ statements! {
         "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_due($1, $2) c"
     );
 
+    connected = "SELECT id FROM {s}.channel \
+                 WHERE NOT at_gateway AND phase < 2 AND place = $1 AND id > $2 ORDER BY id LIMIT $3";
+
     subscribe = "SELECT * FROM {s}.subscribe_slice($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     unsubscribe = "SELECT * FROM {s}.unsubscribe_slice($1, $2, $3, $4)";
     topics = "SELECT t.name FROM {s}.channel c JOIN {s}.member m ON m.channel = c.id JOIN {s}.topic t ON t.id = m.topic \

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::Value;
-use strait_core::store::{Claim, Fence, StoreError};
+use strait_core::store::{Claim, Fence, Page, StoreError};
 use strait_core::{ChannelId, NodeId, Topic};
 
 use crate::call::Call;
-use crate::error::Failure;
+use crate::error::{Failure, conflict};
 use crate::event::Foreign;
 use crate::keys::CHANNELS;
 use crate::records::parse;
@@ -145,6 +145,36 @@ impl Inner {
         Ok(())
     }
 
+    /// A page is of one partition; a cursor is the partition's number and the last channel.
+    pub(crate) async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        let (partition, after) = match cursor {
+            None => (0, ""),
+            Some(cursor) => place_of(cursor).ok_or_else(|| conflict("connected", "the cursor is of no page"))?,
+        };
+        let limit = limit.max(1);
+        let members = self.router.one("connected", self.list(node, partition, after, limit)).await?;
+        let items = connected(members).map_err(|foreign| Failure::from(foreign).store("connected"))?;
+        let next = match items.last() {
+            Some(last) if items.len() == limit => Some(format!("{partition}:{last}")),
+            _ => Some(partition + 1).filter(|next| *next < CHANNELS).map(|next| format!("{next}:")),
+        };
+        Ok(Page { items, next })
+    }
+
+    /// Lists channels of a partition that are connected to a node, after one of them, or from the first one on.
+    fn list(&self, node: &NodeId, partition: u16, after: &str, limit: usize) -> Call {
+        let keys = self.keys.channels(partition);
+        // Names hold no control characters.
+        let (from, to) = (format!("({node}\0{after}"), format!("({node}\u{1}"));
+        let call = Call::plain("ZRANGE", keys.slot()).arg(keys.connected()).arg(from).arg(to);
+        call.arg("BYLEX").arg("LIMIT").arg(0).arg(limit)
+    }
+
     async fn claim_each<'a>(
         &self,
         channels: impl Iterator<Item = (&'a ChannelId, By<'a>)>,
@@ -178,14 +208,7 @@ impl Inner {
     }
 
     async fn orphans(&self, places: &[(NodeId, u16)], limit: usize) -> Result<Vec<Orphan>, StoreError> {
-        let list_place = |(node, partition): &(NodeId, u16)| {
-            let keys = self.keys.channels(*partition);
-            // Names hold no control characters.
-            let (from, to) = (format!("[{node}\0"), format!("({node}\u{1}"));
-            let call = Call::plain("ZRANGE", keys.slot()).arg(keys.connected()).arg(from).arg(to);
-            call.arg("BYLEX").arg("LIMIT").arg(0).arg(limit)
-        };
-        let lists: Vec<Call> = places.iter().map(list_place).collect();
+        let lists: Vec<Call> = places.iter().map(|(node, partition)| self.list(node, *partition, "", limit)).collect();
         let mut found = Vec::new();
         for ((node, _), members) in places.iter().zip(self.router.all("claim_due", &lists).await?) {
             let ids = connected(members).map_err(|foreign| Failure::from(foreign).store("claim_due"))?;
@@ -205,6 +228,13 @@ impl Inner {
         };
         Ok(found.into_iter().zip(generations).map(orphan).collect())
     }
+}
+
+/// The partition and the channel that a cursor names.
+fn place_of(cursor: &str) -> Option<(u16, &str)> {
+    let (partition, after) = cursor.split_once(':')?;
+    let partition = partition.parse().ok().filter(|partition| *partition < CHANNELS)?;
+    Some((partition, after))
 }
 
 fn claimed(id: &ChannelId, answer: Value) -> Result<Option<Claim>, Foreign> {

@@ -116,6 +116,15 @@ impl ChannelStore for RedisStore {
     async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
         self.inner.claim_due(limit, ttl).await
     }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        self.inner.connected(node, cursor, limit).await
+    }
 }
 
 #[async_trait]

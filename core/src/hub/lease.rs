@@ -82,6 +82,11 @@ impl LeaseClock {
         Duration::from_micros(if sure { now.saturating_sub(self.since.load(Ordering::Acquire)) } else { 0 })
     }
 
+    /// It was lost, and channels are being attached anew.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
     pub(super) fn end(&self) {
         self.until.store(0, Ordering::Release);
     }
@@ -120,10 +125,14 @@ impl EventHub {
     }
 
     /// From here on messages are handled.
-    pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 2] {
+    pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 3] {
         self.0.lease.hold(sure_until);
         let (renewed, renewals) = watch::channel(Instant::now());
-        [tokio::spawn(self.clone().keep_lease(renewed)), tokio::spawn(self.clone().reap(app.clone(), renewals))]
+        [
+            tokio::spawn(self.clone().keep_lease(renewed)),
+            tokio::spawn(self.clone().reap(app.clone(), renewals)),
+            tokio::spawn(self.clone().keep_compared(app.clone())),
+        ]
     }
 
     async fn keep_lease(self, renewed: watch::Sender<Instant>) {
@@ -134,6 +143,10 @@ impl EventHub {
             let before = Instant::now();
             let held = survived("lease", self.renew_lease()).await == Some(true);
             if held {
+                if pause < term / 3 {
+                    // Whatever kept it from renewing may have cost the store what was written last.
+                    self.0.comparison.ask();
+                }
                 renewed.send_replace(before);
             } else {
                 self.0.lease.falter();
@@ -205,6 +218,7 @@ impl EventHub {
         self.0.lease.lost.store(false, Ordering::Release);
         self.0.lease.hold(sure_until);
         self.wake_all();
+        self.0.comparison.ask();
         true
     }
 
@@ -268,7 +282,7 @@ impl EventHub {
         Ok(own && self.0.store.get(channel.id()).await?.is_none())
     }
 
-    fn location_of(&self, channel: &Channel) -> Location {
+    pub(super) fn location_of(&self, channel: &Channel) -> Location {
         Location::Node { node: self.0.node.clone(), connection: ConnectionId::from(channel.id().clone()) }
     }
 

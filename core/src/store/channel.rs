@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::StoreError;
+use super::hub::Page;
 use super::record::{Change, Fence, Location, Record, StoredSession, TokenHash};
 use crate::name::{ChannelId, NodeId, Topic};
 
@@ -276,4 +277,12 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// # Errors
     /// The store cannot answer.
     async fn claim_due(&self, by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError>;
+
+    /// The channels that are connected to a node, opening ones too, in pages of at most `limit`. A channel that is
+    /// connected from the first page to the last is listed; one that comes or goes meanwhile may be listed or not.
+    ///
+    /// # Errors
+    /// `Conflict` when the cursor is not one that a page gave; the store cannot answer.
+    async fn connected(&self, node: &NodeId, cursor: Option<&str>, limit: usize)
+    -> Result<Page<ChannelId>, StoreError>;
 }

@@ -100,6 +100,15 @@ impl<S: Store + ?Sized> ChannelStore for Faulty<S> {
     async fn claim_due(&self, by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
         self.faults.around("claim_due", self.store.claim_due(by, limit, ttl)).await
     }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        self.faults.around("connected", self.store.connected(node, cursor, limit)).await
+    }
 }
 
 #[async_trait]
@@ -186,6 +195,10 @@ impl Sink for FaultySink {
 
     fn gap(&self, topics: &[Topic]) {
         self.sink.gap(topics);
+    }
+
+    fn reconnected(&self) {
+        self.sink.reconnected();
     }
 
     fn runtime(&self, topic: &Topic) -> Option<Handle> {

@@ -74,6 +74,12 @@ macro_rules! __store_suite {
                 the_due_come_in_pages
                 concurrent_claimers_share_what_is_due
             }
+            connected {
+                the_connected_are_listed
+                those_of_one_node_are_listed_in_pages
+                who_stays_is_listed_while_others_come_and_go
+                a_cursor_that_no_page_gave_lists_nobody_else
+            }
             direct {
                 a_connected_channel_is_located
                 a_resumable_channel_is_located_and_keeps_it

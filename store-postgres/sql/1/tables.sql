@@ -37,7 +37,7 @@ CREATE TABLE {s}.channel (
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX channel_location ON {s}.channel (place, connection, at_gateway);
 CREATE INDEX channel_due ON {s}.channel (due) WHERE due IS NOT NULL;
-CREATE INDEX channel_connected ON {s}.channel (place) WHERE NOT at_gateway AND phase < 2;
+CREATE INDEX channel_connected ON {s}.channel (place, id) WHERE NOT at_gateway AND phase < 2;
 
 -- The log of a topic begins after (before, before_mark); there is none while before is null. A channel's inbox is the
 -- topic of the name chr(1) || channel, which no other topic can have.

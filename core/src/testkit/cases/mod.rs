@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bus;
 pub mod claims;
+pub mod connected;
 pub mod direct;
 pub mod leases;
 pub mod lock;
