@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::store::{
-    AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, StoredSession, TokenHash, Versioned,
+    AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, Served, StoredSession, TokenHash, Versioned,
 };
 use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic};
 
@@ -93,6 +93,11 @@ impl Channel {
             Phase::Opening | Phase::Open => self.location.node(),
             Phase::Detached | Phase::Dead => None,
         }
+    }
+
+    /// Whether it is of an endpoint that is served.
+    pub(crate) fn is_served(&self, served: Option<&Served<'_>>) -> bool {
+        served.is_none_or(|served| served.endpoints.contains(&self.endpoint))
     }
 
     pub(crate) fn fence(&self) -> Fence {

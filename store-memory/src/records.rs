@@ -5,13 +5,13 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use strait_core::store::{
     Attach, Attached, ChannelStore, Claim, Detached, Ended, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
-    Opened, Page, Patch, Record, StoreError, Written,
+    Opened, Page, Patch, Record, Served, StoreError, Written,
 };
 use strait_core::{ChannelId, NodeId};
 
 use crate::channel::{Channel, Phase};
 use crate::channels::Taken;
-use crate::clock::{Tick, after};
+use crate::clock::{self, Tick, after};
 use crate::store::{Inner, MemoryStore, conflict};
 
 /// How many channels of dead nodes one call looks at, at least.
@@ -152,16 +152,26 @@ impl Inner {
         self.channels.remove(channel);
     }
 
-    fn claim_due(&self, limit: usize, ttl: Duration) -> Vec<Claim> {
+    fn claim_due(&self, served: Option<&Served<'_>>, limit: usize, ttl: Duration) -> Vec<Claim> {
         let now = self.time.now();
         self.topics.sweep(now);
         let mut claims = Vec::new();
-        for id in self.channels.deadlines.due(now, limit) {
-            let claim = self.channels.with(&id, |channel| {
-                let due = channel.due != 0 && channel.due <= now;
-                due.then(|| self.bury(channel, None, now, ttl))
-            });
-            claims.extend(claim.flatten());
+        let mut after = None;
+        while claims.len() < limit {
+            let due = self.channels.deadlines.due(after, now, limit - claims.len());
+            after = due.last().cloned();
+            if after.is_none() {
+                break;
+            }
+            for (_, id) in due {
+                let claim = self.channels.with(&id, |channel| {
+                    let due = channel.due != 0 && channel.due <= now;
+                    let overdue = || served.is_none_or(|served| clock::after(channel.due, served.patience) <= now);
+                    let claimed = due && (channel.is_served(served) || overdue());
+                    claimed.then(|| self.bury(channel, None, now, ttl))
+                });
+                claims.extend(claim.flatten());
+            }
         }
         for id in self.channels.nodes.orphans(now, ORPHANS_AT_ONCE.max(limit)) {
             if claims.len() >= limit {
@@ -177,7 +187,12 @@ impl Inner {
                         self.detach(channel, grace, now);
                         None
                     }
-                    _ => Some(self.bury(channel, None, now, ttl)),
+                    _ if channel.is_served(served) => Some(self.bury(channel, None, now, ttl)),
+                    _ => {
+                        // Its end is left to others, at once.
+                        self.bury(channel, None, now, Duration::ZERO);
+                        None
+                    }
                 }
             });
             claims.extend(claim.flatten());
@@ -296,8 +311,14 @@ impl ChannelStore for MemoryStore {
         Ok(())
     }
 
-    async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
-        Ok(self.inner.claim_due(limit, ttl))
+    async fn claim_due_of(
+        &self,
+        _by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
+        Ok(self.inner.claim_due(served, limit, ttl))
     }
 
     async fn connected(

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use strait_core::store::{
     Attach, AttachAs, Attached, ChannelStore, Claim, Detached, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
-    Opened, Page, Patch, Record, StoreError, StoreErrorKind, Written,
+    Opened, Page, Patch, Record, Served, StoreError, StoreErrorKind, Written,
 };
 use strait_core::{ChannelId, NodeId, Topic};
 
@@ -180,9 +180,20 @@ impl ChannelStore for PostgresStore {
         self.rows("release", Lane::Vital, &self.inner.sql.release, values).await.map(drop)
     }
 
-    async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
+    async fn claim_due_of(
+        &self,
+        _by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
         self.sweep().await?;
-        let values = Values::new().with(number(limit as u64)).with(millis(ttl));
+        let names = |served: &Served<'_>| served.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let values = Values::new()
+            .with(number(limit as u64))
+            .with(millis(ttl))
+            .with(served.map(names))
+            .with(served.map(|served| millis(served.patience)));
         let rows = self.rows("claim_due", Lane::Work, &self.inner.sql.claim_due, values).await?;
         self.read("claim_due", rows.iter().map(claim).collect())
     }

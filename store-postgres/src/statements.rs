@@ -131,7 +131,7 @@ statements! {
                    WHERE id = $1 AND until > clock_timestamp() RETURNING 1";
     release = "DELETE FROM {s}.node WHERE id = $1";
     claim_due = concat!(
-        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_due($1, $2) c"
+        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_due($1, $2, $3, $4) c"
     );
 
     connected = "SELECT id FROM {s}.channel \

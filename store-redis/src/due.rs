@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::Value;
-use strait_core::store::{Claim, Fence, Page, StoreError};
+use strait_core::store::{Claim, Fence, Page, Served, StoreError};
 use strait_core::{ChannelId, NodeId, Topic};
 
 use crate::call::Call;
@@ -37,20 +37,22 @@ struct Orphan {
 
 impl Inner {
     pub(crate) async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        let call = self.claim_call(&fence.id, &By::Fence(fence.generation, by), ttl);
+        let call = self.claim_call(&fence.id, &By::Fence(fence.generation, by), None, ttl);
         let answer = self.router.one("claim", call).await?;
         claimed(&fence.id, answer).map_err(|foreign| Failure::from(foreign).store("claim"))
     }
 
-    fn claim_call(&self, id: &ChannelId, by: &By<'_>, ttl: Duration) -> Call {
+    fn claim_call(&self, id: &ChannelId, by: &By<'_>, served: Option<&Served<'_>>, ttl: Duration) -> Call {
         let keys = self.keys.channel(id);
         let touched = [keys.record(), keys.partition().connected(), keys.partition().due(), keys.topics()];
         let call = Call::script(&scripts::CLAIM, keys.slot(), &touched).arg(id.as_str()).arg(milliseconds(ttl));
-        match by {
+        let call = match by {
             By::Fence(generation, by) => call.arg("fence").arg(*generation).arg(by.as_str()),
-            By::Due => call.arg("due"),
+            By::Due => call.arg(&["due", "", ""]),
             By::Orphan(generation, node) => call.arg("orphan").arg(*generation).arg(node.as_str()),
-        }
+        };
+        let Some(served) = served else { return call };
+        served.endpoints.iter().fold(call.arg(milliseconds(served.patience)), |call, endpoint| call.arg(&**endpoint))
     }
 
     pub(crate) async fn renew(&self, claim: &Claim, ttl: Duration) -> Result<bool, StoreError> {
@@ -96,13 +98,19 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) async fn claim_due(&self, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
+    pub(crate) async fn claim_due(
+        &self,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
         // Nodes that come at once begin at different places.
         let first = (self.random.next() % u64::from(CHANNELS)) as u16;
         let partitions: Vec<u16> = (0..CHANNELS).map(|n| (first + n) % CHANNELS).collect();
         let look = |number: &u16| {
             let keys = self.keys.channels(*number);
-            Call::script(&scripts::LOOK, keys.slot(), &[keys.connected(), keys.due()]).arg(limit)
+            let call = Call::script(&scripts::LOOK, keys.slot(), &[keys.connected(), keys.due()]);
+            call.arg(limit).arg(self.random.check())
         };
         let looks: Vec<Call> = partitions.iter().map(look).collect();
         let (mut due, mut places) = (Vec::new(), Vec::new());
@@ -111,12 +119,17 @@ impl Inner {
             due.extend(ids);
             places.extend(nodes.into_iter().map(|node| (node, partition)));
         }
-        due.truncate(limit);
-        let mut claims = self.claim_each(due.iter().map(|id| (id, By::Due)), ttl).await?;
+        // Some are others' to end: that does not count.
+        let (mut claims, mut rest) = (Vec::new(), &due[..]);
+        while claims.len() < limit && !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));
+            claims.extend(self.claim_each(now.iter().map(|id| (id, By::Due)), served, ttl).await?);
+            rest = later;
+        }
         let dead = self.without_lease(places.iter().map(|(node, _)| node)).await?;
         places.retain(|(node, _)| dead.contains(node));
         if claims.len() < limit && !places.is_empty() {
-            self.claim_orphans(&places, limit, ttl, &mut claims).await?;
+            self.claim_orphans(&places, served, limit, ttl, &mut claims).await?;
         }
         Ok(claims)
     }
@@ -127,6 +140,7 @@ impl Inner {
     async fn claim_orphans(
         &self,
         places: &[(NodeId, u16)],
+        served: Option<&Served<'_>>,
         limit: usize,
         ttl: Duration,
         claims: &mut Vec<Claim>,
@@ -134,12 +148,12 @@ impl Inner {
         let mut orphans = self.orphans(places, ORPHANS_AT_ONCE.max(limit)).await?;
         let dead = self.without_lease(orphans.iter().map(|orphan| &orphan.node)).await?;
         orphans.retain(|orphan| dead.contains(&orphan.node));
-        // Some are only detached: that does not count.
+        // Some are only detached, or others' to end: that does not count.
         let mut rest = &orphans[..];
         while claims.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));
             let each = now.iter().map(|orphan| (&orphan.id, By::Orphan(orphan.generation, &orphan.node)));
-            claims.extend(self.claim_each(each, ttl).await?);
+            claims.extend(self.claim_each(each, served, ttl).await?);
             rest = later;
         }
         Ok(())
@@ -178,10 +192,11 @@ impl Inner {
     async fn claim_each<'a>(
         &self,
         channels: impl Iterator<Item = (&'a ChannelId, By<'a>)>,
+        served: Option<&Served<'_>>,
         ttl: Duration,
     ) -> Result<Vec<Claim>, StoreError> {
         let (ids, calls): (Vec<_>, Vec<_>) =
-            channels.map(|(id, by)| (id, self.claim_call(id, &by, ttl).once())).unzip();
+            channels.map(|(id, by)| (id, self.claim_call(id, &by, served, ttl).once())).unzip();
         let mut claims = Vec::new();
         for (id, answer) in ids.into_iter().zip(self.router.run("claim_due", &calls).await) {
             // What was claimed must be told, whatever became of the others: they come again.

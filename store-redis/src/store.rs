@@ -5,8 +5,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use strait_core::store::{
     Attach, Attached, ChannelStore, Claim, Delivered, Detached, EventHubStore, Fence, Lease, LeaseTerm, Location, Lock,
-    Member, NewChannel, Opened, Page, Patch, Present, Publication, Published, Record, Relay, Replay, StoreError,
-    Subscribed, Subscription, Written,
+    Member, NewChannel, Opened, Page, Patch, Present, Publication, Published, Record, Relay, Replay, Served,
+    StoreError, Subscribed, Subscription, Written,
 };
 use strait_core::{ChannelId, Event, NodeId, Position, Topic};
 
@@ -113,8 +113,14 @@ impl ChannelStore for RedisStore {
         self.inner.release(node).await
     }
 
-    async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
-        self.inner.claim_due(limit, ttl).await
+    async fn claim_due_of(
+        &self,
+        _by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
+        self.inner.claim_due(served, limit, ttl).await
     }
 
     async fn connected(

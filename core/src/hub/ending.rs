@@ -76,7 +76,9 @@ pub(crate) async fn end_claimed(app: App, claim: Claim) {
     match app.rehydrate(claim.record.clone()) {
         Some(channel) => run(&channel, claim, DisconnectReason::Expired, true).await,
         None => {
-            tracing::error!(endpoint = %claim.record.endpoint, "no endpoint of this name, its channel is swept only");
+            metrics::counter!("strait_channels_unserved_total").increment(1);
+            let endpoint = &claim.record.endpoint;
+            tracing::warn!(%endpoint, "no node has had a channel's endpoint for long, it ends without on_disconnect");
             persist("remove", || app.store().remove(std::slice::from_ref(&claim))).await;
         }
     }

@@ -18,10 +18,14 @@ use crate::close::Close;
 use crate::handler::DisconnectReason;
 use crate::name::ConnectionId;
 use crate::panics::survived;
-use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, RecordPhase, StoreError, StoreErrorKind};
+use crate::store::{
+    Attach, AttachAs, Attached, Claim, Lease, LeaseTerm, Location, RecordPhase, Served, StoreError, StoreErrorKind,
+};
 
 /// How many due channels are claimed at once.
 const CLAIMS: usize = 32;
+/// For how many leases channels of endpoints that a node does not have are left to the others.
+const UNSERVED: u32 = 20;
 /// How many claimed channels are ended at once.
 const ENDING_AT_ONCE: usize = 8 * CLAIMS;
 /// How many channels are attached again at once.
@@ -312,6 +316,13 @@ impl EventHub {
         }
     }
 
+    /// Claims channels that are due and that this application can end, or that no other has ended for long.
+    pub(crate) async fn claim_due(&self, app: &App, limit: usize) -> Result<Vec<Claim>, StoreError> {
+        let (term, endpoints) = (self.lease_term(), app.endpoint_names());
+        let served = Served { endpoints: &endpoints, patience: term.saturating_mul(UNSERVED) };
+        self.0.store.claim_due_of(&self.0.node, Some(&served), limit, term).await
+    }
+
     async fn end_due(&self, app: &App, ending: &Arc<Semaphore>, until: Instant) {
         loop {
             // A claim runs out: no more are taken than are worked on.
@@ -319,7 +330,7 @@ impl EventHub {
             if Instant::now() >= until {
                 return;
             }
-            let claiming = self.0.store.claim_due(&self.0.node, CLAIMS, self.lease_term());
+            let claiming = self.claim_due(app, CLAIMS);
             let Ok(claimed) = timeout_at(until.into(), claiming).await else {
                 tracing::warn!("channels that are due could not be claimed in time");
                 return;

@@ -74,6 +74,11 @@ macro_rules! __store_suite {
                 the_due_come_in_pages
                 concurrent_claimers_share_what_is_due
             }
+            unserved {
+                channels_of_other_endpoints_are_left_to_others
+                the_overdue_are_claimed_by_anybody
+                many_of_other_endpoints_hide_nobody
+            }
             connected {
                 the_connected_are_listed
                 those_of_one_node_are_listed_in_pages

@@ -12,7 +12,7 @@ use strait_store_memory::MemoryStore;
 
 use crate::client::{Client, Seen};
 use crate::log::{Log, Turnstile};
-use crate::node::{Node, TERM, headers, topic};
+use crate::node::{Node, headers, topic};
 
 /// What a test waits for does not come with a lease's end, nor with the comparison after some leases.
 const LONG: Duration = Duration::from_secs(60);
@@ -164,7 +164,7 @@ async fn a_channel_that_the_store_has_lost_is_closed_without_being_asked() {
 
 #[tokio::test]
 async fn a_node_compares_now_and_then() {
-    let on = Fixture::new(TERM).await;
+    let on = Fixture::new(Duration::from_secs(1)).await;
     let lost = on.connect().await;
     on.lose(&lost).await;
     assert_eq!(closed(&lost).await, 1012);

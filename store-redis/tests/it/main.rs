@@ -12,5 +12,6 @@ mod costs;
 mod faults;
 mod key_table;
 mod kit;
+mod records;
 mod runtimes;
 mod slices;

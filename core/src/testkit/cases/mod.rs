@@ -13,4 +13,5 @@ pub mod presence;
 pub mod records;
 pub mod relay;
 pub mod subscriptions;
+pub mod unserved;
 pub mod values;
