@@ -25,7 +25,11 @@ fn store(address: SocketAddr) -> RedisStore {
 
 /// Drives a conversation as an adapter does; tells the code of the server's close.
 async fn drive(mut conversation: Conversation) -> Option<u16> {
-    poll_fn(|cx| Poll::Ready(conversation.opened(cx))).await;
+    poll_fn(|cx| {
+        conversation.opened(cx);
+        Poll::Ready(())
+    })
+    .await;
     let mut code = None;
     loop {
         // The outlet leads nowhere, and wakes nobody.
@@ -33,7 +37,11 @@ async fn drive(mut conversation: Conversation) -> Option<u16> {
         match driven {
             Ok(Driven::Close(close)) => {
                 code = Some(close.code());
-                poll_fn(|cx| Poll::Ready(conversation.peer_closed(cx))).await;
+                poll_fn(|cx| {
+                    conversation.peer_closed(cx);
+                    Poll::Ready(())
+                })
+                .await;
             }
             Ok(Driven::Done) => return code,
             Err(_) => {}
