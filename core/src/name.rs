@@ -153,6 +153,11 @@ impl NodeId {
     pub fn unique() -> Self {
         Self(time_ordered())
     }
+
+    /// A name for a part of the node.
+    pub(crate) fn part(&self, number: usize) -> Self {
+        Self(format!("{self}/{number:x}").into())
+    }
 }
 
 impl From<ChannelId> for ConnectionId {

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::store::{
-    AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, StoredSession, TokenHash, Versioned,
+    AttachAs, Change, Fence, Location, NewChannel, Record, RecordPhase, Served, StoredSession, TokenHash, Versioned,
 };
 use strait_core::{ChannelId, Event, NodeId, Position, Retention, Topic};
 
@@ -51,6 +51,8 @@ struct Rare {
     previous: Option<TokenHash>,
     inbox: Option<Stream>,
     lock: Option<(u64, Tick)>,
+    /// Has the claim of the tombstone.
+    claimant: Option<NodeId>,
 }
 
 impl Channel {
@@ -91,6 +93,11 @@ impl Channel {
             Phase::Opening | Phase::Open => self.location.node(),
             Phase::Detached | Phase::Dead => None,
         }
+    }
+
+    /// Whether it is of an endpoint that is served.
+    pub(crate) fn is_served(&self, served: Option<&Served<'_>>) -> bool {
+        served.is_none_or(|served| served.endpoints.contains(&self.endpoint))
     }
 
     pub(crate) fn fence(&self) -> Fence {
@@ -169,6 +176,19 @@ impl Channel {
         }
     }
 
+    /// Notes who has the claim of the tombstone; nobody can ask again for a claim without a claimant.
+    pub(crate) fn set_claimant(&mut self, by: Option<&NodeId>) {
+        if by.is_some() || self.rare.is_some() {
+            self.rare.get_or_insert_default().claimant = by.cloned();
+        }
+    }
+
+    /// Whether `by` has claimed the channel with this fence already.
+    pub(crate) fn was_claimed(&self, fence: &Fence, by: &NodeId) -> bool {
+        let claimant = self.rare.as_ref().and_then(|rare| rare.claimant.as_ref());
+        !self.is_alive() && self.generation == fence.generation + 1 && claimant == Some(by)
+    }
+
     /// Locks the channel; `false` while somebody else has it.
     pub(crate) fn lock(&mut self, token: u64, now: Tick, until: Tick) -> bool {
         let lock = &mut self.rare.get_or_insert_default().lock;
@@ -217,7 +237,11 @@ impl Channel {
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        self.token.is_none() && self.previous.is_none() && self.inbox.is_none() && self.lock.is_none()
+        self.token.is_none()
+            && self.previous.is_none()
+            && self.inbox.is_none()
+            && self.lock.is_none()
+            && self.claimant.is_none()
     }
 }
 

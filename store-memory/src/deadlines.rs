@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use parking_lot::Mutex;
 use strait_core::ChannelId;
@@ -22,10 +23,12 @@ impl Deadlines {
         }
     }
 
-    /// The first channels whose time has come; they stay.
-    pub(crate) fn due(&self, now: Tick, limit: usize) -> Vec<ChannelId> {
+    /// The first channels whose time has come, of those after one of them; they stay.
+    pub(crate) fn due(&self, after: Option<(Tick, ChannelId)>, now: Tick, limit: usize) -> Vec<(Tick, ChannelId)> {
         let all = self.0.lock();
-        all.iter().take_while(|(at, _)| *at <= now).take(limit).map(|(_, channel)| channel.clone()).collect()
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = all.range((after, Bound::Unbounded));
+        rest.take_while(|(at, _)| *at <= now).take(limit).cloned().collect()
     }
 
     pub(crate) fn len(&self) -> usize {

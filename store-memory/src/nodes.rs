@@ -1,6 +1,6 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use strait_core::{ChannelId, NodeId};
 
@@ -15,7 +15,7 @@ pub(crate) struct Nodes(Mutex<BTreeMap<NodeId, Node>>);
 struct Node {
     /// When the lease ends; 0 without one.
     lease: Tick,
-    connected: HashSet<ChannelId, RandomState>,
+    connected: BTreeSet<ChannelId>,
 }
 
 impl Nodes {
@@ -68,6 +68,14 @@ impl Nodes {
             .take(limit)
             .cloned()
             .collect()
+    }
+
+    /// Up to `limit` channels that are connected to a node, after the one that a cursor names, in the order of their ids.
+    pub(crate) fn connected(&self, node: &NodeId, cursor: Option<&str>, limit: usize) -> Vec<ChannelId> {
+        let all = self.0.lock();
+        let Some(node) = all.get(node) else { return Vec::new() };
+        let after = cursor.map_or(Bound::Unbounded, Bound::Excluded);
+        node.connected.range::<str, _>((after, Bound::Unbounded)).take(limit).cloned().collect()
     }
 
     /// Whether channels on the node are due.

@@ -5,13 +5,13 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use strait_core::store::{
     Attach, Attached, ChannelStore, Claim, Detached, Ended, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
-    Opened, Patch, Record, StoreError, Written,
+    Opened, Page, Patch, Record, Served, StoreError, Written,
 };
 use strait_core::{ChannelId, NodeId};
 
 use crate::channel::{Channel, Phase};
 use crate::channels::Taken;
-use crate::clock::{Tick, after};
+use crate::clock::{self, Tick, after};
 use crate::store::{Inner, MemoryStore, conflict};
 
 /// How many channels of dead nodes one call looks at, at least.
@@ -113,12 +113,28 @@ impl Inner {
         channel.generation == fence.generation && (channel.is_alive() || channel.due <= self.time.now())
     }
 
+    fn claim(&self, channel: &mut Channel, fence: &Fence, by: &NodeId, ttl: Duration) -> Option<Claim> {
+        let now = self.time.now();
+        if self.is_free(channel, fence) {
+            return Some(self.bury(channel, Some(by), now, ttl));
+        }
+        channel.was_claimed(fence, by).then(|| {
+            self.channels.schedule(channel, after(now, ttl));
+            self.claim_of(channel)
+        })
+    }
+
     /// Makes a channel a tombstone, or takes a tombstone over.
-    fn bury(&self, channel: &mut Channel, now: Tick, ttl: Duration) -> Claim {
+    fn bury(&self, channel: &mut Channel, by: Option<&NodeId>, now: Tick, ttl: Duration) -> Claim {
         self.channels.disconnect(channel);
         channel.phase = Phase::Dead;
         channel.generation += 1;
+        channel.set_claimant(by);
         self.channels.schedule(channel, after(now, ttl));
+        self.claim_of(channel)
+    }
+
+    fn claim_of(&self, channel: &Channel) -> Claim {
         Claim {
             fence: channel.fence(),
             record: channel.record(&self.time),
@@ -136,16 +152,26 @@ impl Inner {
         self.channels.remove(channel);
     }
 
-    fn claim_due(&self, limit: usize, ttl: Duration) -> Vec<Claim> {
+    fn claim_due(&self, served: Option<&Served<'_>>, limit: usize, ttl: Duration) -> Vec<Claim> {
         let now = self.time.now();
         self.topics.sweep(now);
         let mut claims = Vec::new();
-        for id in self.channels.deadlines.due(now, limit) {
-            let claim = self.channels.with(&id, |channel| {
-                let due = channel.due != 0 && channel.due <= now;
-                due.then(|| self.bury(channel, now, ttl))
-            });
-            claims.extend(claim.flatten());
+        let mut after = None;
+        while claims.len() < limit {
+            let due = self.channels.deadlines.due(after, now, limit - claims.len());
+            after = due.last().cloned();
+            if after.is_none() {
+                break;
+            }
+            for (_, id) in due {
+                let claim = self.channels.with(&id, |channel| {
+                    let due = channel.due != 0 && channel.due <= now;
+                    let overdue = || served.is_none_or(|served| clock::after(channel.due, served.patience) <= now);
+                    let claimed = due && (channel.is_served(served) || overdue());
+                    claimed.then(|| self.bury(channel, None, now, ttl))
+                });
+                claims.extend(claim.flatten());
+            }
         }
         for id in self.channels.nodes.orphans(now, ORPHANS_AT_ONCE.max(limit)) {
             if claims.len() >= limit {
@@ -161,7 +187,12 @@ impl Inner {
                         self.detach(channel, grace, now);
                         None
                     }
-                    _ => Some(self.bury(channel, now, ttl)),
+                    _ if channel.is_served(served) => Some(self.bury(channel, None, now, ttl)),
+                    _ => {
+                        // Its end is left to others, at once.
+                        self.bury(channel, None, now, Duration::ZERO);
+                        None
+                    }
                 }
             });
             claims.extend(claim.flatten());
@@ -224,11 +255,8 @@ impl ChannelStore for MemoryStore {
         Ok(unlocked == Some(true))
     }
 
-    async fn claim(&self, fence: &Fence, _by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        let claim = self.inner.channels.with(&fence.id, |channel| {
-            let free = self.inner.is_free(channel, fence);
-            free.then(|| self.inner.bury(channel, self.inner.time.now(), ttl))
-        });
+    async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        let claim = self.inner.channels.with(&fence.id, |channel| self.inner.claim(channel, fence, by, ttl));
         Ok(claim.flatten())
     }
 
@@ -283,8 +311,26 @@ impl ChannelStore for MemoryStore {
         Ok(())
     }
 
-    async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
-        Ok(self.inner.claim_due(limit, ttl))
+    async fn claim_due_of(
+        &self,
+        _by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
+        Ok(self.inner.claim_due(served, limit, ttl))
+    }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        let limit = limit.max(1);
+        let items = self.inner.channels.nodes.connected(node, cursor, limit);
+        let next = if items.len() == limit { items.last().map(ToString::to_string) } else { None };
+        Ok(Page { items, next })
     }
 }
 

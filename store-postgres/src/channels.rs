@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::postgres::PgRow;
 use strait_core::store::{
     Attach, AttachAs, Attached, ChannelStore, Claim, Detached, Fence, Lease, LeaseTerm, Location, Lock, NewChannel,
-    Opened, Patch, Record, StoreError, StoreErrorKind, Written,
+    Opened, Page, Patch, Record, Served, StoreError, StoreErrorKind, Written,
 };
 use strait_core::{ChannelId, NodeId, Topic};
 
@@ -142,8 +142,9 @@ impl ChannelStore for PostgresStore {
         Ok(!self.rows("unlock", Lane::Work, &self.inner.sql.unlock, values).await?.is_empty())
     }
 
-    async fn claim(&self, fence: &Fence, _by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        let values = Values::new().with(fence.id.as_str()).with(number(fence.generation)).with(millis(ttl));
+    async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        let values =
+            Values::new().with(fence.id.as_str()).with(number(fence.generation)).with(by.as_str()).with(millis(ttl));
         let rows = self.rows("claim", Lane::Work, &self.inner.sql.claim, values).await?;
         self.read("claim", rows.first().map(claim).transpose())
     }
@@ -179,11 +180,37 @@ impl ChannelStore for PostgresStore {
         self.rows("release", Lane::Vital, &self.inner.sql.release, values).await.map(drop)
     }
 
-    async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
+    async fn claim_due_of(
+        &self,
+        _by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
         self.sweep().await?;
-        let values = Values::new().with(number(limit as u64)).with(millis(ttl));
+        let names = |served: &Served<'_>| served.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let values = Values::new()
+            .with(number(limit as u64))
+            .with(millis(ttl))
+            .with(served.map(names))
+            .with(served.map(|served| millis(served.patience)));
         let rows = self.rows("claim_due", Lane::Work, &self.inner.sql.claim_due, values).await?;
         self.read("claim_due", rows.iter().map(claim).collect())
+    }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        let limit = limit.max(1);
+        let values = Values::new().with(node.as_str()).with(cursor.unwrap_or_default()).with(number(limit as u64));
+        let rows = self.rows("connected", Lane::Work, &self.inner.sql.connected, values).await?;
+        let id = |row: &PgRow| name::<ChannelId>(get(row, "id")?);
+        let items: Vec<ChannelId> = self.read("connected", rows.iter().map(id).collect())?;
+        let next = if items.len() == limit { items.last().map(ToString::to_string) } else { None };
+        Ok(Page { items, next })
     }
 }
 

@@ -120,7 +120,7 @@ statements! {
     unlock = "UPDATE {s}.channel SET lock_token = NULL, lock_until = NULL \
               WHERE id = $1 AND lock_token = $2 AND lock_until > clock_timestamp() RETURNING 1";
     claim = concat!(
-        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_channel($1, $2, $3) c"
+        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_channel($1, $2, $3, $4) c"
     );
     renew = "UPDATE {s}.channel SET due = clock_timestamp() + {s}.millis($3) \
              WHERE id = $1 AND generation = $2 AND phase = 3 RETURNING 1";
@@ -131,8 +131,11 @@ statements! {
                    WHERE id = $1 AND until > clock_timestamp() RETURNING 1";
     release = "DELETE FROM {s}.node WHERE id = $1";
     claim_due = concat!(
-        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_due($1, $2) c"
+        "SELECT ", record!("c"), ", {s}.topics_of((c).id) AS topics FROM {s}.claim_due($1, $2, $3, $4) c"
     );
+
+    connected = "SELECT id FROM {s}.channel \
+                 WHERE NOT at_gateway AND phase < 2 AND place = $1 AND id > $2 ORDER BY id LIMIT $3";
 
     subscribe = "SELECT * FROM {s}.subscribe_slice($1, $2, $3, $4, $5, $6, $7, $8, $9)";
     unsubscribe = "SELECT * FROM {s}.unsubscribe_slice($1, $2, $3, $4)";

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::Value;
-use strait_core::store::{Claim, Fence, StoreError};
+use strait_core::store::{Claim, Fence, Page, Served, StoreError};
 use strait_core::{ChannelId, NodeId, Topic};
 
 use crate::call::Call;
-use crate::error::Failure;
+use crate::error::{Failure, conflict};
 use crate::event::Foreign;
 use crate::keys::CHANNELS;
 use crate::records::parse;
@@ -21,7 +21,7 @@ const ORPHANS_AT_ONCE: usize = 256;
 
 /// By what right a channel is claimed.
 enum By<'a> {
-    Fence(u64),
+    Fence(u64, &'a NodeId),
     /// Its grace or its claim has run out.
     Due,
     /// Its node has died while it had this generation.
@@ -36,21 +36,23 @@ struct Orphan {
 }
 
 impl Inner {
-    pub(crate) async fn claim(&self, fence: &Fence, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        let call = self.claim_call(&fence.id, &By::Fence(fence.generation), ttl).once();
+    pub(crate) async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        let call = self.claim_call(&fence.id, &By::Fence(fence.generation, by), None, ttl);
         let answer = self.router.one("claim", call).await?;
         claimed(&fence.id, answer).map_err(|foreign| Failure::from(foreign).store("claim"))
     }
 
-    fn claim_call(&self, id: &ChannelId, by: &By<'_>, ttl: Duration) -> Call {
+    fn claim_call(&self, id: &ChannelId, by: &By<'_>, served: Option<&Served<'_>>, ttl: Duration) -> Call {
         let keys = self.keys.channel(id);
         let touched = [keys.record(), keys.partition().connected(), keys.partition().due(), keys.topics()];
         let call = Call::script(&scripts::CLAIM, keys.slot(), &touched).arg(id.as_str()).arg(milliseconds(ttl));
-        match by {
-            By::Fence(generation) => call.arg("fence").arg(*generation),
-            By::Due => call.arg("due"),
+        let call = match by {
+            By::Fence(generation, by) => call.arg("fence").arg(*generation).arg(by.as_str()),
+            By::Due => call.arg(&["due", "", ""]),
             By::Orphan(generation, node) => call.arg("orphan").arg(*generation).arg(node.as_str()),
-        }
+        };
+        let Some(served) = served else { return call };
+        served.endpoints.iter().fold(call.arg(milliseconds(served.patience)), |call, endpoint| call.arg(&**endpoint))
     }
 
     pub(crate) async fn renew(&self, claim: &Claim, ttl: Duration) -> Result<bool, StoreError> {
@@ -96,7 +98,12 @@ impl Inner {
         Ok(())
     }
 
-    pub(crate) async fn claim_due(&self, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
+    pub(crate) async fn claim_due(
+        &self,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
         // Nodes that come at once begin at different places.
         let first = (self.random.next() % u64::from(CHANNELS)) as u16;
         let mut open: Vec<(u16, String)> = (0..CHANNELS).map(|n| ((first + n) % CHANNELS, String::new())).collect();
@@ -105,7 +112,8 @@ impl Inner {
             let look = |(partition, after): &(u16, String)| {
                 let keys = self.keys.channels(*partition);
                 let due = if after.is_empty() { limit } else { 0 };
-                Call::script(&scripts::LOOK, keys.slot(), &[keys.connected(), keys.due()]).arg(due).arg(&after[..])
+                let call = Call::script(&scripts::LOOK, keys.slot(), &[keys.connected(), keys.due()]);
+                call.arg(due).arg(&after[..]).arg(self.random.check())
             };
             let looks: Vec<Call> = open.iter().map(look).collect();
             let answers = self.router.all("claim_due", &looks).await?;
@@ -119,12 +127,17 @@ impl Inner {
                 }
             }
         }
-        due.truncate(limit);
-        let mut claims = self.claim_each(due.iter().map(|id| (id, By::Due)), ttl).await?;
+        // Some are others' to end: that does not count.
+        let (mut claims, mut rest) = (Vec::new(), &due[..]);
+        while claims.len() < limit && !rest.is_empty() {
+            let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));
+            claims.extend(self.claim_each(now.iter().map(|id| (id, By::Due)), served, ttl).await?);
+            rest = later;
+        }
         let dead = self.without_lease(places.iter().map(|(node, _)| node)).await?;
         places.retain(|(node, _)| dead.contains(node));
         if claims.len() < limit && !places.is_empty() {
-            self.claim_orphans(&places, limit, ttl, &mut claims).await?;
+            self.claim_orphans(&places, served, limit, ttl, &mut claims).await?;
         }
         Ok(claims)
     }
@@ -135,6 +148,7 @@ impl Inner {
     async fn claim_orphans(
         &self,
         places: &[(NodeId, u16)],
+        served: Option<&Served<'_>>,
         limit: usize,
         ttl: Duration,
         claims: &mut Vec<Claim>,
@@ -142,24 +156,55 @@ impl Inner {
         let mut orphans = self.orphans(places, ORPHANS_AT_ONCE.max(limit)).await?;
         let dead = self.without_lease(orphans.iter().map(|orphan| &orphan.node)).await?;
         orphans.retain(|orphan| dead.contains(&orphan.node));
-        // Some are only detached: that does not count.
+        // Some are only detached, or others' to end: that does not count.
         let mut rest = &orphans[..];
         while claims.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));
             let each = now.iter().map(|orphan| (&orphan.id, By::Orphan(orphan.generation, &orphan.node)));
-            claims.extend(self.claim_each(each, ttl).await?);
+            claims.extend(self.claim_each(each, served, ttl).await?);
             rest = later;
         }
         Ok(())
     }
 
+    /// A page is of one partition; a cursor is the partition's number and the last channel.
+    pub(crate) async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        let (partition, after) = match cursor {
+            None => (0, ""),
+            Some(cursor) => place_of(cursor).ok_or_else(|| conflict("connected", "the cursor is of no page"))?,
+        };
+        let limit = limit.max(1);
+        let members = self.router.one("connected", self.list(node, partition, after, limit)).await?;
+        let items = connected(members).map_err(|foreign| Failure::from(foreign).store("connected"))?;
+        let next = match items.last() {
+            Some(last) if items.len() == limit => Some(format!("{partition}:{last}")),
+            _ => Some(partition + 1).filter(|next| *next < CHANNELS).map(|next| format!("{next}:")),
+        };
+        Ok(Page { items, next })
+    }
+
+    /// Lists channels of a partition that are connected to a node, after one of them, or from the first one on.
+    fn list(&self, node: &NodeId, partition: u16, after: &str, limit: usize) -> Call {
+        let keys = self.keys.channels(partition);
+        // Names hold no control characters.
+        let (from, to) = (format!("({node}\0{after}"), format!("({node}\u{1}"));
+        let call = Call::plain("ZRANGE", keys.slot()).arg(keys.connected()).arg(from).arg(to);
+        call.arg("BYLEX").arg("LIMIT").arg(0).arg(limit)
+    }
+
     async fn claim_each<'a>(
         &self,
         channels: impl Iterator<Item = (&'a ChannelId, By<'a>)>,
+        served: Option<&Served<'_>>,
         ttl: Duration,
     ) -> Result<Vec<Claim>, StoreError> {
         let (ids, calls): (Vec<_>, Vec<_>) =
-            channels.map(|(id, by)| (id, self.claim_call(id, &by, ttl).once())).unzip();
+            channels.map(|(id, by)| (id, self.claim_call(id, &by, served, ttl).once())).unzip();
         let mut claims = Vec::new();
         for (id, answer) in ids.into_iter().zip(self.router.run("claim_due", &calls).await) {
             // What was claimed must be told, whatever became of the others: they come again.
@@ -186,14 +231,7 @@ impl Inner {
     }
 
     async fn orphans(&self, places: &[(NodeId, u16)], limit: usize) -> Result<Vec<Orphan>, StoreError> {
-        let list_place = |(node, partition): &(NodeId, u16)| {
-            let keys = self.keys.channels(*partition);
-            // Names hold no control characters.
-            let (from, to) = (format!("[{node}\0"), format!("({node}\u{1}"));
-            let call = Call::plain("ZRANGE", keys.slot()).arg(keys.connected()).arg(from).arg(to);
-            call.arg("BYLEX").arg("LIMIT").arg(0).arg(limit)
-        };
-        let lists: Vec<Call> = places.iter().map(list_place).collect();
+        let lists: Vec<Call> = places.iter().map(|(node, partition)| self.list(node, *partition, "", limit)).collect();
         let mut found = Vec::new();
         for ((node, _), members) in places.iter().zip(self.router.all("claim_due", &lists).await?) {
             let ids = connected(members).map_err(|foreign| Failure::from(foreign).store("claim_due"))?;
@@ -213,6 +251,13 @@ impl Inner {
         };
         Ok(found.into_iter().zip(generations).map(orphan).collect())
     }
+}
+
+/// The partition and the channel that a cursor names.
+fn place_of(cursor: &str) -> Option<(u16, &str)> {
+    let (partition, after) = cursor.split_once(':')?;
+    let partition = partition.parse().ok().filter(|partition| *partition < CHANNELS)?;
+    Some((partition, after))
 }
 
 fn claimed(id: &ChannelId, answer: Value) -> Result<Option<Claim>, Foreign> {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use parking_lot::RwLock;
 use strait_core::store::{
     Attach, Attached, ChannelStore, Claim, Delivered, Detached, EventHubStore, Fence, Lease, LeaseTerm, Location, Lock,
-    Member, NewChannel, Opened, Page, Patch, Present, Publication, Published, Record, Relay, Replay, StoreError,
-    Subscribed, Subscription, Written,
+    Member, NewChannel, Opened, Page, Patch, Present, Publication, Published, Record, Relay, Replay, Served,
+    StoreError, Subscribed, Subscription, Written,
 };
 use strait_core::{ChannelId, Event, NodeId, Position, Topic};
 
@@ -113,8 +113,8 @@ impl ChannelStore for RedisStore {
         self.inner.unlock(lock).await
     }
 
-    async fn claim(&self, fence: &Fence, _by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
-        self.inner.claim(fence, ttl).await
+    async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError> {
+        self.inner.claim(fence, by, ttl).await
     }
 
     async fn renew(&self, claim: &Claim, ttl: Duration) -> Result<bool, StoreError> {
@@ -133,8 +133,23 @@ impl ChannelStore for RedisStore {
         self.inner.release(node).await
     }
 
-    async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
-        self.inner.claim_due(limit, ttl).await
+    async fn claim_due_of(
+        &self,
+        _by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
+        self.inner.claim_due(served, limit, ttl).await
+    }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        self.inner.connected(node, cursor, limit).await
     }
 }
 

@@ -272,6 +272,7 @@ impl Admitted {
         let Self { app, endpoint, opening, session } = self;
         let hub = app.hub();
         let mut unanswered = Unanswered { hub: hub.clone(), id: Some(new.id.clone()) };
+        hub.begins_to_open(&new.id);
         let lease = hub.lease_number();
         let opened = hub.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
         let channel = Channel::new(app, endpoint, opened.record, opening, session, outlet);
@@ -279,6 +280,7 @@ impl Admitted {
             return Err(Refusal::unavailable("the server lost its lease meanwhile"));
         }
         unanswered.id = None;
+        unanswered.hub.is_done_with(channel.id());
         Ok(Conversation::new(channel))
     }
 
@@ -334,6 +336,7 @@ struct Unanswered {
 impl Drop for Unanswered {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
+            self.hub.is_done_with(&id);
             ending::undo(&self.hub, id);
         }
     }

@@ -297,6 +297,10 @@ impl App {
         self.0.endpoints.iter().find(|endpoint| &*endpoint.name == name)
     }
 
+    pub(crate) fn endpoint_names(&self) -> Vec<Arc<str>> {
+        self.0.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name)).collect()
+    }
+
     /// The notice of lost events of a channel's endpoint.
     pub(crate) fn gap_frame(&self, endpoint: &str, topic: &Topic) -> Option<Frame> {
         self.endpoint(endpoint).map(|endpoint| endpoint.gap_frame(Some(topic)))

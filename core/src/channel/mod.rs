@@ -124,6 +124,14 @@ pub(crate) struct CloseAsked {
     pub(crate) displaced: bool,
 }
 
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.at.is_none() {
+            self.app.hub().is_done_with(&self.id);
+        }
+    }
+}
+
 impl fmt::Debug for Channel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Channel").field("id", &self.inner.id).finish_non_exhaustive()
@@ -409,7 +417,10 @@ impl Channel {
                 self.refresh(*record);
                 Ok(false)
             }
-            Written::Stale => Err(Error::conflict("the channel has ended or is connected elsewhere")),
+            Written::Stale => {
+                self.app().hub().doubt(self).await;
+                Err(Error::conflict("the channel has ended or is connected elsewhere"))
+            }
         }
     }
 

@@ -187,6 +187,10 @@ impl Sink for Inner {
         }
     }
 
+    fn reconnected(&self) {
+        self.comparison.ask();
+    }
+
     fn runtime(&self, topic: &Topic) -> Option<Handle> {
         let runtimes = self.runtimes.lock();
         runtimes.get(self.shard(topic) % runtimes.len().max(1)).cloned()

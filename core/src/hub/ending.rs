@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::channel::Channel;
 use crate::conversation::guarded;
 use crate::handler::{DisconnectContext, DisconnectReason};
 use crate::invocation::tries::retried;
-use crate::name::ChannelId;
+use crate::name::{ChannelId, NodeId};
 use crate::panics::survived;
 use crate::store::{Claim, Ended, Fence, StoreError};
 
@@ -39,21 +40,27 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
     let Some(ending) = persist("claim", claim).await else { return };
     let first = !matches!(ending, Ending::Elsewhere) && !channel.inner.ending.swap(true, Ordering::AcqRel);
     match ending {
-        Ending::Here(Ended::Claimed(claim)) => Box::pin(run(&channel, *claim, reason, connected)).await,
+        Ending::Here(Ended::Claimed(claim)) if first => Box::pin(run(&channel, *claim, reason, connected)).await,
         // There is nothing to claim and nothing to sweep.
         Ending::Forgotten if first && connected => disconnect(&channel, reason).await,
-        Ending::Here(Ended::Removed) | Ending::Forgotten | Ending::Elsewhere => {}
+        Ending::Here(_) | Ending::Forgotten | Ending::Elsewhere => {}
     }
 }
 
 /// Claims a channel, or does away with it where there is no `on_disconnect` to run.
 async fn take(hub: &EventHub, channel: &Channel, connected: bool) -> Result<Option<Ended>, StoreError> {
-    let (store, fence) = (hub.store(), channel.fence());
+    let (store, fence, by) = (hub.store(), channel.fence(), claimant(hub, channel));
     if connected && channel.inner.endpoint.disconnect.is_some() {
-        let claim = store.claim(&fence, hub.node(), hub.lease_term()).await?;
+        let claim = store.claim(&fence, &by, hub.lease_term()).await?;
         return Ok(claim.map(|claim| Ended::Claimed(Box::new(claim))));
     }
-    store.end(&fence, hub.node(), hub.lease_term()).await
+    store.end(&fence, &by, hub.lease_term()).await
+}
+
+/// The name under which a claim is asked for again. Several tasks of a node may end one channel of a gateway at once, each
+/// with a `Channel` of its own: one of them has the claim.
+fn claimant(hub: &EventHub, channel: &Channel) -> NodeId {
+    hub.node().part(Arc::as_ptr(&channel.inner) as usize)
 }
 
 /// Whose business the end of a channel is.
@@ -69,7 +76,9 @@ pub(crate) async fn end_claimed(app: App, claim: Claim) {
     match app.rehydrate(claim.record.clone()) {
         Some(channel) => run(&channel, claim, DisconnectReason::Expired, true).await,
         None => {
-            tracing::error!(endpoint = %claim.record.endpoint, "no endpoint of this name, its channel is swept only");
+            metrics::counter!("strait_channels_unserved_total").increment(1);
+            let endpoint = &claim.record.endpoint;
+            tracing::warn!(%endpoint, "no node has had a channel's endpoint for long, it ends without on_disconnect");
             persist("remove", || app.store().remove(std::slice::from_ref(&claim))).await;
         }
     }

@@ -18,10 +18,14 @@ use crate::close::Close;
 use crate::handler::DisconnectReason;
 use crate::name::ConnectionId;
 use crate::panics::survived;
-use crate::store::{Attach, AttachAs, Attached, Lease, LeaseTerm, Location, RecordPhase, StoreError, StoreErrorKind};
+use crate::store::{
+    Attach, AttachAs, Attached, Claim, Lease, LeaseTerm, Location, RecordPhase, Served, StoreError, StoreErrorKind,
+};
 
 /// How many due channels are claimed at once.
 const CLAIMS: usize = 32;
+/// For how many leases channels of endpoints that a node does not have are left to the others.
+const UNSERVED: u32 = 20;
 /// How many claimed channels are ended at once.
 const ENDING_AT_ONCE: usize = 8 * CLAIMS;
 /// How many channels are attached again at once.
@@ -82,6 +86,11 @@ impl LeaseClock {
         Duration::from_micros(if sure { now.saturating_sub(self.since.load(Ordering::Acquire)) } else { 0 })
     }
 
+    /// It was lost, and channels are being attached anew.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
     pub(super) fn end(&self) {
         self.until.store(0, Ordering::Release);
     }
@@ -120,10 +129,14 @@ impl EventHub {
     }
 
     /// From here on messages are handled.
-    pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 2] {
+    pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 3] {
         self.0.lease.hold(sure_until);
         let (renewed, renewals) = watch::channel(Instant::now());
-        [tokio::spawn(self.clone().keep_lease(renewed)), tokio::spawn(self.clone().reap(app.clone(), renewals))]
+        [
+            tokio::spawn(self.clone().keep_lease(renewed)),
+            tokio::spawn(self.clone().reap(app.clone(), renewals)),
+            tokio::spawn(self.clone().keep_compared(app.clone())),
+        ]
     }
 
     async fn keep_lease(self, renewed: watch::Sender<Instant>) {
@@ -134,6 +147,10 @@ impl EventHub {
             let before = Instant::now();
             let held = survived("lease", self.renew_lease()).await == Some(true);
             if held {
+                if pause < term / 3 {
+                    // Whatever kept it from renewing may have cost the store what was written last.
+                    self.0.comparison.ask();
+                }
                 renewed.send_replace(before);
             } else {
                 self.0.lease.falter();
@@ -205,6 +222,7 @@ impl EventHub {
         self.0.lease.lost.store(false, Ordering::Release);
         self.0.lease.hold(sure_until);
         self.wake_all();
+        self.0.comparison.ask();
         true
     }
 
@@ -268,7 +286,7 @@ impl EventHub {
         Ok(own && self.0.store.get(channel.id()).await?.is_none())
     }
 
-    fn location_of(&self, channel: &Channel) -> Location {
+    pub(super) fn location_of(&self, channel: &Channel) -> Location {
         Location::Node { node: self.0.node.clone(), connection: ConnectionId::from(channel.id().clone()) }
     }
 
@@ -298,6 +316,13 @@ impl EventHub {
         }
     }
 
+    /// Claims channels that are due and that this application can end, or that no other has ended for long.
+    pub(crate) async fn claim_due(&self, app: &App, limit: usize) -> Result<Vec<Claim>, StoreError> {
+        let (term, endpoints) = (self.lease_term(), app.endpoint_names());
+        let served = Served { endpoints: &endpoints, patience: term.saturating_mul(UNSERVED) };
+        self.0.store.claim_due_of(&self.0.node, Some(&served), limit, term).await
+    }
+
     async fn end_due(&self, app: &App, ending: &Arc<Semaphore>, until: Instant) {
         loop {
             // A claim runs out: no more are taken than are worked on.
@@ -305,7 +330,7 @@ impl EventHub {
             if Instant::now() >= until {
                 return;
             }
-            let claiming = self.0.store.claim_due(&self.0.node, CLAIMS, self.lease_term());
+            let claiming = self.claim_due(app, CLAIMS);
             let Ok(claimed) = timeout_at(until.into(), claiming).await else {
                 tracing::warn!("channels that are due could not be claimed in time");
                 return;

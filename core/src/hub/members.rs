@@ -187,6 +187,7 @@ impl EventHub {
             }
             Ok(_) => {
                 self.forget(channel, topic).await;
+                self.doubt(channel).await;
                 Err(ended())
             }
             Err(error) => {
@@ -327,7 +328,10 @@ impl EventHub {
         let topic = Topic::of_user(user)?;
         let subscription = Subscription { fence: channel.fence(), topic, indexed: true, presence: None };
         match self.0.store.subscribe(&[subscription]).await?.first() {
-            Some(Subscribed::Dead) | None => Err(ended()),
+            Some(Subscribed::Dead) | None => {
+                self.doubt(channel).await;
+                Err(ended())
+            }
             Some(_) => Ok(()),
         }
     }

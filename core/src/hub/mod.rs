@@ -1,5 +1,6 @@
 //! The event hub: publishing, subscribing, direct sends, and what a node does to stay in touch with the others.
 
+mod comparison;
 mod delivery;
 mod direct;
 pub(crate) mod ending;
@@ -28,6 +29,7 @@ pub use gateways::{Continuation, Work};
 pub(crate) use memberships::Memberships;
 pub use publish::Publish;
 
+use comparison::Comparison;
 use delivery::Delivery;
 use ending::Undoing;
 use lease::LeaseClock;
@@ -81,6 +83,7 @@ pub(crate) struct Inner {
     lease: LeaseClock,
     gateways: Gateways,
     undoing: Undoing,
+    comparison: Comparison,
     started: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -127,6 +130,7 @@ impl EventHub {
             lease: LeaseClock::new(),
             gateways,
             undoing: Undoing::default(),
+            comparison: Comparison::default(),
             started: AtomicBool::new(false),
             settings,
             bus: OnceLock::new(),
@@ -203,6 +207,7 @@ impl EventHub {
         if let Entry::Occupied(found) = shard.entry(channel.id().clone())
             && Arc::ptr_eq(&found.get().inner, &channel.inner)
         {
+            self.0.comparison.begin(channel.id());
             found.remove();
         }
     }

@@ -134,7 +134,7 @@ impl Invocation {
         // Only while the store has just answered: a claim that waited for it would find all others' leases ended.
         let until = renewed + term / 3;
         while Instant::now() < self.posts.min(until) {
-            let Ok(claims) = timeout_at(until.into(), hub.store().claim_due(node, CLAIMS, term)).await else { break };
+            let Ok(claims) = timeout_at(until.into(), hub.claim_due(&self.app, CLAIMS)).await else { break };
             let claims = claims?;
             let last = claims.len() < CLAIMS;
             let ends = claims.into_iter().map(|claim| ending::end_claimed(self.app.clone(), claim));

@@ -70,6 +70,10 @@ pub trait Sink: Debug + Send + Sync + 'static {
     /// bus goes on with what comes next.
     fn gap(&self, topics: &[Topic]);
 
+    /// The node hears again after its connection to the store broke. The store may have failed over and lost what was
+    /// written last: the hub compares the node's channels with their records.
+    fn reconnected(&self) {}
+
     /// The runtime on which a topic's events are handed to its members, if there is one that is always the same: a bus that
     /// hears them there wakes no other thread.
     fn runtime(&self, _topic: &Topic) -> Option<Handle> {

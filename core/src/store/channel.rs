@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::StoreError;
+use super::hub::Page;
 use super::record::{Change, Fence, Location, Record, StoredSession, TokenHash};
 use crate::name::{ChannelId, NodeId, Topic};
 
@@ -157,6 +158,15 @@ pub enum Lease {
     Lost,
 }
 
+/// The endpoints whose channels a node can end.
+#[derive(Debug, Clone, Copy)]
+pub struct Served<'a> {
+    /// Their names.
+    pub endpoints: &'a [Arc<str>],
+    /// For how long channels of other endpoints are left to other nodes, from the time at which they are due.
+    pub patience: Duration,
+}
+
 /// Keeps the records of channels.
 ///
 /// A record dies in one atomic step ([`claim`](Self::claim), [`claim_due`](Self::claim_due)): it becomes a tombstone
@@ -224,7 +234,11 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     async fn unlock(&self, lock: &Lock) -> Result<bool, StoreError>;
 
     /// Ends a channel: a tombstone and a claim for `ttl` in one step. `None` if the fence is stale, the channel is
-    /// unknown, or somebody else holds a claim that has not run out.
+    /// unknown, or another claimant holds a claim that has not run out.
+    ///
+    /// `by` names the claimant. A claimant that asks again with the same fence, because the answer was lost, gets the
+    /// same claim for another `ttl`, unless it was taken over. Two that may end a channel at the same time use
+    /// different names.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -266,10 +280,36 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     async fn release(&self, node: &NodeId) -> Result<(), StoreError>;
 
     /// Claims up to `limit` channels that are due: those on nodes without a lease, those whose grace, claim or time at a
-    /// gateway ([`NewChannel::due`]) has run out. A resumable channel on a node without a lease that was open is detached instead, and due when its grace
-    /// ends. May answer fewer than are due, also none: it is called again and again.
+    /// gateway ([`NewChannel::due`]) has run out. A resumable channel on a node without a lease that was open is detached
+    /// instead, and due when its grace ends. May answer fewer than are due, also none: it is called again and again.
+    ///
+    /// With `served`, channels of other endpoints are left to other nodes, until they have been due for the node's
+    /// patience. On a node without a lease they die all the same: they become tombstones that are due at once. However
+    /// many are left, those that are served have their turn.
     ///
     /// # Errors
     /// The store cannot answer.
-    async fn claim_due(&self, by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError>;
+    async fn claim_due_of(
+        &self,
+        by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError>;
+
+    /// As [`claim_due_of`](Self::claim_due_of), whatever the endpoints of the channels.
+    ///
+    /// # Errors
+    /// The store cannot answer.
+    async fn claim_due(&self, by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
+        self.claim_due_of(by, None, limit, ttl).await
+    }
+
+    /// The channels that are connected to a node, opening ones too, in pages of at most `limit`. A channel that is
+    /// connected from the first page to the last is listed; one that comes or goes meanwhile may be listed or not.
+    ///
+    /// # Errors
+    /// `Conflict` when the cursor is not one that a page gave; the store cannot answer.
+    async fn connected(&self, node: &NodeId, cursor: Option<&str>, limit: usize)
+    -> Result<Page<ChannelId>, StoreError>;
 }

@@ -16,7 +16,7 @@ mod record;
 pub use bus::{BusNode, Command, EventBus, Health, Sink};
 pub use channel::{
     Attach, AttachAs, Attached, ChannelStore, Claim, Detached, Ended, Lease, LeaseTerm, Lock, NewChannel, Opened,
-    Patch, Written,
+    Patch, Served, Written,
 };
 pub use error::{StoreError, StoreErrorKind};
 pub use hub::{

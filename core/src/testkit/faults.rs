@@ -134,7 +134,10 @@ impl Faults {
 
     /// They hear again, and notice what they missed: they tell of a gap.
     pub fn hear(&self) {
-        self.hear_unaware().iter().for_each(|(topic, sink)| sink.gap(std::slice::from_ref(topic)));
+        for (topic, sink) in self.hear_unaware() {
+            sink.gap(std::slice::from_ref(&topic));
+            sink.reconnected();
+        }
     }
 
     /// They hear again, and do not know that they missed anything. Answers what they did, and who.

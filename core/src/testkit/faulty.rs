@@ -11,7 +11,7 @@ use crate::name::{ChannelId, NodeId, Topic};
 use crate::store::{
     Attach, Attached, BusNode, ChannelStore, Claim, Command, Delivered, Detached, EventBus, EventHubStore, Fence,
     Health, Lease, LeaseTerm, Location, Lock, Member, NewChannel, Opened, Page, Patch, Present, Publication, Published,
-    Record, Relay, Replay, Sink, Store, StoreError, Subscribed, Subscription, Written,
+    Record, Relay, Replay, Served, Sink, Store, StoreError, Subscribed, Subscription, Written,
 };
 
 /// A store whose operations fail as its [`Faults`] say, those of its nodes on the bus included.
@@ -97,8 +97,23 @@ impl<S: Store + ?Sized> ChannelStore for Faulty<S> {
         self.faults.around("release", self.store.release(node)).await
     }
 
-    async fn claim_due(&self, by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
-        self.faults.around("claim_due", self.store.claim_due(by, limit, ttl)).await
+    async fn claim_due_of(
+        &self,
+        by: &NodeId,
+        served: Option<&Served<'_>>,
+        limit: usize,
+        ttl: Duration,
+    ) -> Result<Vec<Claim>, StoreError> {
+        self.faults.around("claim_due", self.store.claim_due_of(by, served, limit, ttl)).await
+    }
+
+    async fn connected(
+        &self,
+        node: &NodeId,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page<ChannelId>, StoreError> {
+        self.faults.around("connected", self.store.connected(node, cursor, limit)).await
     }
 }
 
@@ -186,6 +201,10 @@ impl Sink for FaultySink {
 
     fn gap(&self, topics: &[Topic]) {
         self.sink.gap(topics);
+    }
+
+    fn reconnected(&self) {
+        self.sink.reconnected();
     }
 
     fn runtime(&self, topic: &Topic) -> Option<Handle> {

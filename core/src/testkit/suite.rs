@@ -59,6 +59,8 @@ macro_rules! __store_suite {
                 a_claim_ends_the_channel
                 of_many_claimers_one_has_it
                 a_claimed_channel_is_not_claimed_again
+                a_claimant_that_asks_again_has_its_claim
+                a_claimant_that_asks_too_late_has_lost_its_claim
                 what_ends_at_once_is_claimed_or_gone
                 an_unknown_channel_is_not_claimed
                 the_claimer_writes_to_the_tombstone
@@ -71,6 +73,17 @@ macro_rules! __store_suite {
                 what_is_not_due_is_left_alone
                 the_due_come_in_pages
                 concurrent_claimers_share_what_is_due
+            }
+            unserved {
+                channels_of_other_endpoints_are_left_to_others
+                the_overdue_are_claimed_by_anybody
+                many_of_other_endpoints_hide_nobody
+            }
+            connected {
+                the_connected_are_listed
+                those_of_one_node_are_listed_in_pages
+                who_stays_is_listed_while_others_come_and_go
+                a_cursor_that_no_page_gave_lists_nobody_else
             }
             direct {
                 a_connected_channel_is_located

@@ -224,22 +224,6 @@ async fn a_store_that_fails_is_asked_until_the_end_is_done() {
 }
 
 #[tokio::test]
-async fn a_claim_whose_answer_was_lost_is_found_by_the_janitor() {
-    let (log, kept) = (Log::default(), Kept::default());
-    let (store, faults) = faulty();
-    let node = Node::start(app(&log, &kept).store(store.clone())).await;
-    let client = node.connect("/rooms/a").await;
-    log.wait_for("connect").await;
-    let id = client.id.clone();
-    faults.next("claim", 1, &Fault::LoseAnswer(StoreErrorKind::Timeout));
-    client.lose();
-    client.ended().await;
-    log.wait_for("Expired").await;
-    crate::log::eventually_async("the record is gone", async || store.get(&id).await.unwrap().is_none()).await;
-    assert_eq!(log.all(), ["connect", "Expired"]);
-}
-
-#[tokio::test]
 async fn a_failing_on_disconnect_ends_the_channel_all_the_same() {
     async fn panics() {
         panic!("at the very end");

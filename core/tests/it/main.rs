@@ -19,6 +19,7 @@ mod node;
 mod node_death;
 mod panics;
 mod presence;
+mod records;
 mod recovery;
 mod sessions;
 mod state;

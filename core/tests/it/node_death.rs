@@ -161,6 +161,29 @@ async fn channels_of_an_endpoint_that_is_no_more_are_swept() {
 }
 
 #[tokio::test]
+async fn channels_of_an_endpoint_wait_for_a_node_that_has_it() {
+    // Within this no node loses its lease because the machine is slow, and nobody's patience ends.
+    const TERM: Duration = Duration::from_secs(2);
+    let (store, theirs, ours) = (MemoryStore::new(), Log::default(), Log::default());
+    let old = || Endpoint::new("old", "/rooms/{room}");
+    let doomed = Node::start_doomed(app(old(), &theirs, &store).lease(TERM)).await;
+    let other = Node::start(app(Endpoint::new("new", "/rooms/{room}"), &ours, &store).lease(TERM)).await;
+    let client = doomed.connect("/rooms/a").await;
+    theirs.wait_for("connect").await;
+    doomed.kill();
+    eventually_async("it is dead", async || {
+        let record = store.get(&client.id).await.unwrap();
+        record.expect("its end waits").phase == RecordPhase::Dead
+    })
+    .await;
+    assert!(other.hub().presence(&topic("room"), None, 10).await.unwrap().items.is_empty());
+    let _late = Node::start(app(old(), &ours, &store).lease(TERM)).await;
+    ours.wait_for("Expired a").await;
+    eventually_async("the record is gone", async || store.get(&client.id).await.unwrap().is_none()).await;
+    assert_eq!(ours.all(), ["Expired a"]);
+}
+
+#[tokio::test]
 async fn all_of_a_dead_nodes_channels_end_however_many_they_were() {
     let (store, theirs, ours) = (MemoryStore::new(), Log::default(), Log::default());
     let plain = || Endpoint::new("room", "/rooms/{room}");

@@ -103,21 +103,31 @@ $$;
 
 -- Makes channels tombstones with a claim, or takes tombstones over. The caller has locked them.
 CREATE FUNCTION {s}.bury(ids text[], a_ttl bigint) RETURNS SETOF {s}.channel LANGUAGE sql AS $$
-    UPDATE {s}.channel SET phase = 3, generation = generation + 1, due = clock_timestamp() + {s}.millis(a_ttl)
+    UPDATE {s}.channel SET
+        phase = 3, generation = generation + 1, due = clock_timestamp() + {s}.millis(a_ttl), claimant = NULL
     WHERE id = ANY (ids) RETURNING *
 $$;
 
-CREATE FUNCTION {s}.claim_channel(a_id text, a_generation bigint, a_ttl bigint)
-RETURNS SETOF {s}.channel LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM FROM {s}.channel WHERE id = a_id AND generation = a_generation
-        AND (phase < 3 OR due <= clock_timestamp()) FOR NO KEY UPDATE;
-    IF FOUND THEN RETURN QUERY SELECT * FROM {s}.bury(ARRAY[a_id], a_ttl); END IF;
-END
+-- The second case is the same call again, after its answer was lost.
+CREATE FUNCTION {s}.claim_channel(a_id text, a_generation bigint, a_claimant text, a_ttl bigint)
+RETURNS SETOF {s}.channel LANGUAGE sql AS $$
+    UPDATE {s}.channel SET
+        phase = 3, generation = a_generation + 1, due = clock_timestamp() + {s}.millis(a_ttl), claimant = a_claimant
+    WHERE id = a_id AND (
+        (generation = a_generation AND (phase < 3 OR due <= clock_timestamp()))
+        OR (generation = a_generation + 1 AND phase = 3 AND claimant = a_claimant)
+    ) RETURNING *
 $$;
 
--- Claims what is due. Channels that somebody else works on are left for the next time.
-CREATE FUNCTION {s}.claim_due(most bigint, a_ttl bigint) RETURNS SETOF {s}.channel LANGUAGE plpgsql AS $$
+-- Channels of dead nodes whose end is left to other nodes: tombstones that are due at once. The caller has locked them.
+CREATE FUNCTION {s}.leave_to_others(ids text[], a_endpoints text[]) RETURNS void LANGUAGE sql AS $$
+    UPDATE {s}.channel SET phase = 3, generation = generation + 1, due = clock_timestamp(), claimant = NULL
+    WHERE id = ANY (ids) AND phase < 2 AND endpoint <> ALL (a_endpoints)
+$$;
+
+-- Claims what is due. Channels that somebody else works on are left for the next time. Where endpoints are named, those of
+-- others are left to other nodes until they have been due for so long.
+CREATE FUNCTION {s}.claim_due(most bigint, a_ttl bigint, a_endpoints text[], a_patience bigint) RETURNS SETOF {s}.channel LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp(); -- What changes from row to row could not be looked up in an index.
     ids text[];
@@ -129,7 +139,9 @@ BEGIN
         SELECT id FROM {s}.node WHERE until <= now_at FOR UPDATE SKIP LOCKED
     ));
     ids := ARRAY(
-        SELECT id FROM {s}.channel WHERE due <= now_at ORDER BY due LIMIT most
+        SELECT id FROM {s}.channel WHERE due <= now_at
+            AND (a_endpoints IS NULL OR endpoint = ANY (a_endpoints) OR due <= now_at - {s}.millis(a_patience))
+            ORDER BY due LIMIT most
         FOR NO KEY UPDATE SKIP LOCKED
     );
     RETURN QUERY SELECT * FROM {s}.bury(ids, a_ttl);
@@ -155,6 +167,7 @@ BEGIN
         CONTINUE WHEN EXISTS (SELECT FROM {s}.node n WHERE n.id = dead AND n.until > clock_timestamp());
         UPDATE {s}.channel SET phase = 2, due = clock_timestamp() + {s}.millis(grace)
             WHERE id = ANY (ids) AND phase = 1 AND grace IS NOT NULL;
+        PERFORM {s}.leave_to_others(ids, a_endpoints);
         ids := ARRAY(SELECT id FROM {s}.channel WHERE id = ANY (ids) AND phase < 2 LIMIT most);
         RETURN QUERY SELECT * FROM {s}.bury(ids, a_ttl);
         most := most - cardinality(ids);

@@ -11,7 +11,7 @@ CREATE TABLE {s}.node (
 CREATE INDEX node_until ON {s}.node (until);
 
 -- phase: 0 opening, 1 open, 2 detached, 3 dead. due: the end of the grace of the detached, of the claim of the dead, of the
--- time at a gateway of the others.
+-- time at a gateway of the others. claimant: may ask again for its claim of the dead.
 CREATE TABLE {s}.channel (
     id text COLLATE "C" PRIMARY KEY,
     endpoint text NOT NULL,
@@ -29,6 +29,7 @@ CREATE TABLE {s}.channel (
     grace bigint,
     opened_at timestamptz NOT NULL,
     due timestamptz,
+    claimant text COLLATE "C",
     token bytea,
     previous_token bytea,
     lock_token bigint,
@@ -36,7 +37,7 @@ CREATE TABLE {s}.channel (
 ) WITH (fillfactor = 70);
 CREATE UNIQUE INDEX channel_location ON {s}.channel (place, connection, at_gateway);
 CREATE INDEX channel_due ON {s}.channel (due) WHERE due IS NOT NULL;
-CREATE INDEX channel_connected ON {s}.channel (place) WHERE NOT at_gateway AND phase < 2;
+CREATE INDEX channel_connected ON {s}.channel (place, id) WHERE NOT at_gateway AND phase < 2;
 
 -- The log of a topic begins after (before, before_mark); there is none while before is null. A channel's inbox is the
 -- topic of the name chr(1) || channel, which no other topic can have.

@@ -139,6 +139,9 @@ async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) 
         node.pulse.lock().is_sound = false;
         resync(store, node, found.is_on).await?;
         progress.is_whole = true;
+        if let Some(hearing) = node.hearing() {
+            hearing.sink.reconnected();
+        }
     }
     node.has_heard();
     if !found.waiting {

@@ -137,7 +137,12 @@ async fn listen(bus: &Arc<Bus>, listener: &Arc<Listener>, topics: &[Arc<Heard>],
     for topics in doubted.chunks(TOPICS_AT_ONCE) {
         compare(bus, listener, topics).await.map_err(|error| Failure::of(&error))?;
     }
-    listener.whole.store(link.number, Ordering::Release);
+    let before = listener.whole.swap(link.number, Ordering::AcqRel);
+    if before != link.number
+        && let Some(sink) = bus.sink()
+    {
+        sink.reconnected();
+    }
     Ok(())
 }
 

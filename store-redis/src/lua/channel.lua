@@ -6,11 +6,11 @@ local function detach(channel, connected, due, id, node, grace)
   redis.call('ZADD', due, till, id)
 end
 
--- Makes a channel a tombstone, or takes a tombstone over.
-local function bury(channel, connected, due, topics, id, generation, node, ttl)
+-- Makes a channel a tombstone of a generation, or takes a tombstone over. The claimant can ask for its claim again.
+local function bury(channel, connected, due, topics, id, generation, node, claimant, ttl)
   local till = int(now() + ttl)
   if node ~= '' then redis.call('ZREM', connected, node .. '\0' .. id) end
-  redis.call('HSET', channel, 'p', 'x', 'u', till, 'g', int(generation + 1))
+  redis.call('HSET', channel, 'p', 'x', 'u', till, 'g', generation, 'c', claimant)
   redis.call('ZADD', due, till, id)
   return {redis.call('HGETALL', channel), redis.call('HKEYS', topics)}
 end

@@ -1,13 +1,17 @@
 -- What may be due in a partition of channels: {due channels, nodes with connected channels, the last of these if there may
--- be more, else ''}. KEYS connected, due. ARGV limit, after which node or ''.
-local nodes, last, more = {}, ARGV[2], false
+-- be more, else ''}. KEYS connected, due. ARGV limit, after which node or '', a random number: of more due channels than
+-- the limit the answer is a part from anywhere.
+local nodes, node, more = {}, ARGV[2], false
 while #nodes < 500 do
-  local after = last == '' and '-' or '(' .. last .. '\1'
+  local after = node == '' and '-' or '(' .. node .. '\1'
   local found = redis.call('ZRANGE', KEYS[1], after, '+', 'BYLEX', 'LIMIT', 0, 1)[1]
   more = found and true
   if not found then break end
-  last = string.match(found, '^[^%z]+')
-  nodes[#nodes + 1] = last
+  node = string.match(found, '^[^%z]+')
+  nodes[#nodes + 1] = node
 end
-local due = redis.call('ZRANGE', KEYS[2], '-inf', int(now()), 'BYSCORE', 'LIMIT', 0, ARGV[1])
-return {due, nodes, more and last or ''}
+local beyond = redis.call('ZCOUNT', KEYS[2], '-inf', int(now())) - ARGV[1]
+local first = beyond > 0 and ARGV[3] % (beyond + 1) or 0
+local last = math.min(beyond, first) + ARGV[1] - 1
+local due = last < 0 and {} or redis.call('ZRANGE', KEYS[2], int(first), int(last))
+return {due, nodes, more and node or ''}

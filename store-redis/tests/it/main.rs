@@ -15,6 +15,7 @@ mod failover;
 mod faults;
 mod key_table;
 mod kit;
+mod records;
 mod runtimes;
 mod silence;
 mod slices;

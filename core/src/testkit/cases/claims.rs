@@ -39,6 +39,31 @@ pub async fn a_claimed_channel_is_not_claimed_again(t: Trial) {
     assert_eq!(t.store.claim(&claim.fence, &NodeId::unique(), LONG).await.unwrap(), None);
 }
 
+/// Its answer was lost, say.
+pub async fn a_claimant_that_asks_again_has_its_claim(t: Trial) {
+    let record = t.open().await;
+    t.join(plain(record.fence(), &topic("a"))).await;
+    let by = NodeId::unique();
+    let first = t.store.claim(&record.fence(), &by, SHORT).await.unwrap().expect("nobody else claims");
+    let again = t.handle().await.claim(&record.fence(), &by, LONG).await.unwrap();
+    assert_eq!(again.as_ref(), Some(&first));
+    assert_eq!(t.store.claim(&record.fence(), &NodeId::unique(), LONG).await.unwrap(), None);
+    assert_eq!(t.store.claim(&first.fence, &by, LONG).await.unwrap(), None, "this fence is the tombstone's");
+    // It holds for another time: once a later claim has run out, the first one would have, too.
+    let (_, later) = abandoned(&t).await;
+    assert_ne!(later.fence.id, record.id);
+    t.store.remove(&[first]).await.unwrap();
+    assert_eq!(t.store.claim(&record.fence(), &by, LONG).await.unwrap(), None);
+}
+
+pub async fn a_claimant_that_asks_too_late_has_lost_its_claim(t: Trial) {
+    let (record, by) = (t.open().await, NodeId::unique());
+    t.store.claim(&record.fence(), &by, SHORT).await.unwrap().expect("nobody else claims");
+    let taken_over = t.due(1).await.remove(0);
+    assert_eq!(t.store.claim(&record.fence(), &by, LONG).await.unwrap(), None);
+    assert_eq!(t.record(&record.id).await, taken_over.record);
+}
+
 pub async fn what_ends_at_once_is_claimed_or_gone(t: Trial) {
     let record = t.open().await;
     t.join(indexed(record.fence(), &topic("a"))).await;

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod bus;
 pub mod claims;
+pub mod connected;
 pub mod direct;
 pub mod leases;
 pub mod lock;
@@ -12,4 +13,5 @@ pub mod presence;
 pub mod records;
 pub mod relay;
 pub mod subscriptions;
+pub mod unserved;
 pub mod values;
