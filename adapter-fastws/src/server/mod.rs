@@ -38,8 +38,9 @@ pub struct ServerLimits {
     /// Connections of all endpoints together; more are answered 503: 10,000. The process's limit of open files is raised for
     /// them as far as its hard limit lets it; where that is too low, a warning says so.
     pub connections: usize,
-    /// Sockets that have not become connections: 1,024. When one more comes, the one that has been quiet for longest is
-    /// closed; those that are being authenticated are not.
+    /// Sockets that have not become connections: 1,024 that wait for a request, and as many whose handshake is being
+    /// answered. When one more socket comes, the one that has been quiet for longest is closed; a handshake beyond those
+    /// that are being answered is refused with 503. So plain requests, `/healthz` among them, never wait behind handshakes.
     pub handshakes: usize,
     /// Sockets accepted in a second by all runtimes together: 20,000, and once as many more after a quiet second. The others
     /// wait in the kernel's queue.

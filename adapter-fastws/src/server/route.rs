@@ -119,7 +119,10 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
     fn call(&self, mut request: Request<Incoming>) -> BoxFuture {
         let asked = Asked::of(request.headers());
         if asked.is_meant() {
-            let answering = Arc::clone(&self.ticket).answered_by_us();
+            let Some(answering) = Arc::clone(&self.ticket).answered_by_us() else {
+                let refusal = Refusal::unavailable("the server answers as many handshakes as it may");
+                return Box::pin(ready(Ok(ours(turn_away(&refusal)))));
+            };
             let accept = asked.check(request.method(), request.version());
             let parts = request.into_parts().0;
             let opening = accept.and_then(|accept| self.router.channels.open(accept, parts, Some(self.remote)));
