@@ -76,6 +76,9 @@ pub enum Ordering {
 /// What one connection of an endpoint may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
+    /// Bytes of path and query that a handshake may bring: 4 KiB. They are kept as long as the channel is; more is
+    /// refused with 414.
+    pub opening: usize,
     /// The longest message, in bytes: 64 KiB.
     pub message: usize,
     /// Bytes that may wait for a client to read: 256 KiB.
@@ -102,6 +105,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            opening: 4 * 1024,
             message: 64 * 1024,
             queue: 256 * 1024,
             subscriptions: 1_000,
@@ -122,6 +126,7 @@ impl Limits {
         let none = RateLimit::default();
         let rate = self.rate.as_ref().unwrap_or(&none);
         let checks = [
+            (self.opening > 0, "opening", "at least 1 byte"),
             (self.message > 0, "message", "at least 1 byte"),
             (self.queue > 0, "queue", "at least 1 byte"),
             (self.backlog.messages > 0, "backlog.messages", "at least 1"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use strait_adapter_fastws::{Server, ServerLimits};
 use strait_core::testkit::{self, Fault, Faults};
-use strait_core::{App, Channel, Endpoint, Error, Json, Opening, Origins, Session};
+use strait_core::{App, Channel, Endpoint, Error, Json, Limits, Opening, Origins, Session};
 
 use crate::kit::{
     Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_on, serve_with, server_limits, text, within,
@@ -105,6 +105,32 @@ async fn the_good_ones_are_let_in() {
     }
     assert_eq!(status(&node, handshake("/?path=/nothing", &[])).await, 404);
     assert_eq!(status(&node, handshake("/?x=1", &[])).await, 404);
+    node.end().await;
+}
+
+/// Path and query are kept as long as the channel is.
+#[tokio::test]
+async fn path_and_query_have_a_limit() {
+    let narrow = Limits { opening: 32, ..limits() };
+    let endpoints = [echo("/echo/{room}"), Endpoint::new("narrow", "/narrow/{room}").public().limits(narrow)];
+    let app = endpoints.into_iter().fold(App::new(), strait_core::AppBuilder::endpoint);
+    let node = serve_with(app, |server| server.limits(server_limits())).await;
+    let query = |length: usize| format!("?q={}", "%e9".repeat(length / 3));
+    let cases = [
+        (format!("/echo/a{}", query(4_000)), 101),
+        (format!("/echo/a{}", query(4_200)), 414),
+        (format!("/echo/{}", "a".repeat(4_200)), 414),
+        (format!("/narrow/a{}", query(20)), 101),
+        (format!("/narrow/a{}", query(30)), 414),
+        (format!("/?path=/narrow/a&q={}", "x".repeat(30)), 414),
+        (format!("/nothing{}", query(4_200)), 404),
+    ];
+    for (path, expected) in cases {
+        let mut client = node.socket().await;
+        client.send(handshake(&path, &[("origin", "http://strait.test")])).await;
+        assert_eq!(client.answer().await.status, expected, "{path}");
+    }
+    node.is_left_by_all().await;
     node.end().await;
 }
 

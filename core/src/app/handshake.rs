@@ -1,4 +1,4 @@
-//! The handshake, step by step, in the order in which refusals are documented: path, origin, capacity, authentication,
+//! The handshake, step by step, in the order in which refusals are documented: path, its length, origin, capacity, authentication,
 //! opening data.
 
 use std::any::Any;
@@ -113,7 +113,8 @@ impl App {
     /// `?path=/rooms/a`, as it must be behind API Gateway.
     ///
     /// # Errors
-    /// 404 for a path without an endpoint, 403 for an origin that may not connect.
+    /// 404 for a path without an endpoint, 414 for more of path and query than [`Limits::opening`] lets in, 403 for an
+    /// origin that may not connect.
     pub fn accept(
         &self,
         path: &str,
@@ -128,17 +129,19 @@ impl App {
         };
         let not_found = || Refusal::new(StatusCode::NOT_FOUND, "there is no endpoint at this path");
         let found = self.0.router.at(&path).map_err(|_| not_found())?;
-        let params = found
-            .params
-            .iter()
-            .map(|(name, value)| percent_decode_str(value).decode_utf8().map(|value| (name, value.into_owned())));
-        let params = params.collect::<Result<Vec<_>, _>>().map_err(|_| not_found())?;
+        if found.params.iter().any(|(_, value)| percent_decode_str(value).decode_utf8().is_err()) {
+            return Err(not_found());
+        }
         let endpoint = Arc::clone(&self.0.endpoints[*found.value]);
+        // It is kept as long as the channel is.
+        if path.len() + query.len() > endpoint.limits.opening {
+            return Err(Refusal::new(StatusCode::URI_TOO_LONG, "path and query are longer than this endpoint takes"));
+        }
         if !origin_passes(&endpoint.origins, headers, transport) {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "pages of this origin may not connect"));
         }
         let subprotocol = choose_subprotocol(&endpoint.subprotocols, headers);
-        Ok(Accepted { app: self.clone(), opening: OpeningData::new(&path, &params, &query), endpoint, subprotocol })
+        Ok(Accepted { app: self.clone(), opening: OpeningData::new(&path, found.params.iter(), &query), endpoint, subprotocol })
     }
 }
 

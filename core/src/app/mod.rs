@@ -309,13 +309,10 @@ impl App {
 
     pub(crate) fn rehydrate_with(&self, record: Record, outlet: Arc<dyn Outlet>) -> Option<Channel> {
         let endpoint = self.endpoint(&record.endpoint)?;
-        let opening = match OpeningData::from_stored(&record.opening) {
-            Ok(opening) => opening,
-            Err(error) => {
-                tracing::error!(channel = %record.id, error = %error, "the record's opening data cannot be read");
-                OpeningData::new("", &[], "")
-            }
-        };
+        let opening = OpeningData::from_stored(record.opening.clone()).unwrap_or_else(|| {
+            tracing::error!(channel = %record.id, "the record's opening data cannot be read");
+            OpeningData::new("", [], "")
+        });
         let endpoint = Arc::clone(endpoint);
         Some(Channel::new(self.clone(), endpoint, record, Arc::new(opening), None, outlet))
     }
