@@ -3,6 +3,7 @@
 mod accept;
 mod descriptors;
 mod drain;
+mod heads;
 mod pace;
 mod pending;
 mod rate;
@@ -45,9 +46,11 @@ pub struct ServerLimits {
     /// Sockets accepted in a second by all runtimes together: 20,000, and once as many more after a quiet second. The others
     /// wait in the kernel's queue.
     pub accepts_per_second: u32,
-    /// How long a TLS handshake, a request's header, the time between two requests of a socket, or taking the answer to a
-    /// handshake may take: 10 s.
+    /// How long a TLS handshake, a request's head, or taking the answer to a handshake may take: 10 s.
     pub handshake: Duration,
+    /// How long a socket that has been answered may pause before its next request: 75 s. Load balancers reuse sockets that
+    /// have been quiet for up to a minute, and would meet closed ones.
+    pub keep_alive: Duration,
     /// Over how long a drain spreads the closes, so that not all clients come back at once: at most 10 s, and no more
     /// than 20 ms a connection.
     pub spread: Duration,
@@ -62,6 +65,7 @@ impl Default for ServerLimits {
             handshakes: 1_024,
             accepts_per_second: 20_000,
             handshake: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
             spread: Duration::from_secs(10),
             drain: Duration::from_secs(35),
         }
@@ -75,6 +79,7 @@ impl ServerLimits {
             (self.handshakes > 0, "`handshakes` must be at least 1"),
             (self.accepts_per_second > 0, "`accepts_per_second` must be at least 1"),
             (!self.handshake.is_zero(), "`handshake` must be longer than nothing"),
+            (!self.keep_alive.is_zero(), "`keep_alive` must be longer than nothing"),
         ];
         match checks.iter().find(|(works, _)| !works) {
             Some((_, must)) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the server's limit {must}"))),
@@ -213,7 +218,7 @@ impl Server {
             Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics: self.metrics.clone() };
         let router = Arc::new(router);
         let accepting = accept::Accept {
-            http: accept::http(&self.limits),
+            http: accept::http(),
             listener,
             router,
             limits: self.limits,

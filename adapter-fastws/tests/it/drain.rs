@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
 use strait_core::testkit::Faults;
-use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Payload, Publish, Topic};
+use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Limits, Payload, Publish, Session, Topic};
 use strait_store_memory::Stats;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -123,6 +123,34 @@ async fn a_drain_waits_no_longer_than_it_may() {
     node.handle.drain();
     within(node.served).await.expect("it does not panic").expect("it ends well");
     assert_eq!(busy.next().await, Got::End);
+}
+
+#[tokio::test]
+async fn the_longest_times_are_no_times() {
+    let gate = Gate::shut();
+    let shut = gate.clone();
+    let (ever, never) = (Duration::MAX, Duration::MAX);
+    let limits =
+        Limits { handler: ever, ping: Duration::from_secs(60), silent: never, closing: ever, ..Limits::default() };
+    let authenticate = || async { Ok::<_, Error>(Session::new("ada", ())?) };
+    let endpoint = echo("/echo").limits(limits).authenticate(authenticate).on("wait", move || {
+        let gate = shut.clone();
+        async move { gate.pass().await }
+    });
+    let app = App::new().endpoint(endpoint).lease(ever);
+    let limits = ServerLimits { handshake: ever, keep_alive: ever, drain: ever, ..server_limits() };
+    let node = serve_with(app, |server| server.limits(limits)).await;
+    let mut kept = node.socket().await;
+    assert_eq!(status(&mut kept, "/healthz").await, 200);
+    assert_eq!(status(&mut kept, "/readyz").await, 200);
+    let mut busy = node.client("/echo").await;
+    busy.send([text("hello"), text(r#"{"action":"wait"}"#)].concat()).await;
+    busy.expect("hello").await;
+    node.handle.drain();
+    gate.let_in(1);
+    busy.expect(r#"{"action":"wait"}"#).await;
+    busy.closes(1012).await;
+    node.end().await;
 }
 
 #[tokio::test]

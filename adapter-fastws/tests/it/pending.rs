@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use crate::kit::{Gate, Node, TcpClient, echo, handshake, serve_with, server_limits, store, until};
 
 fn impatient(server: Server) -> Server {
-    server.limits(ServerLimits { handshake: Duration::from_millis(100), ..server_limits() })
+    let limit = Duration::from_millis(100);
+    server.limits(ServerLimits { handshake: limit, keep_alive: limit, ..server_limits() })
 }
 
 #[tokio::test]

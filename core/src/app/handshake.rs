@@ -141,7 +141,12 @@ impl App {
             return Err(Refusal::new(StatusCode::FORBIDDEN, "pages of this origin may not connect"));
         }
         let subprotocol = choose_subprotocol(&endpoint.subprotocols, headers);
-        Ok(Accepted { app: self.clone(), opening: OpeningData::new(&path, found.params.iter(), &query), endpoint, subprotocol })
+        Ok(Accepted {
+            app: self.clone(),
+            opening: OpeningData::new(&path, found.params.iter(), &query),
+            endpoint,
+            subprotocol,
+        })
     }
 }
 

@@ -110,6 +110,9 @@ pub enum BuildError {
     },
 }
 
+/// A hundred years. A longer time, [`Duration::MAX`] say, counts as this one: clocks and stores can add it to now.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// Builds an [`App`].
 #[derive(Default)]
 #[must_use]
@@ -203,10 +206,13 @@ impl AppBuilder {
         if self.endpoints.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
+        self.settings.lease = self.settings.lease.min(LONGEST);
         let mut router = Router::new();
         let mut endpoints: Vec<Arc<EndpointInner>> = Vec::new();
         for endpoint in self.endpoints {
-            let (inner, requirements, twice) = endpoint.finish();
+            let (mut inner, requirements, twice) = endpoint.finish();
+            inner.limits.handler = inner.limits.handler.min(LONGEST);
+            inner.grace = inner.grace.map(|grace| grace.min(LONGEST));
             check(&inner, &requirements, twice, &self.states)?;
             if endpoints.iter().any(|other| other.name == inner.name) {
                 return Err(BuildError::EndpointTwice(inner.name.as_ref().to_owned()));

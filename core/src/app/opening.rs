@@ -60,7 +60,8 @@ impl<'a> Parts<'a> {
     fn params(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
         let path = self.path;
         self.params.split('&').filter_map(move |param| {
-            let (name, (first, end)) = param.split_once('=').and_then(|(name, at)| Some((name, at.split_once('-')?)))?;
+            let (name, (first, end)) =
+                param.split_once('=').and_then(|(name, at)| Some((name, at.split_once('-')?)))?;
             let value = path.get(first.parse().ok()?..end.parse().ok()?)?;
             Some((percent_decode_str(name).decode_utf8_lossy(), percent_decode_str(value).decode_utf8_lossy()))
         })
@@ -131,7 +132,9 @@ impl OpeningData {
 
     /// Path parameters and query as a `T`.
     pub(crate) fn decode<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
-        serde_urlencoded::from_str(&self.parts().form()).map(Arc::new).map_err(|error| Error::invalid(error.to_string()))
+        serde_urlencoded::from_str(&self.parts().form())
+            .map(Arc::new)
+            .map_err(|error| Error::invalid(error.to_string()))
     }
 
     /// As [`decode`](Self::decode), from memory where the handshake has read it already.
