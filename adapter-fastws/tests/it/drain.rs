@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
 use strait_core::testkit::Faults;
 use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Limits, Payload, Publish, Session, Topic};
@@ -150,6 +151,48 @@ async fn the_longest_times_are_no_times() {
     gate.let_in(1);
     busy.expect(r#"{"action":"wait"}"#).await;
     busy.closes(1012).await;
+    node.end().await;
+}
+
+/// Its publisher has the answer: an event that came to this node goes out before the close frame.
+#[tokio::test]
+async fn events_that_came_before_the_drain_go_out_before_the_close() {
+    const EVENTS: usize = 40;
+    const MEMBERS: usize = 8;
+    let topic = Topic::new("room").expect("a name");
+    let joined = topic.clone();
+    let limits = Limits { queue: 64 << 20, ..crate::kit::limits() };
+    let endpoint = echo("/echo").limits(limits).on("join", move |channel: Channel| {
+        let topic = joined.clone();
+        async move { channel.subscribe(&topic).await }
+    });
+    // All at once: a connection has no time before its close.
+    let limits = ServerLimits { spread: Duration::ZERO, ..server_limits() };
+    let node = serve_with(App::new().endpoint(endpoint), |server| server.limits(limits)).await;
+    let mut clients = Vec::new();
+    for _ in 0..MEMBERS {
+        let mut client = node.client("/echo").await;
+        client.text(r#"{"action":"join"}"#).await;
+        client.expect(r#"{"action":"join"}"#).await;
+        clients.push(client);
+    }
+    // So many bytes that the delivery gives other tasks a turn after each member.
+    let event = "x".repeat(8 * 1024);
+    for _ in 0..EVENTS {
+        let publishing = node.app.hub().publish(Publish::new(topic.clone(), Payload::text(event.clone())));
+        publishing.now_or_never().expect("the store is in memory").expect("it is published");
+    }
+    node.handle.drain();
+    let reading = clients.into_iter().map(|mut client| {
+        let event = &event;
+        async move {
+            for _ in 0..EVENTS {
+                client.expect(event).await;
+            }
+            client.closes(1012).await;
+        }
+    });
+    futures_util::future::join_all(reading).await;
     node.end().await;
 }
 
