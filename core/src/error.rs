@@ -1,6 +1,5 @@
 //! What a handler answers when it cannot do what was asked.
 
-use std::any::Any;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
@@ -16,12 +15,14 @@ use crate::store::{StoreError, StoreErrorKind};
 /// and never sent.
 ///
 /// Every `std::error::Error` becomes `internal` by `?`, its text kept as the source, so that nothing of it reaches a
-/// client by accident. Two kinds are told apart: a [`StoreError`] that may pass becomes `unavailable`, an
-/// [`InvalidName`] `invalid`. (So that this conversion can exist, this type is no `std::error::Error` itself.)
+/// client by accident. Three kinds are told apart: a [`StoreError`] that may pass becomes `unavailable`, an
+/// [`InvalidName`] `invalid`, an elapsed time limit of tokio or tower `timeout`. (So that this conversion can exist, this type is no `std::error::Error` itself.)
 pub struct Error(Box<Inner>);
 
 struct Inner {
     code: Cow<'static, str>,
+    /// Chosen by the application; else it follows from the code.
+    status: Option<StatusCode>,
     message: Cow<'static, str>,
     details: Option<Box<RawValue>>,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -60,7 +61,7 @@ impl Error {
     /// An error of the application's own code.
     #[must_use]
     pub fn new(code: impl Into<Cow<'static, str>>, message: impl Into<Cow<'static, str>>) -> Self {
-        Self(Box::new(Inner { code: code.into(), message: message.into(), details: None, source: None }))
+        Self(Box::new(Inner { code: code.into(), status: None, message: message.into(), details: None, source: None }))
     }
 
     /// `internal`: what went wrong is logged, and the client learns nothing of it.
@@ -80,6 +81,61 @@ impl Error {
                 self
             }
             Err(error) => Self::internal(error),
+        }
+    }
+
+    /// The same error with the HTTP status of a refused handshake: 404 for a room that does not exist, for example.
+    ///
+    /// Only client and server errors (4xx and 5xx) are refusals: another status is passed over, and a debug build
+    /// panics. Messages are answered with the code alone.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        let refuses = status.is_client_error() || status.is_server_error();
+        debug_assert!(refuses, "{status} is no refusal");
+        if refuses {
+            self.0.status = Some(status);
+        }
+        self
+    }
+
+    /// What the client is told of a cause that says more than that something went wrong.
+    fn known(cause: &(dyn StdError + 'static)) -> Option<Self> {
+        if let Some(name) = cause.downcast_ref::<InvalidName>() {
+            return Some(Self::invalid(name.to_string()));
+        }
+        if cause.is::<tower::timeout::error::Elapsed>() || cause.is::<tokio::time::error::Elapsed>() {
+            return Some(Self::timeout("this took too long"));
+        }
+        let store = cause.downcast_ref::<StoreError>()?;
+        if store.is_retryable() {
+            return Some(Self::unavailable("the server cannot do this at the moment, try again later"));
+        }
+        let conflict = store.kind == StoreErrorKind::Conflict;
+        conflict.then(|| Self::conflict("this contradicts what is stored"))
+    }
+
+    /// `invalid` for input that `serde` could not read; `details.field` names the field, `post.tags[2]` for example,
+    /// where it is known.
+    pub(crate) fn unreadable<E: StdError>(error: &serde_path_to_error::Error<E>) -> Self {
+        let invalid = Self::invalid(error.inner().to_string());
+        // A missing field is its parent's error: the message alone names it.
+        match error.path().iter().next() {
+            Some(_) => invalid.with_details(&serde_json::json!({ "field": error.path().to_string() })),
+            None => invalid,
+        }
+    }
+
+    /// An [`anyhow::Error`], which is no `std::error::Error` and so cannot pass by `?` alone:
+    /// `work().await.map_err(Error::from_anyhow)?`.
+    ///
+    /// A [`StoreError`] or [`InvalidName`] anywhere among its causes counts as if it had come without `anyhow`; every
+    /// other error is `internal`, with the whole chain in the log.
+    #[cfg(feature = "anyhow")]
+    #[must_use]
+    pub fn from_anyhow(error: anyhow::Error) -> Self {
+        match error.chain().find_map(Self::known) {
+            Some(known) => known.because(error),
+            None => Self::internal(error),
         }
     }
 
@@ -111,6 +167,9 @@ impl Error {
     /// The HTTP status with which a handshake is refused.
     #[must_use]
     pub fn status(&self) -> StatusCode {
+        if let Some(status) = self.0.status {
+            return status;
+        }
         match self.code() {
             "unauthenticated" => StatusCode::UNAUTHORIZED,
             "invalid" => StatusCode::UNPROCESSABLE_ENTITY,
@@ -153,18 +212,9 @@ impl fmt::Display for Error {
 
 impl<E: StdError + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        let any: &dyn Any = &error;
-        if let Some(name) = any.downcast_ref::<InvalidName>() {
-            return Self::invalid(name.to_string());
-        }
-        match any.downcast_ref::<StoreError>() {
-            Some(store) if store.is_retryable() => {
-                Self::unavailable("the server cannot do this at the moment, try again later").because(error)
-            }
-            Some(store) if store.kind == StoreErrorKind::Conflict => {
-                Self::conflict("this contradicts what is stored").because(error)
-            }
-            _ => Self::internal(error),
+        match Self::known(&error) {
+            Some(known) => known.because(error),
+            None => Self::internal(error),
         }
     }
 }
@@ -202,7 +252,10 @@ impl Error {
     pub(crate) fn unboxed(error: Box<dyn StdError + Send + Sync>) -> Self {
         match error.downcast::<Boxed>() {
             Ok(ours) => ours.0,
-            Err(error) => Self::internal(error),
+            Err(error) => match Self::known(&*error) {
+                Some(known) => known.because(error),
+                None => Self::internal(error),
+            },
         }
     }
 }
@@ -230,6 +283,35 @@ mod tests {
         let back = Error::unboxed(boxed);
         assert_eq!((back.code(), back.message()), ("full", "try later"));
         assert_eq!(Error::unboxed("another".into()).code(), "internal");
+    }
+
+    #[test]
+    fn a_time_limit_is_a_timeout() {
+        let elapsed = tower::timeout::error::Elapsed::new();
+        assert_eq!(Error::unboxed(elapsed.into()).code(), "timeout");
+        assert_eq!(Error::from(tower::timeout::error::Elapsed::new()).code(), "timeout");
+    }
+
+    #[test]
+    fn a_refusal_chooses_its_status() {
+        let error = Error::new("no_such_room", "there is no such room").with_status(StatusCode::NOT_FOUND);
+        assert_eq!((error.code(), error.status()), ("no_such_room", StatusCode::NOT_FOUND));
+        assert_eq!(Error::new("full", "the room is full").status(), StatusCode::FORBIDDEN);
+    }
+
+    #[cfg(feature = "anyhow")]
+    #[test]
+    fn what_anyhow_carries_is_told_apart() {
+        use anyhow::Context;
+
+        let away = StoreError::new(StoreErrorKind::Timeout, "test", "publish");
+        let error = Error::from_anyhow(Err::<(), _>(away).context("cannot greet").expect_err("an error"));
+        assert_eq!(error.code(), "unavailable");
+        let error = Error::from_anyhow(anyhow::anyhow!("password is hunter2").context("cannot greet"));
+        assert_eq!(json(&error), r#"{"code":"internal","message":"something went wrong on the server"}"#);
+        let source = error.source().expect("the source is kept");
+        assert_eq!(source.to_string(), "cannot greet");
+        assert_eq!(source.source().map(ToString::to_string).as_deref(), Some("password is hunter2"));
     }
 
     #[test]

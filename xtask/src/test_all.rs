@@ -146,6 +146,9 @@ impl Report {
         for skipped in &self.notes.skipped {
             say(format_args!("skipped: {skipped}"));
         }
+        for flaky in &self.notes.flaky {
+            say(format_args!("FLAKY: {flaky} failed, and passed when it was run again"));
+        }
         let total: Duration = self.steps.iter().map(|(_, time, _)| *time).sum();
         let failed = self.steps.iter().find(|(_, _, passed)| !passed);
         let ending = failed.map_or("passed".to_owned(), |(name, ..)| format!("FAILED at {name}"));

@@ -71,7 +71,10 @@ async fn replies_are_those_of_a_node() {
             r#"{"action":"panic"}"#,
             r#"{"action":"panic","error":{"code":"internal","message":"something went wrong on the server"}}"#,
         ),
-        ("text", r#"{"error":{"code":"unknown_route","message":"there is no such route"}}"#),
+        (
+            "text",
+            r#"{"error":{"code":"unknown_route","message":"the message names no route: send a JSON object whose \"action\" is the route's name"}}"#,
+        ),
     ] {
         assert_eq!(client.ask(asked).await, answered);
     }

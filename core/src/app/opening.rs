@@ -132,9 +132,15 @@ impl OpeningData {
 
     /// Path parameters and query as a `T`.
     pub(crate) fn decode<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
-        serde_urlencoded::from_str(&self.parts().form())
-            .map(Arc::new)
-            .map_err(|error| Error::invalid(error.to_string()))
+        let form = self.parts().form();
+        let fields = serde_urlencoded::Deserializer::new(form_urlencoded::parse(form.as_bytes()));
+        serde_path_to_error::deserialize(fields).map(Arc::new).map_err(|error| {
+            // The body of a 422 is the message alone.
+            match error.path().iter().next() {
+                Some(_) => Error::invalid(format!("parameter {}: {}", error.path(), error.inner())),
+                None => Error::invalid(error.inner().to_string()),
+            }
+        })
     }
 
     /// As [`decode`](Self::decode), from memory where the handshake has read it already.

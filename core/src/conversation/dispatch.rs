@@ -57,7 +57,7 @@ impl Conversation {
                     Request::Whole { key, .. } if limited => return Err((too_many(), unknown(key))),
                     Request::Whole { payload, key } => match endpoint.message {
                         Some(found) => (found, Received::Text(payload)),
-                        None => return Err((unknown_route(), unknown(key))),
+                        None => return Err((unknown_route(&endpoint.routing_key, key.as_deref()), unknown(key))),
                     },
                 }
             }
@@ -125,6 +125,11 @@ fn too_many() -> Error {
     Error::rate_limited("too many messages, slow down")
 }
 
-fn unknown_route() -> Error {
-    Error::unknown_route("there is no such route")
+fn unknown_route(routing_key: &str, key: Option<&str>) -> Error {
+    match key {
+        Some(_) => Error::unknown_route("there is no such route"),
+        None => Error::unknown_route(format!(
+            "the message names no route: send a JSON object whose {routing_key:?} is the route's name"
+        )),
+    }
 }

@@ -94,8 +94,18 @@ pub struct Json<T>(pub T);
 
 fn json<T: DeserializeOwned>(context: &MessageContext) -> Result<T, Error> {
     match &context.payload {
-        Received::Text(text) => serde_json::from_str(text).map_err(|error| Error::invalid(error.to_string())),
+        Received::Text(text) => serde_json::from_str(text).map_err(|error| unreadable::<T>(text, &error)),
         Received::Binary(_) => Err(Error::invalid("this takes JSON text, not bytes")),
+    }
+}
+
+/// Reads what could not be read once more, for the name of the field: keeping track costs more than reading.
+#[cold]
+fn unreadable<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Error {
+    match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)) {
+        // What comes behind the value is no field's.
+        Ok(_) => Error::invalid(error.to_string()),
+        Err(error) => Error::unreadable(&error),
     }
 }
 

@@ -96,7 +96,7 @@ async fn what_no_route_takes_is_unknown_and_names_inherited_elsewhere_are_no_rou
         let expected = keyed(action, r#","error":{"code":"unknown_route","message":"there is no such route"}"#);
         assert_eq!(client.ask(&keyed(action, "")).await, expected);
     }
-    let keyless = r#"{"error":{"code":"unknown_route","message":"there is no such route"}}"#;
+    let keyless = r#"{"error":{"code":"unknown_route","message":"the message names no route: send a JSON object whose \"action\" is the route's name"}}"#;
     for whole in ["text", "[]", "{}", "{\"action\":1}", "not { json"] {
         assert_eq!(client.ask(whole).await, keyless, "{whole}");
     }
@@ -144,9 +144,17 @@ async fn input_is_checked_before_the_handler_and_the_channel_stays_open() {
     let client = serve(endpoint).await.connect("/").await;
     let short = r#","error":{"code":"invalid","message":"the title is too short","details":{"least":3}}"#;
     assert_eq!(client.ask(&keyed("post", r#","title":"ab""#)).await, keyed("post", short));
-    for wrong in [r#","title":1"#, "", r#","titel":"abc""#] {
-        let answer = client.ask(&keyed("post", wrong)).await;
-        assert!(answer.starts_with(r#"{"action":"post","error":{"code":"invalid","message":""#), "{answer}");
+    for (wrong, message, details) in [
+        (
+            r#","title":1"#,
+            "invalid type: integer `1`, expected a string at line 1 column 10",
+            r#","details":{"field":"title"}"#,
+        ),
+        ("", "missing field `title` at line 1 column 2", ""),
+        (r#","titel":"abc""#, "missing field `title` at line 1 column 15", ""),
+    ] {
+        let error = format!(r#","error":{{"code":"invalid","message":"{message}"{details}}}"#);
+        assert_eq!(client.ask(&keyed("post", wrong)).await, keyed("post", &error));
     }
     assert!(client.ask(r#"{"action":"post","title":"a","title":"b"}"#).await.contains(r#""code":"invalid""#));
     assert_eq!(client.ask(&keyed("post", r#","title":"abc""#)).await, keyed("post", r#","title":"abc""#));

@@ -44,6 +44,9 @@ async fn refusals_come_in_the_documented_order() {
     assert_eq!(status("/rooms/a?page=x", &[("x-token", "bad")]).await, 403);
     assert_eq!(status("/rooms/a?page=x", &[("x-token", "good")]).await, 422);
     assert_eq!(status("/rooms/a", &[("x-token", "good")]).await, 422);
+    let refusal = node.refused("/rooms/a?page=x", &[("x-token", "good")]).await;
+    assert_eq!(refusal.message, "parameter page: invalid digit found in string");
+    assert_eq!(node.refused("/rooms/a", &[("x-token", "good")]).await.message, "missing field `page`");
     assert!(node.connect_with("/rooms/a?page=1", &[("x-token", "good")]).await.is_ok());
     node.app.stop().await;
     let refusal = node.refused("/rooms/a?page=x", &[]).await;

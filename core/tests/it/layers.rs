@@ -88,8 +88,8 @@ async fn towers_timeout_works_and_lets_errors_through() {
         .layer(TimeoutLayer::new(Duration::from_secs(5)));
     let client =
         serve(Endpoint::new("a", "/").public().route("hang", hang).route("refuse", refuse)).await.connect("/").await;
-    let internal = r#"{"action":"hang","error":{"code":"internal","message":"something went wrong on the server"}}"#;
-    assert_eq!(client.ask(r#"{"action":"hang"}"#).await, internal);
+    let late = r#"{"action":"hang","error":{"code":"timeout","message":"this took too long"}}"#;
+    assert_eq!(client.ask(r#"{"action":"hang"}"#).await, late);
     let full = r#"{"action":"refuse","error":{"code":"full","message":"the room is full","details":3}}"#;
     assert_eq!(client.ask(r#"{"action":"refuse"}"#).await, full);
 }

@@ -21,6 +21,8 @@ pub(super) struct Notes {
     /// The runner's own last word.
     pub(super) summary: Option<String>,
     pub(super) skipped: Vec<String>,
+    /// Tests that failed and passed when they were run once more (`.config/nextest.toml`, profile `ci`).
+    pub(super) flaky: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +81,7 @@ impl Runner {
         let skipped = fs::read_to_string(&skips).unwrap_or_default();
         notes.skipped = skipped.lines().map(str::to_owned).collect();
         let (status, output) = outcome?;
+        notes.flaky = nextest_flaky(&output);
         notes.summary = match self {
             Runner::Nextest => nextest_summary(&output),
             Runner::CargoTest => Some(cargo_test_summary(&output)),
@@ -113,6 +116,16 @@ fn run_and_read<S: Read + Send + 'static>(
 fn nextest_summary(output: &str) -> Option<String> {
     let mut lines = output.lines().map(str::trim);
     lines.rfind(|line| line.starts_with("Summary [")).map(str::to_owned)
+}
+
+/// The names in nextest's last list, `FLAKY 2/2 [   0.1s] (3/9) crate::it name`.
+fn nextest_flaky(output: &str) -> Vec<String> {
+    let flaky = output.lines().map(str::trim).filter(|line| line.starts_with("FLAKY "));
+    let names = flaky.filter_map(|line| line.rsplit_once([')', ']'])).map(|(_, name)| name.trim().to_owned());
+    let mut names: Vec<String> = names.collect();
+    names.sort_unstable();
+    names.dedup();
+    names
 }
 
 /// `cargo test` has a summary per binary, `test result: ok. 2 passed; 0 failed; …`, and none of all.
@@ -150,6 +163,14 @@ mod tests {
         let expected = "Summary [  12.3s] 3 tests run: 2 passed, 1 failed, 0 skipped";
         assert_eq!(nextest_summary(&without_colors(output)).as_deref(), Some(expected));
         assert_eq!(nextest_summary("error: could not compile"), None);
+    }
+
+    #[test]
+    fn flaky_tests_are_named_once() {
+        let output = "        FLAKY 2/2 [   0.002s] (1/2) chat::it room::rooms_are_apart\n\
+                      \u{1b}[33;1m   FLAKY 2/2\u{1b}[0m [   0.002s] (1/2) chat::it room::rooms_are_apart\n\
+                      FLAKY 2/2 [ 1s] core::it a::b\n        PASS [ 1s] (2/2) core::it c\n";
+        assert_eq!(nextest_flaky(&without_colors(output)), ["chat::it room::rooms_are_apart", "core::it a::b"]);
     }
 
     #[test]
