@@ -23,6 +23,7 @@ use super::pending::{Pending, Ticket};
 use super::rate::Rate;
 use super::route::{Connected, Passed, Router};
 use crate::connection::{Connection, Wire};
+use crate::lines::Lines;
 use crate::task::Task;
 
 /// The longest head of a request, in bytes.
@@ -31,6 +32,9 @@ const MAX_HEAD: usize = 16 * 1024;
 /// After so many sockets those that are there already get their turn: however many come at once, each is worth some hundred
 /// messages.
 const AT_ONCE: usize = 4;
+
+/// Sockets that the kernel does not hand over: it is tried ten times a second by each runtime.
+static REFUSED: Lines = Lines::new(1);
 
 /// Accepts sockets and answers their requests.
 pub(super) struct Accept {
@@ -74,7 +78,10 @@ impl Accept {
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {
                     // Out of descriptors or memory: others must end first.
-                    tracing::error!(error = %error, "sockets cannot be accepted");
+                    if let Some(left_out) = REFUSED.next() {
+                        let hint = is_out_of_descriptors(&error).then_some("raise the limit of open files");
+                        tracing::error!(%error, hint, left_out, "sockets cannot be accepted");
+                    }
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -211,6 +218,17 @@ fn without_delay(listener: &TcpListener) {
 fn is_of_one_socket(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(unix)]
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+fn is_out_of_descriptors(_: &io::Error) -> bool {
+    false
 }
 
 #[cfg(test)]

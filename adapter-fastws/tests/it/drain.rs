@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
+use strait_adapter_fastws::{Runtimes, Server, ServerHandle, ServerLimits};
 use strait_core::testkit::Faults;
 use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Limits, Payload, Publish, Session, Topic};
 use strait_store_memory::Stats;
@@ -361,7 +361,76 @@ async fn a_port_in_use_is_an_error() {
         let result = tokio::task::spawn_blocking(move || Server::new(app).run(address, runtimes, |_| ()));
         let error = within(result).await.expect("no panic").expect_err("the port is taken");
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{runtimes:?}");
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_is_run_on_a_runtime_says_so() {
+    for runtimes in [Runtimes::PerCore, Runtimes::Shared] {
+        let app = App::new().endpoint(echo("/echo")).store(store()).build().expect("it can be built");
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let error = Server::new(app).run(address, runtimes, |_| ()).expect_err("this thread drives a runtime");
+        assert!(error.to_string().contains("Server::run_with"), "{error}");
+    }
+}
+
+/// A pool needs a runtime to be made, and lives where it was made.
+#[test]
+fn a_server_is_set_up_on_its_own_runtime() {
+    let two = NonZeroUsize::new(2).expect("not zero");
+    for runtimes in [Runtimes::Threads(two), Runtimes::Shared] {
+        let set_up = async || {
+            let (ask, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<&str>>(1);
+            // It answers as long as the runtime runs.
+            tokio::spawn(async move {
+                while let Some(answer) = asked.recv().await {
+                    let _ = answer.send("from the pool");
+                }
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let endpoint = Endpoint::new("a", "/a").public().on("ask", move || {
+                let ask = ask.clone();
+                async move {
+                    let (answer, answered) = tokio::sync::oneshot::channel();
+                    ask.send(answer).await.map_err(|_| Error::unavailable("there is no pool"))?;
+                    answered.await.map(Json).map_err(|_| Error::unavailable("there is no answer"))
+                }
+            });
+            let app = App::new().endpoint(endpoint).store(store()).build().map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(Server::new(app).limits(server_limits()))
+        };
+        let (told, address) = mpsc::channel();
+        let client = std::thread::spawn(move || {
+            let (address, handle): (SocketAddr, ServerHandle) = address.recv().expect("it listens");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let mut client = Client::new(within(TcpStream::connect(address)).await.expect("it listens"));
+                client.open("/a").await;
+                client.text(r#"{"action":"ask"}"#).await;
+                client.expect(r#"{"action":"ask","result":"from the pool"}"#).await;
+                handle.drain();
+                client.closes(1012).await;
+            });
+        });
+        let handle = std::cell::OnceCell::new();
+        let with_handle = async || {
+            let server: Server = set_up().await?;
+            let _ = handle.set(server.handle());
+            Ok::<_, std::io::Error>(server)
+        };
+        let listening = |address| {
+            let handle = handle.get().expect("it was set up").clone();
+            told.send((address, handle)).expect("it is awaited");
+        };
+        let address = "127.0.0.1:0".parse().expect("an address");
+        Server::run_with(address, runtimes, with_handle, listening).expect("it ends well");
+        client.join().expect("no panic");
+    }
+    let failed = async || Err(std::io::Error::other("there is no database"));
+    let address = "127.0.0.1:0".parse().expect("an address");
+    let error = Server::run_with(address, Runtimes::Shared, failed, |_| ()).expect_err("it cannot be set up");
+    assert_eq!(error.to_string(), "there is no database");
 }
 
 #[tokio::test]
