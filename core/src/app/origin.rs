@@ -53,8 +53,6 @@ pub(super) fn other_origin(endpoint: &EndpointInner, headers: &HeaderMap) -> Ref
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn passes_by(transport: Transport, origins: &Origins, origin: &str, host: &str) -> bool {
