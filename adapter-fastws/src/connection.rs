@@ -166,7 +166,7 @@ impl Connection {
             self.conversation.close(Close::policy("a message took too long"), cx);
         }
         if flags & flag::DRAIN != 0 {
-            self.conversation.drain(Close::restart("the server restarts, connect again"), cx);
+            self.conversation.drain(Close::restart("the server restarts, connect again"));
         }
         if flags & flag::CLOSE_LATE != 0 {
             self.drop_socket(cx);

@@ -58,6 +58,11 @@ impl<'a> Asked<'a> {
         self.websocket || !matches!(self.key, Once::Missing)
     }
 
+    /// The host that the request names, if it names one.
+    pub(crate) fn host(&self) -> Option<&'a str> {
+        self.host.get().and_then(|host| host.to_str().ok())
+    }
+
     /// Checks the request and tells `Sec-WebSocket-Accept`.
     pub(crate) fn check(&self, method: &Method, version: Version) -> Result<HeaderValue, Refusal> {
         if !self.websocket || !self.upgrade {

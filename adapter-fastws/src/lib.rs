@@ -4,6 +4,8 @@ mod chatter;
 mod connection;
 mod frame;
 mod handshake;
+mod hosts;
+mod lines;
 mod opening;
 mod outbox;
 mod peer;

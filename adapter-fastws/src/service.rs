@@ -12,17 +12,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use strait_core::{App, Refusal, Transport};
+use strait_core::{Accepted, App, Refusal, Transport, path_in_query};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_service::Service;
 
 use crate::connection::{Connection, Wire};
 use crate::handshake::Asked;
+use crate::hosts::{Hosts, check_target};
+use crate::lines::Lines;
 use crate::opening::Opened;
 use crate::registry::Registry;
 use crate::task::Task;
@@ -42,6 +44,8 @@ pub struct Channels {
     connections: usize,
     handshake: Duration,
     transport: Transport,
+    hosts: Hosts,
+    path_in_query: bool,
 }
 
 impl fmt::Debug for Channels {
@@ -64,7 +68,15 @@ impl Channels {
     pub(crate) fn with_places(app: App, connections: usize, places: Arc<AtomicUsize>) -> Self {
         let registry = Registry::new(places);
         tokio::spawn(Registry::sweep(Arc::downgrade(&registry)));
-        Self { app, registry, connections, handshake: Duration::from_secs(10), transport: Transport::Plain }
+        Self {
+            app,
+            registry,
+            connections,
+            handshake: Duration::from_secs(10),
+            transport: Transport::Plain,
+            hosts: Hosts::default(),
+            path_in_query: false,
+        }
     }
 
     /// Says that clients speak TLS, with this server or with a proxy in front of it: then pages of this host pass only if
@@ -75,8 +87,48 @@ impl Channels {
         self
     }
 
-    pub(crate) fn transport(&self) -> Transport {
-        self.transport
+    /// Answers only requests whose `Host` is one of these, with any port where a host is given without one; others are
+    /// refused with 421. A page whose own name was made to resolve to the server's address (DNS rebinding) gets nowhere.
+    #[must_use]
+    pub fn hosts<S: Into<String>>(mut self, hosts: impl IntoIterator<Item = S>) -> Self {
+        self.hosts = Hosts::listed(hosts);
+        self
+    }
+
+    /// Takes an endpoint's path in the query of `/` too, as API Gateway has it: `/?path=/rooms/a`. A proxy's rules for
+    /// paths do not see such a path: an endpoint that is closed to strangers by its path is open by this form.
+    #[must_use]
+    pub fn path_in_query(mut self) -> Self {
+        self.path_in_query = true;
+        self
+    }
+
+    pub(crate) fn with_hosts(mut self, hosts: Hosts) -> Self {
+        self.hosts = hosts;
+        self
+    }
+
+    /// Checks which host a request is meant for.
+    pub(crate) fn check_host(&self, asked: &Asked<'_>, target: &Uri) -> Result<(), Refusal> {
+        check_target(target, asked.host())?;
+        self.hosts.check(asked.host())
+    }
+
+    /// Finds a request's endpoint and checks its origin.
+    pub(crate) fn accept(&self, target: &Uri, headers: &HeaderMap) -> Result<Accepted, Refusal> {
+        let (path, query) = (target.path(), target.query());
+        if self.path_in_query {
+            let (path, query) = path_in_query(path, query)?;
+            return self.app.accept(&path, Some(&query), headers, self.transport);
+        }
+        self.app.accept(path, query, headers, self.transport)
+    }
+
+    /// Checks a request that is meant as a handshake, and tells `Sec-WebSocket-Accept`.
+    pub(crate) fn check<B>(&self, asked: &Asked<'_>, request: &Request<B>) -> Result<HeaderValue, Refusal> {
+        let accept = asked.check(request.method(), request.version())?;
+        self.check_host(asked, request.uri())?;
+        Ok(accept)
     }
 
     pub(crate) fn handshake_limit(mut self, limit: Duration) -> Self {
@@ -96,7 +148,7 @@ impl Channels {
         request: Parts,
         remote: Option<SocketAddr>,
     ) -> Result<impl Future<Output = Result<(Answer, Opened), Refusal>> + Send + use<>, Refusal> {
-        let accepted = self.app.accept(request.uri.path(), request.uri.query(), &request.headers, self.transport)?;
+        let accepted = self.accept(&request.uri, &request.headers)?;
         if self.registry.is_draining() {
             return Err(Refusal::unavailable("the server is about to end"));
         }
@@ -131,10 +183,19 @@ async fn upgraded(opened: Opened, upgrade: OnUpgrade, limit: Duration) -> Option
     })
 }
 
-/// Answers who is not let in.
-pub(crate) fn turn_away(refusal: &Refusal) -> Answer {
+/// Refused handshakes that are logged: strangers can cause any number of them.
+static REFUSED: Lines = Lines::new(10);
+/// So much of a path is logged.
+const LOGGED: usize = 200;
+
+/// Answers a client that is not let in.
+pub(crate) fn turn_away(path: &str, refusal: &Refusal) -> Answer {
     let status = refusal.status.as_u16();
-    tracing::debug!(status, "a handshake was refused");
+    if let Some(left_out) = REFUSED.next() {
+        let path: String = path.chars().take(LOGGED).collect();
+        let (reason, hint) = (&*refusal.message, refusal.hint.as_deref());
+        tracing::info!(status, path = ?path, reason = ?reason, hint, left_out, "a handshake was refused");
+    }
     metrics::counter!("strait_handshakes_refused_total", "status" => status.to_string()).increment(1);
     refuse(refusal)
 }
@@ -171,18 +232,20 @@ impl<B: Send + 'static> Service<Request<B>> for Channels {
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
         let (upgrade, limit) = (hyper::upgrade::on(&mut request), self.handshake);
-        let accept = Asked::of(request.headers()).check(request.method(), request.version());
-        match accept.and_then(|accept| self.open(accept, request.into_parts().0, remote)) {
+        let accept = self.check(&Asked::of(request.headers()), &request);
+        // A reference to the head's bytes, for the log.
+        let (target, parts) = (request.uri().clone(), request.into_parts().0);
+        match accept.and_then(|accept| self.open(accept, parts, remote)) {
             Ok(opening) => Box::pin(async move {
                 Ok(match opening.await {
                     Ok((answer, opened)) => {
                         tokio::spawn(Task::Apart(Box::pin(upgraded(opened, upgrade, limit))));
                         answer
                     }
-                    Err(refusal) => turn_away(&refusal),
+                    Err(refusal) => turn_away(target.path(), &refusal),
                 })
             }),
-            Err(refusal) => Box::pin(ready(Ok(turn_away(&refusal)))),
+            Err(refusal) => Box::pin(ready(Ok(turn_away(target.path(), &refusal)))),
         }
     }
 }

@@ -192,7 +192,7 @@ async fn main() -> Result<()> {
     let (Some(path), Some(store)) = (arguments.next(), arguments.next()) else {
         return Err(Error::other("say which program and which store: path/to/bootstrap redis://…").into());
     };
-    let variables = vec![("CHAT_STORE".to_owned(), store)];
+    let variables = vec![("CHAT_STORE".to_owned(), store), ("CHAT_LOAD_TESTS".to_owned(), "1".to_owned())];
     let program = Program { path: PathBuf::from(path), arguments: Vec::new(), variables };
     say(format_args!("{} bytes", std::fs::metadata(&program.path)?.len()));
 

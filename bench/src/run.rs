@@ -71,7 +71,10 @@ impl Options {
             Some(command) => command.clone(),
             None => {
                 let chat = env::current_exe()?.with_file_name("chat");
-                format!("{} --listen 127.0.0.1:{{port}} --connections 100000 --accepts 1000000", chat.display())
+                format!(
+                    "{} --listen 127.0.0.1:{{port}} --load-tests --connections 100000 --accepts 1000000",
+                    chat.display()
+                )
             }
         };
         let plain = [String::new()];

@@ -34,6 +34,8 @@ pub struct Endpoint {
     routes: Vec<(String, Route)>,
     message: Option<Route>,
     binary: Option<Route>,
+    /// The method of something that was given twice, first of all.
+    pub(crate) twice: Option<&'static str>,
 }
 
 /// What serves an endpoint's channels.
@@ -170,6 +172,14 @@ impl Endpoint {
             routes: Vec::new(),
             message: None,
             binary: None,
+            twice: None,
+        }
+    }
+
+    /// Notes that `method` took the place of what was given before.
+    fn replaces<T>(&mut self, method: &'static str, before: &Option<T>) {
+        if before.is_some() {
+            self.twice.get_or_insert(method);
         }
     }
 
@@ -179,14 +189,17 @@ impl Endpoint {
         H: Handler<Args, OpenContext, Admit>,
         Args: 'static,
     {
-        self.inner.authenticate = Some(erase(handler));
+        let before = self.inner.authenticate.replace(erase(handler));
+        self.replaces("authenticate", &before);
         self.requirements.extend(H::requirements());
         self
     }
 
     /// Reads path parameters and query as a `T` during the handshake; mistakes are answered 422.
     pub fn opening<T: DeserializeOwned + Send + Sync + 'static>(mut self) -> Self {
-        self.inner.read_opening = Some(|data| Ok(data.decode::<T>()? as Arc<dyn Any + Send + Sync>));
+        let read: ReadOpening = |data| Ok(data.decode::<T>()? as Arc<dyn Any + Send + Sync>);
+        let before = self.inner.read_opening.replace(read);
+        self.replaces("opening", &before);
         self
     }
 
@@ -197,7 +210,8 @@ impl Endpoint {
         H: Handler<Args, ConnectContext, Connected>,
         Args: 'static,
     {
-        self.inner.connect = Some(erase(handler));
+        let before = self.inner.connect.replace(erase(handler));
+        self.replaces("on_connect", &before);
         self.requirements.extend(H::requirements());
         self
     }
@@ -208,7 +222,8 @@ impl Endpoint {
         H: Handler<Args, DisconnectContext, Connected>,
         Args: 'static,
     {
-        self.inner.disconnect = Some(erase(handler));
+        let before = self.inner.disconnect.replace(erase(handler));
+        self.replaces("on_disconnect", &before);
         self.requirements.extend(H::requirements());
         self
     }
@@ -239,7 +254,8 @@ impl Endpoint {
 
     /// Handles text that no other route takes, by a route with policies of its own.
     pub fn message_route(mut self, route: Route) -> Self {
-        self.message = Some(route);
+        let before = self.message.replace(route);
+        self.replaces("on_message", &before);
         self
     }
 
@@ -254,14 +270,17 @@ impl Endpoint {
 
     /// Handles binary messages, by a route with policies of its own.
     pub fn binary_route(mut self, route: Route) -> Self {
-        self.binary = Some(route);
+        let before = self.binary.replace(route);
+        self.replaces("on_binary", &before);
         self
     }
 
     /// What a client is told that has missed events of a topic (`None`: direct sends), instead of
     /// `{"gap":{"topic":"…"}}`.
     pub fn on_gap(mut self, gap: impl Fn(Option<&Topic>) -> crate::event::Payload + Send + Sync + 'static) -> Self {
-        self.inner.gap = Some(Arc::new(move |topic| Frame::of(&gap(topic))));
+        let gap: OnGap = Arc::new(move |topic| Frame::of(&gap(topic)));
+        let before = self.inner.gap.replace(gap);
+        self.replaces("on_gap", &before);
         self
     }
 

@@ -24,7 +24,7 @@ pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
 
-pub use app::{Accepted, Admitted, App, AppBuilder, BuildError, Gaps, OpeningData, Refusal};
+pub use app::{Accepted, Admitted, App, AppBuilder, BuildError, Gaps, OpeningData, Refusal, path_in_query};
 pub use channel::{Channel, ChannelState, Session};
 pub use close::{Close, MAX_REASON};
 pub use conversation::{Conversation, Driven};

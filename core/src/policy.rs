@@ -79,6 +79,9 @@ pub enum Ordering {
 /// What one connection of an endpoint may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
+    /// Bytes of path and query that a handshake may bring: 4 KiB. They are kept as long as the channel is; more is
+    /// refused with 414.
+    pub opening: usize,
     /// The longest message, in bytes: 64 KiB.
     pub message: usize,
     /// The longest reply, in bytes; `None` does not limit. A longer one is answered with `too_large`. A gateway's own
@@ -108,6 +111,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            opening: 4 * 1024,
             message: 64 * 1024,
             reply: None,
             queue: 256 * 1024,
@@ -129,6 +133,7 @@ impl Limits {
         let none = RateLimit::default();
         let rate = self.rate.as_ref().unwrap_or(&none);
         let checks = [
+            (self.opening > 0, "opening", "at least 1 byte"),
             (self.message > 0, "message", "at least 1 byte"),
             (self.reply.is_none_or(|reply| reply >= LEAST_REPLY), "reply", "at least 1,024 bytes, or none"),
             (self.queue > 0, "queue", "at least 1 byte"),

@@ -37,11 +37,39 @@ pub(crate) struct Channel {
     /// Its rows among the members of its topics, 0 where it needs none.
     pub(crate) topics: SortedMap<Topic, u64>,
     endpoint: Arc<str>,
-    opening: Box<[u8]>,
+    opening: Opening,
     opened_at: Tick,
     state: Option<Box<Versioned<Bytes>>>,
     session: Option<Box<Versioned<StoredSession>>>,
     rare: Option<Box<Rare>>,
+}
+
+/// What the client asked for when it connected, in two words. A long one is shared with the node that stored it.
+#[derive(Debug)]
+enum Opening {
+    Own(Box<[u8]>),
+    Shared(Box<Bytes>),
+}
+
+impl Opening {
+    /// What is not longer is kept apart: a count of its owners would take as much.
+    const SHARED_ABOVE: usize = 64;
+
+    fn new(opening: Bytes) -> Self {
+        if opening.len() > Self::SHARED_ABOVE {
+            Self::Shared(Box::new(opening))
+        } else {
+            // Bytes that nobody shares are not copied.
+            Self::Own(Vec::from(opening).into())
+        }
+    }
+
+    fn share(&self) -> Bytes {
+        match self {
+            Self::Own(opening) => Bytes::copy_from_slice(opening),
+            Self::Shared(opening) => Bytes::clone(opening),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -69,8 +97,7 @@ impl Channel {
             grace: new.grace,
             topics: SortedMap::default(),
             endpoint: new.endpoint,
-            // The bytes alone; those that nobody shares are not copied.
-            opening: Vec::from(new.opening).into(),
+            opening: Opening::new(new.opening),
             opened_at: now,
             state: None,
             session,
@@ -117,7 +144,7 @@ impl Channel {
             generation: self.generation,
             phase,
             location: self.location.clone(),
-            opening: Bytes::copy_from_slice(&self.opening),
+            opening: self.opening.share(),
             state: copied(self.state.as_deref(), Bytes::clone),
             session: copied(self.session.as_deref(), StoredSession::share),
             grace: self.grace,

@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -17,11 +17,13 @@ use tokio::time::{sleep, timeout};
 
 use super::ServerLimits;
 use super::drain::Stage;
+use super::heads::{self, Watched};
 use super::pace::{Pace, paced};
 use super::pending::{Pending, Ticket};
 use super::rate::Rate;
 use super::route::{Connected, Passed, Router};
 use crate::connection::{Connection, Wire};
+use crate::lines::Lines;
 use crate::task::Task;
 
 /// The longest head of a request, in bytes.
@@ -30,6 +32,9 @@ const MAX_HEAD: usize = 16 * 1024;
 /// After so many sockets those that are there already get their turn: however many come at once, each is worth some hundred
 /// messages.
 const AT_ONCE: usize = 4;
+
+/// Sockets that the kernel does not hand over: it is tried ten times a second by each runtime.
+static REFUSED: Lines = Lines::new(1);
 
 /// Accepts sockets and answers their requests.
 pub(super) struct Accept {
@@ -45,10 +50,10 @@ pub(super) struct Accept {
     pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
 }
 
-/// How requests are read.
-pub(super) fn http(limits: &ServerLimits) -> http1::Builder {
+/// How requests are read. Each socket has a timer of its own, which knows the limits (`heads`).
+pub(super) fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.handshake).max_buf_size(MAX_HEAD);
+    http.header_read_timeout(Duration::ZERO).max_buf_size(MAX_HEAD);
     http
 }
 
@@ -73,7 +78,10 @@ impl Accept {
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {
                     // Out of descriptors or memory: others must end first.
-                    tracing::error!(error = %error, "sockets cannot be accepted");
+                    if let Some(left_out) = REFUSED.next() {
+                        let hint = is_out_of_descriptors(&error).then_some("raise the limit of open files");
+                        tracing::error!(%error, hint, left_out, "sockets cannot be accepted");
+                    }
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -136,12 +144,8 @@ impl Accept {
             let mut stage = self.stage.clone();
             // While draining a socket gets one answer, which says that there are no more.
             let mut drains = *stage.borrow() >= Stage::Drain;
-            let stream = TokioIo::new(stream);
-            let mut connection = if drains {
-                self.http.clone().keep_alive(false).serve_connection(stream, service)
-            } else {
-                self.http.serve_connection(stream, service)
-            };
+            let (stream, mut http) = heads::timed(stream, &self.http, &self.limits);
+            let mut connection = http.keep_alive(!drains).serve_connection(TokioIo::new(stream), service);
             let mut drain = pin!(stage.wait_for(|stage| *stage >= Stage::Drain));
             let mut late = None;
             let served = poll_fn(|cx| {
@@ -183,7 +187,7 @@ impl Accept {
 
 /// The connection that has come of a socket's requests; else the socket.
 fn passed<S>(
-    requests: http1::Connection<TokioIo<S>, Connected>,
+    requests: http1::Connection<TokioIo<Watched<S>>, Connected>,
     opened: &Mutex<Passed>,
     wire: fn(S) -> Wire,
 ) -> Result<Box<Connection>, S>
@@ -191,7 +195,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let parts = requests.into_parts();
-    let stream = parts.io.into_inner();
+    let stream = parts.io.into_inner().into_inner();
     let Some((opened, answering)) = opened.lock().take() else { return Err(stream) };
     answering.has_ended();
     Ok(opened.connect(wire(stream), &parts.read_buf))
@@ -216,6 +220,17 @@ fn is_of_one_socket(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+#[cfg(unix)]
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+#[cfg(not(unix))]
+fn is_out_of_descriptors(_: &io::Error) -> bool {
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
@@ -238,7 +253,7 @@ mod tests {
         let accept = Accept {
             listener: TcpListener::bind("127.0.0.1:0").await.expect("there is a port"),
             router: Arc::new(Router { channels, app: app.clone(), fallback: None, metrics: None }),
-            http: http(&limits),
+            http: http(),
             limits,
             pending: Pending::new(1),
             pace: Arc::default(),

@@ -15,7 +15,9 @@ pub(super) fn reserve(limits: &ServerLimits, listener: &impl std::os::fd::AsFd) 
     /// A place takes nine bytes of the kernel's: a limit may be there to say that there is none.
     const LONGEST: u64 = 1 << 20;
 
-    let wanted = OTHERS.saturating_add(limits.connections as u64).saturating_add(limits.handshakes as u64);
+    // Each handshake that is being answered has let another socket in.
+    let handshakes = (limits.handshakes as u64).saturating_mul(2);
+    let wanted = OTHERS.saturating_add(limits.connections as u64).saturating_add(handshakes);
     let limit = getrlimit(Resource::Nofile);
     let mut most = limit.current.unwrap_or(u64::MAX);
     let possible = limit.maximum.unwrap_or(u64::MAX).min(wanted);

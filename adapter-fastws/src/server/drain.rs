@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::ServerLimits;
 use crate::peer::flag;
@@ -81,8 +81,7 @@ pub(super) async fn when_told(
     }
     registry.peers().iter().for_each(|peer| peer.flag(flag::STOP));
     // Their tasks are woken; they look at the flag and end.
-    let until = Instant::now() + Duration::from_secs(1);
-    let _ = timeout_at(until, gone(registry)).await;
+    let _ = timeout(Duration::from_secs(1), gone(registry)).await;
 }
 
 async fn drain(registry: &Arc<Registry>, limits: &ServerLimits) {
@@ -98,7 +97,7 @@ async fn drain(registry: &Arc<Registry>, limits: &ServerLimits) {
         peer.flag(flag::DRAIN);
     }
     drop(peers);
-    let _ = timeout_at(Instant::now() + limits.drain, gone(registry)).await;
+    let _ = timeout(limits.drain, gone(registry)).await;
 }
 
 async fn gone(registry: &Registry) {

@@ -3,6 +3,8 @@
 mod accept;
 mod descriptors;
 mod drain;
+mod heads;
+mod metrics;
 mod pace;
 mod pending;
 mod rate;
@@ -21,16 +23,18 @@ use hyper::body::Incoming;
 use strait_core::App;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tower_service::Service;
 
 pub use drain::ServerHandle;
 pub use runtimes::Runtimes;
 
+use crate::hosts::Hosts;
 use crate::service::Channels;
 use drain::Stage;
 use pending::Pending;
 use rate::Rate;
-use route::{Fallback, Router};
+use route::{Fallback, Render, Router};
 
 /// What the server as a whole may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,15 +42,18 @@ pub struct ServerLimits {
     /// Connections of all endpoints together; more are answered 503: 10,000. The process's limit of open files is raised for
     /// them as far as its hard limit lets it; where that is too low, a warning says so.
     pub connections: usize,
-    /// Sockets that have not become connections: 1,024. When one more comes, the one that has been quiet for longest is
-    /// closed; those that are being authenticated are not.
+    /// Sockets that have not become connections: 1,024 that wait for a request, and as many whose handshake is being
+    /// answered. When one more socket comes, the one that has been quiet for longest is closed; a handshake beyond those
+    /// that are being answered is refused with 503. So plain requests, `/healthz` among them, never wait behind handshakes.
     pub handshakes: usize,
     /// Sockets accepted in a second by all runtimes together: 20,000, and once as many more after a quiet second. The others
     /// wait in the kernel's queue.
     pub accepts_per_second: u32,
-    /// How long a TLS handshake, a request's header, the time between two requests of a socket, or taking the answer to a
-    /// handshake may take: 10 s.
+    /// How long a TLS handshake, a request's head, or taking the answer to a handshake may take: 10 s.
     pub handshake: Duration,
+    /// How long a socket that has been answered may pause before its next request: 75 s. Load balancers reuse sockets that
+    /// have been quiet for up to a minute, and would meet closed ones.
+    pub keep_alive: Duration,
     /// Over how long a drain spreads the closes, so that not all clients come back at once: at most 10 s, and no more
     /// than 20 ms a connection.
     pub spread: Duration,
@@ -61,6 +68,7 @@ impl Default for ServerLimits {
             handshakes: 1_024,
             accepts_per_second: 20_000,
             handshake: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
             spread: Duration::from_secs(10),
             drain: Duration::from_secs(35),
         }
@@ -74,6 +82,7 @@ impl ServerLimits {
             (self.handshakes > 0, "`handshakes` must be at least 1"),
             (self.accepts_per_second > 0, "`accepts_per_second` must be at least 1"),
             (!self.handshake.is_zero(), "`handshake` must be longer than nothing"),
+            (!self.keep_alive.is_zero(), "`keep_alive` must be longer than nothing"),
         ];
         match checks.iter().find(|(works, _)| !works) {
             Some((_, must)) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("the server's limit {must}"))),
@@ -85,13 +94,16 @@ impl ServerLimits {
 /// Serves an application's channels, and a fallback's pages, over HTTP/1.1.
 ///
 /// `/healthz` answers 200 while the process runs, `/readyz` 200 while it may be sent clients and 503 otherwise, and
-/// `/metrics` what [`metrics`](Self::metrics) renders.
+/// `/metrics` (by GET and HEAD) what [`metrics`](Self::metrics) renders.
 #[must_use]
 pub struct Server {
     app: App,
     limits: ServerLimits,
     fallback: Option<Fallback>,
-    metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    metrics: Option<Render>,
+    metrics_listener: Option<std::net::TcpListener>,
+    hosts: Hosts,
+    path_in_query: bool,
     #[cfg(feature = "tls")]
     tls: Option<tokio_rustls::TlsAcceptor>,
     behind_tls: bool,
@@ -118,6 +130,9 @@ impl Server {
             limits: ServerLimits::default(),
             fallback: None,
             metrics: None,
+            metrics_listener: None,
+            hosts: Hosts::default(),
+            path_in_query: false,
             #[cfg(feature = "tls")]
             tls: None,
             behind_tls: false,
@@ -156,6 +171,28 @@ impl Server {
         self
     }
 
+    /// Answers `/metrics` at this listener alone, without TLS, until the server has drained: at an address that
+    /// strangers cannot reach. The main listener leaves the path to the fallback then.
+    pub fn metrics_listener(mut self, listener: std::net::TcpListener) -> Self {
+        self.metrics_listener = Some(listener);
+        self
+    }
+
+    /// Answers only requests whose `Host` is one of these, with any port where a host is given without one; others are
+    /// refused with 421. A page whose own name was made to resolve to the server's address (DNS rebinding) gets nowhere.
+    /// `/healthz` and `/readyz` answer any host, as they are asked for by an address.
+    pub fn hosts<S: Into<String>>(mut self, hosts: impl IntoIterator<Item = S>) -> Self {
+        self.hosts = Hosts::listed(hosts);
+        self
+    }
+
+    /// Takes an endpoint's path in the query of `/` too, as API Gateway has it: `/?path=/rooms/a`. A proxy's rules for
+    /// paths do not see such a path: an endpoint that is closed to strangers by its path is open by this form.
+    pub fn path_in_query(mut self) -> Self {
+        self.path_in_query = true;
+        self
+    }
+
     /// Serves TLS. The configuration should offer `http/1.1` by ALPN, or nothing.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, config: Arc<tokio_rustls::rustls::ServerConfig>) -> Self {
@@ -191,8 +228,22 @@ impl Server {
 
     /// Serves the one listener of a started application, and stops it.
     async fn serve_started(&self, listener: TcpListener) {
+        let metrics = self.serve_metrics();
         self.serve_part(listener).await;
+        drop(metrics);
         self.stop().await;
+    }
+
+    /// Answers requests for the metrics where they have a listener of their own, until this is dropped.
+    fn serve_metrics(&self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        if let (Some(render), Some(listener)) = (&self.metrics, &self.metrics_listener) {
+            match listener.try_clone() {
+                Ok(listener) => drop(tasks.spawn(metrics::serve(listener, Arc::clone(render), self.limits))),
+                Err(error) => tracing::error!(%error, "the listener of the metrics cannot be used"),
+            }
+        }
+        tasks
     }
 
     /// All runtimes have drained.
@@ -206,13 +257,15 @@ impl Server {
         let places = Arc::clone(&self.places);
         let channels = Channels::with_places(self.app.clone(), self.limits.connections, places);
         let channels = channels.handshake_limit(self.limits.handshake);
+        let channels = channels.with_hosts(self.hosts.clone());
         let channels = if self.behind_tls { channels.behind_tls() } else { channels };
+        let channels = if self.path_in_query { channels.path_in_query() } else { channels };
         let registry = Arc::clone(channels.registry());
-        let router =
-            Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics: self.metrics.clone() };
+        let metrics = self.metrics.clone().filter(|_| self.metrics_listener.is_none());
+        let router = Router { channels, app: self.app.clone(), fallback: self.fallback.clone(), metrics };
         let router = Arc::new(router);
         let accepting = accept::Accept {
-            http: accept::http(&self.limits),
+            http: accept::http(),
             listener,
             router,
             limits: self.limits,

@@ -1,5 +1,6 @@
-//! The sockets that have not become connections: so many at most, and whoever has waited longest makes room for who
-//! comes, so that sockets that say nothing keep nobody out.
+//! Sockets that have not become connections, bounded in two ways: so many wait for a request, and so many handshakes are
+//! answered. A socket that says nothing makes room for the next one. A handshake beyond the bound is refused. So neither
+//! silent sockets nor slow authentication keep a new socket, and a plain request on it, waiting.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -10,16 +11,20 @@ use tokio::sync::{Notify, oneshot};
 /// See the [module's documentation](self). Those of all runtimes together.
 #[derive(Debug)]
 pub(super) struct Pending {
+    most: usize,
     queue: Mutex<Queue>,
 }
 
 #[derive(Debug)]
 struct Queue {
-    free: usize,
+    /// Room for sockets that wait for a request. Below zero, refused handshakes came back to a full queue.
+    free: isize,
+    /// How many handshakes are being answered.
+    answering: usize,
     next: u64,
     /// By when they came, or asked for something last.
     by_age: BTreeMap<u64, Arc<Seat>>,
-    /// Who waits for room.
+    /// New sockets that wait for room.
     waiting: VecDeque<oneshot::Sender<Room>>,
     /// How many were told to make room and have not gone yet.
     leaving: usize,
@@ -42,7 +47,7 @@ enum Place {
     Queued(u64),
     /// It has to make room.
     GivenUp,
-    /// The server is the one who is waited for.
+    /// Its handshake is being answered.
     #[default]
     Apart,
 }
@@ -52,19 +57,28 @@ enum Place {
 pub(super) struct Ticket {
     pending: Arc<Pending>,
     seat: Arc<Seat>,
-    _room: Room,
+    /// None while the socket's handshake is being answered. Locked within the queue's lock, or alone.
+    room: Mutex<Option<Room>>,
 }
 
 impl Pending {
     pub(super) fn new(most: usize) -> Arc<Self> {
-        let queue = Queue { free: most, next: 0, by_age: BTreeMap::new(), waiting: VecDeque::new(), leaving: 0 };
-        Arc::new(Self { queue: Mutex::new(queue) })
+        let queue = Queue {
+            free: isize::try_from(most).unwrap_or(isize::MAX),
+            answering: 0,
+            next: 0,
+            by_age: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            leaving: 0,
+        };
+        Arc::new(Self { most, queue: Mutex::new(queue) })
     }
 
-    /// Makes room for a socket. It waits only while all others are being authenticated.
+    /// Makes room for a socket. It waits no longer than a silent socket needs to hear that it must go.
     pub(super) async fn enter(self: &Arc<Self>) -> Arc<Ticket> {
-        let ticket = Ticket { pending: Arc::clone(self), seat: Arc::default(), _room: self.make_room().await };
-        ticket.move_to_end();
+        let room = Mutex::new(Some(self.make_room().await));
+        let ticket = Ticket { pending: Arc::clone(self), seat: Arc::default(), room };
+        ticket.renew();
         Arc::new(ticket)
     }
 
@@ -85,10 +99,12 @@ impl Pending {
 }
 
 impl Queue {
-    /// One leaves for each who waits, so that none waits longer than another one needs to hear of it.
+    /// One leaves for each that waits, and for each that came back to a full queue, so that none waits longer than
+    /// another one needs to hear of it.
     fn give_up_oldest(&mut self) {
         self.waiting.retain(|waiting| !waiting.is_closed());
-        while self.leaving < self.waiting.len()
+        let wanted = self.waiting.len() + self.free.min(0).unsigned_abs();
+        while self.leaving < wanted
             && let Some((_, seat)) = self.by_age.pop_first()
         {
             self.leaving += 1;
@@ -103,10 +119,12 @@ impl Drop for Room {
         let Some(pending) = self.0.take() else { return };
         let mut queue = pending.queue.lock();
         let mut room = Self(Some(Arc::clone(&pending)));
-        while let Some(waiting) = queue.waiting.pop_front() {
+        while queue.free >= 0
+            && let Some(waiting) = queue.waiting.pop_front()
+        {
             match waiting.send(room) {
                 Ok(()) => return,
-                // Who waited has gone.
+                // The socket that waited has gone.
                 Err(back) => room = back,
             }
         }
@@ -126,22 +144,28 @@ impl Ticket {
 
     /// The socket has asked for something: others have waited longer now.
     pub(super) fn renew(&self) {
-        self.move_to_end();
+        let mut queue = self.pending.queue.lock();
+        self.move_to_end(&mut queue);
     }
 
-    /// While the guard lives, the server is the one who is waited for: also where the socket was to make room already,
-    /// another one makes it.
-    pub(super) fn answered_by_us(self: Arc<Self>) -> Answering {
+    /// The socket's handshake is to be answered; `None` where as many are being answered as may. While the guard lives
+    /// the socket takes no room of those that wait for a request, also where it was to make room already.
+    pub(super) fn answered_by_us(self: Arc<Self>) -> Option<Answering> {
         let mut queue = self.pending.queue.lock();
+        if queue.answering >= self.pending.most {
+            self.move_to_end(&mut queue);
+            return None;
+        }
+        queue.answering += 1;
         self.leave(&mut queue);
-        queue.give_up_oldest();
+        let room = self.room.lock().take();
         drop(queue);
-        Answering(Some(self))
+        drop(room);
+        Some(Answering { ticket: self, has_ended: false })
     }
 
-    fn move_to_end(&self) {
-        let mut queue = self.pending.queue.lock();
-        self.leave(&mut queue);
+    fn move_to_end(&self, queue: &mut Queue) {
+        self.leave(queue);
         queue.next += 1;
         let key = queue.next;
         queue.by_age.insert(key, Arc::clone(&self.seat));
@@ -160,26 +184,35 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // No other one is given up for who waits: the room is given on in a moment.
+        // No other one is given up for the sockets that wait: the room is given on in a moment.
         self.leave(&mut self.pending.queue.lock());
     }
 }
 
 /// See [`Ticket::answered_by_us`].
 #[derive(Debug)]
-pub(super) struct Answering(Option<Arc<Ticket>>);
+pub(super) struct Answering {
+    ticket: Arc<Ticket>,
+    has_ended: bool,
+}
 
 impl Answering {
     /// The socket has become a connection: it waits for nothing more here.
     pub(super) fn has_ended(mut self) {
-        self.0 = None;
+        self.has_ended = true;
     }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(ticket) = &self.0 {
-            ticket.move_to_end();
+        let Ticket { pending, room, .. } = &*self.ticket;
+        let mut queue = pending.queue.lock();
+        queue.answering -= 1;
+        if !self.has_ended {
+            // It may be one too many for a moment.
+            queue.free -= 1;
+            *room.lock() = Some(Room(Some(Arc::clone(pending))));
+            self.ticket.move_to_end(&mut queue);
         }
     }
 }
@@ -192,71 +225,84 @@ mod tests {
 
     use super::*;
 
+    fn answer(ticket: &Arc<Ticket>) -> Option<Answering> {
+        Arc::clone(ticket).answered_by_us()
+    }
+
     #[tokio::test]
-    async fn who_asks_before_it_hears_that_it_was_given_up_is_answered() {
+    async fn a_socket_that_asks_before_it_hears_that_it_was_given_up_is_answered() {
         let pending = Pending::new(2);
         let (first, second) = (pending.enter().await, pending.enter().await);
         let mut third = pin!(pending.enter());
         assert!(third.as_mut().now_or_never().is_none());
-        // The first is given up, and asks before it has its turn.
-        let answering = Arc::clone(&first).answered_by_us();
+        // The first is given up, and asks before it has its turn: its room is the third one's.
+        let answering = answer(&first).expect("a seat");
         assert!(first.given_up().now_or_never().is_none(), "it is cut off while it is answered");
-        assert!(third.as_mut().now_or_never().is_none());
-        assert!(second.given_up().now_or_never().is_some(), "nobody makes room instead");
-        drop(second);
         let third = third.await;
-        // Once it is answered it may be given up as any other one.
-        drop((answering, third));
-        let (_third, mut fourth) = (pending.enter().await, pin!(pending.enter()));
-        assert!(fourth.as_mut().now_or_never().is_none());
-        assert!(first.given_up().now_or_never().is_some());
-        drop(first);
-        fourth.await;
-    }
-
-    #[tokio::test]
-    async fn who_waits_while_all_are_answered_gets_the_next_place() {
-        let pending = Pending::new(1);
-        let first = pending.enter().await;
-        let mut second = pin!(pending.enter());
-        assert!(second.as_mut().now_or_never().is_none());
-        let answering = Arc::clone(&first).answered_by_us();
-        assert!(second.as_mut().now_or_never().is_none());
-        assert!(first.given_up().now_or_never().is_none());
+        assert!(second.given_up().now_or_never().is_none(), "one has made room already");
+        // Once it is answered it is one too many, and the quietest one goes.
         drop(answering);
-        assert!(second.as_mut().now_or_never().is_none());
-        assert!(first.given_up().now_or_never().is_some());
-        drop(first);
-        second.await;
-    }
-
-    #[tokio::test]
-    async fn each_who_waits_has_one_that_makes_room_whoever_gets_it_first() {
-        let pending = Pending::new(2);
-        let (first, second) = (pending.enter().await, pending.enter().await);
-        let (mut third, mut fourth) = (pin!(pending.enter()), pin!(pending.enter()));
-        assert!(third.as_mut().now_or_never().is_none());
-        assert!(fourth.as_mut().now_or_never().is_none());
-        // What the second leaves goes to the third, and the first, which was to make it room, is answered.
+        assert!(second.given_up().now_or_never().is_some());
         drop(second);
-        let third = third.await;
-        let _answering = Arc::clone(&first).answered_by_us();
+        // Now it may be given up as any other one.
+        let mut fourth = pin!(pending.enter());
         assert!(fourth.as_mut().now_or_never().is_none());
-        assert!(third.given_up().now_or_never().is_some(), "nobody makes room for the fourth");
+        assert!(third.given_up().now_or_never().is_some());
+        assert!(first.given_up().now_or_never().is_none(), "it has asked later");
         drop(third);
         fourth.await;
     }
 
     #[tokio::test]
-    async fn who_waits_no_more_is_made_no_room() {
+    async fn sockets_come_in_while_all_seats_are_taken_and_handshakes_beyond_are_refused() {
         let pending = Pending::new(1);
         let first = pending.enter().await;
-        let answering = Arc::clone(&first).answered_by_us();
+        let answering = answer(&first).expect("a seat");
+        for _ in 0..3 {
+            let other = pending.enter().now_or_never().expect("it need not wait for the handshake");
+            assert!(answer(&other).is_none(), "there is one seat");
+            assert!(other.given_up().now_or_never().is_none(), "it may ask again");
+        }
+        assert!(first.given_up().now_or_never().is_none());
+        answering.has_ended();
+        drop(first);
+        let other = pending.enter().await;
+        assert!(answer(&other).is_some(), "the seat is free again");
+        drop(other);
+        let queue = pending.queue.lock();
+        assert_eq!((queue.free, queue.answering, queue.leaving, queue.by_age.len()), (1, 0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn each_that_waits_has_one_that_makes_room_whichever_gets_it_first() {
+        let pending = Pending::new(2);
+        let (first, second) = (pending.enter().await, pending.enter().await);
+        let (mut third, mut fourth) = (pin!(pending.enter()), pin!(pending.enter()));
+        assert!(third.as_mut().now_or_never().is_none());
+        assert!(fourth.as_mut().now_or_never().is_none());
+        // The second's room goes to the third one. The first, which was to make room as well, is answered.
+        drop(second);
+        let third = third.await;
+        let _answering = answer(&first);
+        let fourth = fourth.await;
+        let mut fifth = pin!(pending.enter());
+        assert!(fifth.as_mut().now_or_never().is_none());
+        assert!(third.given_up().now_or_never().is_some(), "nobody makes room for the fifth");
+        drop(third);
+        fifth.await;
+        drop(fourth);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_waits_no_more_is_made_no_room() {
+        let pending = Pending::new(1);
+        let first = pending.enter().await;
         {
             let mut second = pin!(pending.enter());
             assert!(second.as_mut().now_or_never().is_none());
         }
-        drop(answering);
+        // It was told to go for the second one, and has asked since.
+        drop(answer(&first));
         assert!(first.given_up().now_or_never().is_none());
         drop(first);
         pending.enter().await;

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Either, Full};
@@ -18,12 +18,15 @@ use tower_service::Service;
 
 use super::pending::{Answering, Ticket};
 use crate::handshake::Asked;
+use crate::hosts::check_target;
 use crate::opening::Opened;
 use crate::service::{Answer, Channels, RemoteAddr, refuse, turn_away};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Answered = Response<Either<Full<Bytes>, UnsyncBoxBody<Bytes, BoxError>>>;
 type BoxFuture = Pin<Box<dyn Future<Output = Result<Answered, Infallible>> + Send>>;
+/// Renders the metrics.
+pub(super) type Render = Arc<dyn Fn() -> String + Send + Sync>;
 pub(super) type Fallback = Arc<dyn Fn(Request<Incoming>) -> BoxFuture + Send + Sync>;
 
 /// Takes a fallback's type away.
@@ -48,7 +51,8 @@ pub(super) struct Router {
     pub(super) channels: Channels,
     pub(super) app: App,
     pub(super) fallback: Option<Fallback>,
-    pub(super) metrics: Option<Arc<dyn Fn() -> String + Send + Sync>>,
+    /// None where they have a listener of their own.
+    pub(super) metrics: Option<Render>,
 }
 
 impl Router {
@@ -69,8 +73,16 @@ impl Router {
                 None => text(StatusCode::OK, "ready\n"),
                 Some(why) => refuse(&Refusal::unavailable(why)),
             }),
-            "/metrics" => self.metrics.as_ref().map(|render| text(StatusCode::OK, render())),
+            "/metrics" => self.metrics.as_ref().map(|render| metrics(render, request.method())),
             _ => None,
+        }
+    }
+
+    /// Checks which host a request is meant for. Orchestrators and load balancers ask for health by an address.
+    fn check_host(&self, asked: &Asked<'_>, target: &Uri) -> Result<(), Refusal> {
+        match target.path() {
+            "/healthz" | "/readyz" => check_target(target, asked.host()),
+            _ => self.channels.check_host(asked, target),
         }
     }
 
@@ -86,6 +98,16 @@ impl Router {
             None
         }
     }
+}
+
+/// What a request for the metrics is answered with: they can be read, and nothing else.
+pub(super) fn metrics(render: &Render, method: &Method) -> Answer {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return text(StatusCode::OK, render());
+    }
+    let mut answer = refuse(&Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "this can only be read"));
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+    answer
 }
 
 fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
@@ -117,49 +139,68 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
     type Future = BoxFuture;
 
     fn call(&self, mut request: Request<Incoming>) -> BoxFuture {
-        let asked = Asked::of(request.headers());
+        let (router, asked) = (&self.router, Asked::of(request.headers()));
         if asked.is_meant() {
-            let answering = Arc::clone(&self.ticket).answered_by_us();
-            let accept = asked.check(request.method(), request.version());
-            let parts = request.into_parts().0;
-            let opening = accept.and_then(|accept| self.router.channels.open(accept, parts, Some(self.remote)));
-            let opened = Arc::clone(&self.opened);
-            return match opening {
-                Ok(opening) => Box::pin(async move {
-                    Ok(ours(match opening.await {
-                        Ok((answer, channel)) => {
-                            *opened.lock() = Some((channel, answering));
-                            answer
-                        }
-                        Err(refusal) => turn_away(&refusal),
-                    }))
-                }),
-                Err(refusal) => Box::pin(ready(Ok(ours(turn_away(&refusal))))),
-            };
+            let accept = router.channels.check(&asked, &request);
+            return self.handshake(accept, request);
         }
         self.ticket.renew();
-        request.extensions_mut().insert(RemoteAddr(self.remote));
-        if let Some(answer) = self.router.own(&request) {
-            return Box::pin(ready(Ok(ours(answer))));
+        if let Err(refusal) = router.check_host(&asked, request.uri()) {
+            return done(ours(refuse(&refusal)));
         }
-        let (query, transport) = (request.uri().query(), self.router.channels.transport());
-        let known = self.router.app.accept(request.uri().path(), query, request.headers(), transport).is_ok();
+        request.extensions_mut().insert(RemoteAddr(self.remote));
+        if let Some(answer) = router.own(&request) {
+            return done(ours(answer));
+        }
+        let known = router.channels.accept(request.uri(), request.headers()).is_ok();
         let refusal = if known {
             Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only")
         } else {
             Refusal::new(StatusCode::NOT_FOUND, "there is nothing at this path")
         };
-        let refused = Ok(ours(refuse(&refusal)));
-        match &self.router.fallback {
+        let refused = ours(refuse(&refusal));
+        match &router.fallback {
             // A page may stand where an endpoint is; that there is none is no answer there.
             Some(fallback) => {
                 let answer = fallback(request);
                 Box::pin(async move {
                     let answer = answer.await?;
-                    if known && answer.status() == StatusCode::NOT_FOUND { refused } else { Ok(answer) }
+                    Ok(if known && answer.status() == StatusCode::NOT_FOUND { refused } else { answer })
                 })
             }
-            None => Box::pin(ready(refused)),
+            None => done(refused),
         }
     }
+}
+
+impl Connected {
+    fn handshake(&self, accept: Result<HeaderValue, Refusal>, request: Request<Incoming>) -> BoxFuture {
+        // A reference to the head's bytes, for the log.
+        let target = request.uri().clone();
+        let Some(answering) = Arc::clone(&self.ticket).answered_by_us() else {
+            let refusal = Refusal::unavailable("the server answers as many handshakes as it may");
+            return done(ours(turn_away(target.path(), &refusal)));
+        };
+        let channels = &self.router.channels;
+        let parts = request.into_parts().0;
+        match accept.and_then(|accept| channels.open(accept, parts, Some(self.remote))) {
+            Ok(opening) => {
+                let opened = Arc::clone(&self.opened);
+                Box::pin(async move {
+                    Ok(ours(match opening.await {
+                        Ok((answer, channel)) => {
+                            *opened.lock() = Some((channel, answering));
+                            answer
+                        }
+                        Err(refusal) => turn_away(target.path(), &refusal),
+                    }))
+                })
+            }
+            Err(refusal) => done(ours(turn_away(target.path(), &refusal))),
+        }
+    }
+}
+
+fn done(answer: Answered) -> BoxFuture {
+    Box::pin(ready(Ok(answer)))
 }

@@ -1,14 +1,17 @@
 //! Which threads serve: one single-threaded runtime a core, or one that steals work.
 
+use std::error::Error;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::panic::catch_unwind;
 use std::sync::{Arc, mpsc};
 use std::thread;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::watch;
 
 use super::{Server, descriptors};
@@ -34,25 +37,57 @@ impl Server {
     /// `listening` is told the address once connections are accepted.
     ///
     /// # Errors
-    /// The address cannot be listened on, the store does not take the node, or a limit cannot work.
+    /// The address cannot be listened on, the store does not take the node, a limit cannot work, or this was called on a
+    /// runtime.
     pub fn run(self, address: SocketAddr, runtimes: Runtimes, listening: impl FnOnce(SocketAddr)) -> io::Result<()> {
-        self.limits.check()?;
+        Self::run_with(address, runtimes, async || Ok(self), listening)
+    }
+
+    /// As [`run`](Self::run), with a server that `set_up` makes on the first of its runtimes: for what must be awaited
+    /// before, or needs a runtime to be made, such as a pool of database connections. It lives as long as the server does.
+    ///
+    /// # Errors
+    /// Those of `set_up`, and those of [`run`](Self::run).
+    pub fn run_with<E: From<io::Error>>(
+        address: SocketAddr,
+        runtimes: Runtimes,
+        set_up: impl AsyncFnOnce() -> Result<Self, E>,
+        listening: impl FnOnce(SocketAddr),
+    ) -> Result<(), E> {
+        check_thread()?;
         let threads = match runtimes {
             Runtimes::PerCore => thread::available_parallelism().map_or(1, NonZeroUsize::get),
             Runtimes::Threads(threads) => threads.get(),
             Runtimes::Shared => {
                 let runtime = Builder::new_multi_thread().enable_all().global_queue_interval(1).build()?;
-                return runtime.block_on(async {
-                    let listener = TcpListener::from_std(listen(address, false)?)?;
-                    descriptors::reserve(&self.limits, &listener);
-                    self.handle().on_signals()?;
-                    self.app.start().await.map_err(io::Error::other)?;
-                    listening(listener.local_addr()?);
-                    self.serve_started(listener).await;
-                    Ok(())
-                });
+                return runtime.block_on(async { Ok(set_up().await?.run_shared(address, listening).await?) });
             }
         };
+        let first = Builder::new_current_thread().enable_all().build()?;
+        let server = first.block_on(set_up())?;
+        Ok(server.run_on(first, threads, address, listening)?)
+    }
+
+    async fn run_shared(self, address: SocketAddr, listening: impl FnOnce(SocketAddr)) -> io::Result<()> {
+        self.limits.check()?;
+        let listener = TcpListener::from_std(listen(address, false)?)?;
+        descriptors::reserve(&self.limits, &listener);
+        self.handle().on_signals()?;
+        self.app.start().await.map_err(io::Error::other)?;
+        listening(listener.local_addr()?);
+        self.serve_started(listener).await;
+        Ok(())
+    }
+
+    /// Serves on so many threads, of which this one is the first, with `runtime`.
+    fn run_on(
+        self,
+        runtime: Runtime,
+        threads: usize,
+        address: SocketAddr,
+        listening: impl FnOnce(SocketAddr),
+    ) -> io::Result<()> {
+        self.limits.check()?;
         if address.port() != 0 {
             // Sharing a port would share it with another server that happens to be there, too.
             drop(listen(address, false)?);
@@ -60,30 +95,28 @@ impl Server {
         let first = listen(address, threads > 1)?;
         descriptors::reserve(&self.limits, &first);
         let address = first.local_addr()?;
-        let mut listeners = vec![first];
+        let mut parts = Vec::new();
         for _ in 1..threads {
-            listeners.push(listen(address, true)?);
+            parts.push((listen(address, true)?, Builder::new_current_thread().enable_all().build()?));
         }
-        self.run_threads(listeners, || listening(address))
+        self.run_threads((first, runtime), parts, || listening(address))
     }
 
-    fn run_threads(self, listeners: Vec<std::net::TcpListener>, listening: impl FnOnce()) -> io::Result<()> {
-        let server = Arc::new(self);
-        let runtimes = listeners.iter().map(|_| Builder::new_current_thread().enable_all().build());
-        let mut runtimes = runtimes.collect::<io::Result<Vec<_>>>()?;
+    fn run_threads(self, own: Part, parts: Vec<Part>, listening: impl FnOnce()) -> io::Result<()> {
+        let (server, (own_listener, runtime)) = (Arc::new(self), own);
         // The application's own tasks live on the runtime of this thread, which serves as well; deliveries on all.
-        let handles: Vec<_> = runtimes.iter().map(|runtime| runtime.handle().clone()).collect();
-        let mut parts = listeners.into_iter().zip(runtimes.drain(..));
-        let Some((own_listener, runtime)) = parts.next() else { return Ok(()) };
+        let others = parts.iter().map(|(_, runtime)| runtime.handle().clone());
+        let handles: Vec<_> = std::iter::once(runtime.handle().clone()).chain(others).collect();
         runtime.block_on(async {
             server.handle().on_signals()?;
             server.app.start_on(&handles).await.map_err(io::Error::other)
         })?;
         listening();
+        let metrics = runtime.block_on(async { server.serve_metrics() });
         let (failed, failures) = mpsc::channel();
         let together = Together::new(handles.len());
         thread::scope(|scope| {
-            for (at, (listener, runtime)) in parts.enumerate() {
+            for (at, (listener, runtime)) in parts.into_iter().enumerate() {
                 let (failed_there, part) = (failed.clone(), together.part());
                 let name = format!("strait-{}", at + 1);
                 let thread = thread::Builder::new().name(name).spawn_scoped(scope, {
@@ -94,6 +127,7 @@ impl Server {
             }
             runtime.block_on(async {
                 serve_part(&server, own_listener, together.part(), &failed).await;
+                drop(metrics);
                 server.stop().await;
             });
         });
@@ -101,30 +135,33 @@ impl Server {
     }
 }
 
+/// A runtime and the listener that it serves.
+type Part = (std::net::TcpListener, Runtime);
+
 /// Runtimes that end together: each one's connections need what runs on the others, the lease and the signals on the first
 /// one, deliveries on all.
 struct Together(watch::Sender<usize>);
 
 /// One runtime's part; it has ended when this is dropped, however that came.
-struct Part(watch::Sender<usize>);
+struct Share(watch::Sender<usize>);
 
 impl Together {
     fn new(parts: usize) -> Self {
         Self(watch::Sender::new(parts))
     }
 
-    fn part(&self) -> Part {
-        Part(self.0.clone())
+    fn part(&self) -> Share {
+        Share(self.0.clone())
     }
 }
 
-impl Drop for Part {
+impl Drop for Share {
     fn drop(&mut self) {
         self.0.send_modify(|running| *running -= 1);
     }
 }
 
-async fn serve_part(server: &Server, listener: std::net::TcpListener, part: Part, failed: &mpsc::Sender<io::Error>) {
+async fn serve_part(server: &Server, listener: std::net::TcpListener, part: Share, failed: &mpsc::Sender<io::Error>) {
     let mut running = part.0.subscribe();
     let served = async {
         server.serve_part(TcpListener::from_std(listener)?).await;
@@ -145,7 +182,45 @@ fn end_all_on_error(server: &Server, failed: &mpsc::Sender<io::Error>, result: i
     }
 }
 
+/// A thread that drives a runtime must not wait for another one. tokio tells that by a panic alone.
+fn check_thread() -> io::Result<()> {
+    let Ok(handle) = Handle::try_current() else { return Ok(()) };
+    catch_unwind(|| handle.block_on(std::future::ready(()))).map_err(|_| {
+        io::Error::other(
+            "`Server::run` makes runtimes of its own and was called on one: call it from a plain `fn main` and await \
+             what comes before in `Server::run_with`, or use `Server::serve`",
+        )
+    })
+}
+
+/// An address that cannot be listened on.
+#[derive(Debug)]
+struct ListenError {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} cannot be listened on", self.address)?;
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => write!(f, ": another process does, end it or choose another port"),
+            _ => write!(f, ": {}", self.source),
+        }
+    }
+}
+
+impl Error for ListenError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
 fn listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    try_listen(address, shared).map_err(|source| io::Error::new(source.kind(), ListenError { address, source }))
+}
+
+fn try_listen(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     if shared {

@@ -5,9 +5,10 @@ use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use strait_adapter_fastws::{Runtimes, Server, ServerLimits};
+use futures_util::FutureExt;
+use strait_adapter_fastws::{Runtimes, Server, ServerHandle, ServerLimits};
 use strait_core::testkit::Faults;
-use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Payload, Publish, Topic};
+use strait_core::{App, Channel, Endpoint, Error, EventHub, Json, Limits, Payload, Publish, Session, Topic};
 use strait_store_memory::Stats;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -123,6 +124,76 @@ async fn a_drain_waits_no_longer_than_it_may() {
     node.handle.drain();
     within(node.served).await.expect("it does not panic").expect("it ends well");
     assert_eq!(busy.next().await, Got::End);
+}
+
+#[tokio::test]
+async fn the_longest_times_are_no_times() {
+    let gate = Gate::shut();
+    let shut = gate.clone();
+    let (ever, never) = (Duration::MAX, Duration::MAX);
+    let limits =
+        Limits { handler: ever, ping: Duration::from_secs(60), silent: never, closing: ever, ..Limits::default() };
+    let authenticate = || async { Ok::<_, Error>(Session::new("ada", ())?) };
+    let endpoint = echo("/echo").limits(limits).authenticate(authenticate).on("wait", move || {
+        let gate = shut.clone();
+        async move { gate.pass().await }
+    });
+    let app = App::new().endpoint(endpoint).lease(ever);
+    let limits = ServerLimits { handshake: ever, keep_alive: ever, drain: ever, ..server_limits() };
+    let node = serve_with(app, |server| server.limits(limits)).await;
+    let mut kept = node.socket().await;
+    assert_eq!(status(&mut kept, "/healthz").await, 200);
+    assert_eq!(status(&mut kept, "/readyz").await, 200);
+    let mut busy = node.client("/echo").await;
+    busy.send([text("hello"), text(r#"{"action":"wait"}"#)].concat()).await;
+    busy.expect("hello").await;
+    node.handle.drain();
+    gate.let_in(1);
+    busy.expect(r#"{"action":"wait"}"#).await;
+    busy.closes(1012).await;
+    node.end().await;
+}
+
+/// Its publisher has the answer: an event that came to this node goes out before the close frame.
+#[tokio::test]
+async fn events_that_came_before_the_drain_go_out_before_the_close() {
+    const EVENTS: usize = 40;
+    const MEMBERS: usize = 8;
+    let topic = Topic::new("room").expect("a name");
+    let joined = topic.clone();
+    let limits = Limits { queue: 64 << 20, ..crate::kit::limits() };
+    let endpoint = echo("/echo").limits(limits).on("join", move |channel: Channel| {
+        let topic = joined.clone();
+        async move { channel.subscribe(&topic).await }
+    });
+    // All at once: a connection has no time before its close.
+    let limits = ServerLimits { spread: Duration::ZERO, ..server_limits() };
+    let node = serve_with(App::new().endpoint(endpoint), |server| server.limits(limits)).await;
+    let mut clients = Vec::new();
+    for _ in 0..MEMBERS {
+        let mut client = node.client("/echo").await;
+        client.text(r#"{"action":"join"}"#).await;
+        client.expect(r#"{"action":"join"}"#).await;
+        clients.push(client);
+    }
+    // So many bytes that the delivery gives other tasks a turn after each member.
+    let event = "x".repeat(8 * 1024);
+    for _ in 0..EVENTS {
+        let publishing = node.app.hub().publish(Publish::new(topic.clone(), Payload::text(event.clone())));
+        publishing.now_or_never().expect("the store is in memory").expect("it is published");
+    }
+    node.handle.drain();
+    let reading = clients.into_iter().map(|mut client| {
+        let event = &event;
+        async move {
+            for _ in 0..EVENTS {
+                client.expect(event).await;
+            }
+            client.closes(1012).await;
+        }
+    });
+    futures_util::future::join_all(reading).await;
+    node.end().await;
 }
 
 #[tokio::test]
@@ -290,7 +361,76 @@ async fn a_port_in_use_is_an_error() {
         let result = tokio::task::spawn_blocking(move || Server::new(app).run(address, runtimes, |_| ()));
         let error = within(result).await.expect("no panic").expect_err("the port is taken");
         assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse, "{runtimes:?}");
+        assert!(error.to_string().contains(&address.to_string()), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_is_run_on_a_runtime_says_so() {
+    for runtimes in [Runtimes::PerCore, Runtimes::Shared] {
+        let app = App::new().endpoint(echo("/echo")).store(store()).build().expect("it can be built");
+        let address = "127.0.0.1:0".parse().expect("an address");
+        let error = Server::new(app).run(address, runtimes, |_| ()).expect_err("this thread drives a runtime");
+        assert!(error.to_string().contains("Server::run_with"), "{error}");
+    }
+}
+
+/// A pool needs a runtime to be made, and lives where it was made.
+#[test]
+fn a_server_is_set_up_on_its_own_runtime() {
+    let two = NonZeroUsize::new(2).expect("not zero");
+    for runtimes in [Runtimes::Threads(two), Runtimes::Shared] {
+        let set_up = async || {
+            let (ask, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<&str>>(1);
+            // It answers as long as the runtime runs.
+            tokio::spawn(async move {
+                while let Some(answer) = asked.recv().await {
+                    let _ = answer.send("from the pool");
+                }
+            });
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let endpoint = Endpoint::new("a", "/a").public().on("ask", move || {
+                let ask = ask.clone();
+                async move {
+                    let (answer, answered) = tokio::sync::oneshot::channel();
+                    ask.send(answer).await.map_err(|_| Error::unavailable("there is no pool"))?;
+                    answered.await.map(Json).map_err(|_| Error::unavailable("there is no answer"))
+                }
+            });
+            let app = App::new().endpoint(endpoint).store(store()).build().map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(Server::new(app).limits(server_limits()))
+        };
+        let (told, address) = mpsc::channel();
+        let client = std::thread::spawn(move || {
+            let (address, handle): (SocketAddr, ServerHandle) = address.recv().expect("it listens");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let mut client = Client::new(within(TcpStream::connect(address)).await.expect("it listens"));
+                client.open("/a").await;
+                client.text(r#"{"action":"ask"}"#).await;
+                client.expect(r#"{"action":"ask","result":"from the pool"}"#).await;
+                handle.drain();
+                client.closes(1012).await;
+            });
+        });
+        let handle = std::cell::OnceCell::new();
+        let with_handle = async || {
+            let server: Server = set_up().await?;
+            let _ = handle.set(server.handle());
+            Ok::<_, std::io::Error>(server)
+        };
+        let listening = |address| {
+            let handle = handle.get().expect("it was set up").clone();
+            told.send((address, handle)).expect("it is awaited");
+        };
+        let address = "127.0.0.1:0".parse().expect("an address");
+        Server::run_with(address, runtimes, with_handle, listening).expect("it ends well");
+        client.join().expect("no panic");
+    }
+    let failed = async || Err(std::io::Error::other("there is no database"));
+    let address = "127.0.0.1:0".parse().expect("an address");
+    let error = Server::run_with(address, Runtimes::Shared, failed, |_| ()).expect_err("it cannot be set up");
+    assert_eq!(error.to_string(), "there is no database");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use strait_adapter_fastws::{Server, ServerLimits};
 use strait_core::testkit::{self, Fault, Faults};
-use strait_core::{App, Channel, Endpoint, Error, Json, Opening, Origins, Session};
+use strait_core::{App, Channel, Endpoint, Error, Json, Limits, Opening, Origins, Session};
 
 use crate::kit::{
     Client, Gate, Node, becomes, echo, handshake, limits, serve, serve_on, serve_with, server_limits, text, within,
@@ -82,7 +82,8 @@ async fn what_is_no_handshake_is_refused_and_nothing_is_stored() {
 
 #[tokio::test]
 async fn the_good_ones_are_let_in() {
-    let node = serve(echo("/echo/{room}")).await;
+    let app = App::new().endpoint(echo("/echo/{room}"));
+    let node = serve_with(app, |server| server.limits(server_limits()).path_in_query()).await;
     let cases: &[(&str, &str, Headers<'_>)] = &[
         ("as browsers ask", "/echo/a", &[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")]),
         ("with a query", "/echo/a?x=1", &[]),
@@ -105,6 +106,89 @@ async fn the_good_ones_are_let_in() {
     }
     assert_eq!(status(&node, handshake("/?path=/nothing", &[])).await, 404);
     assert_eq!(status(&node, handshake("/?x=1", &[])).await, 404);
+    node.end().await;
+}
+
+/// Path and query are kept as long as the channel is.
+#[tokio::test]
+async fn path_and_query_have_a_limit() {
+    let narrow = Limits { opening: 32, ..limits() };
+    let endpoints = [echo("/echo/{room}"), Endpoint::new("narrow", "/narrow/{room}").public().limits(narrow)];
+    let app = endpoints.into_iter().fold(App::new(), strait_core::AppBuilder::endpoint);
+    let node = serve_with(app, |server| server.limits(server_limits()).path_in_query()).await;
+    let query = |length: usize| format!("?q={}", "%e9".repeat(length / 3));
+    let cases = [
+        (format!("/echo/a{}", query(4_000)), 101),
+        (format!("/echo/a{}", query(4_200)), 414),
+        (format!("/echo/{}", "a".repeat(4_200)), 414),
+        (format!("/narrow/a{}", query(20)), 101),
+        (format!("/narrow/a{}", query(30)), 414),
+        (format!("/?path=/narrow/a&q={}", "x".repeat(30)), 414),
+        (format!("/nothing{}", query(4_200)), 404),
+    ];
+    for (path, expected) in cases {
+        let mut client = node.socket().await;
+        client.send(handshake(&path, &[("origin", "http://strait.test")])).await;
+        assert_eq!(client.answer().await.status, expected, "{path}");
+    }
+    node.is_left_by_all().await;
+    node.end().await;
+}
+
+/// A proxy that closes an endpoint by its path does not see this form.
+#[tokio::test]
+async fn a_path_in_the_query_is_none_unless_it_is_switched_on() {
+    let node = serve(echo("/echo")).await;
+    assert_eq!(status(&node, handshake("/?path=/echo", &[])).await, 404);
+    assert_eq!(status(&node, "GET /?path=/echo HTTP/1.1\r\nhost: a\r\n\r\n").await, 404);
+    assert_eq!(status(&node, handshake("/echo?path=/nothing", &[])).await, 101);
+    node.is_left_by_all().await;
+    node.end().await;
+}
+
+/// A proxy may have looked at the other one.
+#[tokio::test]
+async fn a_target_in_absolute_form_names_the_host_of_the_header() {
+    let node = serve(echo("/echo")).await;
+    let page = |target: &str, host: &str| format!("GET {target} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    let cases = [
+        (handshake("http://strait.test/echo", &[]), 101),
+        (handshake("ws://STRAIT.test:80/echo", &[]), 101),
+        (handshake("http://other.test/echo", &[]), 400),
+        (handshake("http://strait.test:8080/echo", &[]), 400),
+        (page("http://a/healthz", "a"), 200),
+        (page("http://b/healthz", "a"), 400),
+        (page("http://b/nothing", "a"), 400),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(status(&node, &request).await, expected, "{request}");
+    }
+    node.is_left_by_all().await;
+    node.end().await;
+}
+
+/// A page at evil.test, whose name was made to resolve to this server, is of the same host as far as `Origin` tells.
+#[tokio::test]
+async fn hosts_that_are_not_listed_are_not_answered_for() {
+    let app = App::new().endpoint(echo("/echo"));
+    let listed = |server: Server| server.limits(server_limits()).hosts(["strait.test", "other.test:81"]);
+    let node = serve_with(app, listed).await;
+    let page = |path: &str, host: &str| format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    let cases = [
+        (handshake("/echo", &[]), 101),
+        (handshake("/echo", &[("host", "strait.test:8080")]), 101),
+        (handshake("/echo", &[("host", "other.test:81")]), 101),
+        (handshake("/echo", &[("host", "other.test")]), 421),
+        (handshake("/echo", &[("host", "evil.test"), ("origin", "http://evil.test")]), 421),
+        (page("/nothing", "strait.test"), 404),
+        (page("/nothing", "evil.test"), 421),
+        (page("/healthz", "10.0.0.1:8080"), 200),
+        (page("/readyz", "10.0.0.1:8080"), 200),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(status(&node, &request).await, expected, "{request}");
+    }
+    node.is_left_by_all().await;
     node.end().await;
 }
 

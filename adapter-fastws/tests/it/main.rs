@@ -7,6 +7,8 @@ mod closing;
 mod drain;
 mod handshake;
 mod lifecycle;
+mod logs;
+mod metrics;
 mod mount;
 mod panics;
 mod pending;

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use crate::kit::{Gate, Node, TcpClient, echo, handshake, serve_with, server_limits, store, until};
 
 fn impatient(server: Server) -> Server {
-    server.limits(ServerLimits { handshake: Duration::from_millis(100), ..server_limits() })
+    let limit = Duration::from_millis(100);
+    server.limits(ServerLimits { handshake: limit, keep_alive: limit, ..server_limits() })
 }
 
 #[tokio::test]
@@ -136,8 +137,9 @@ async fn an_answer_that_is_not_read_keeps_nobody_out() {
     node.end().await;
 }
 
+/// An orchestrator that asks `/healthz` kills a node that does not answer.
 #[tokio::test]
-async fn who_is_being_authenticated_is_not_given_up() {
+async fn slow_authentication_keeps_no_plain_request_waiting() {
     let gate = Gate::shut();
     let (waiting, asked) = (gate.clone(), Gate::shut());
     let asking = asked.clone();
@@ -157,14 +159,27 @@ async fn who_is_being_authenticated_is_not_given_up() {
         asked.pass().await;
         clients.push(client);
     }
-    // It waits, as nobody may be given up for it.
+    // More sockets than seats: the silent ones are closed, and none of those that are being authenticated.
+    for _ in 0..5 {
+        let mut asks = node.socket().await;
+        asks.send("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(asks.answer().await.status, 200);
+    }
     let mut third = node.socket().await;
-    third.send(handshake("/echo", &[])).await;
+    for _ in 0..2 {
+        third.send(handshake("/echo", &[])).await;
+        let answer = third.answer().await;
+        assert_eq!(answer.status, 503);
+        assert!(answer.header("retry-after").is_some());
+    }
     gate.let_in(3);
-    for mut client in clients.into_iter().chain([third]) {
+    for mut client in clients {
         client.is_let_in().await;
         client.leave().await;
     }
+    third.send(handshake("/echo", &[])).await;
+    third.is_let_in().await;
+    third.leave().await;
     node.end().await;
 }
 

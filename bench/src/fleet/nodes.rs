@@ -131,7 +131,7 @@ async fn node(speech: Speech, redis: &str) -> Result<Process> {
     let command = match speech {
         Speech::Strait => {
             let mut command = Command::new(exe.with_file_name("chat"));
-            command.args(["--listen", &format!("127.0.0.1:{port}"), "--store", redis]);
+            command.args(["--listen", &format!("127.0.0.1:{port}"), "--store", redis, "--load-tests"]);
             command
         }
         Speech::SocketIo => {

@@ -1,4 +1,4 @@
-//! The handshake, step by step, in the order in which refusals are documented: path, origin, capacity, authentication,
+//! The handshake, step by step, in the order in which refusals are documented: path, its length, origin, capacity, authentication,
 //! opening data.
 
 use std::any::Any;
@@ -13,6 +13,7 @@ use futures_util::future::Either;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
+use super::origin::{origin_passes, other_origin};
 use super::{App, OpeningData};
 use crate::channel::{Channel, SessionValue};
 use crate::conversation::Conversation;
@@ -24,7 +25,7 @@ use crate::invocation::tries::retried;
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
 use crate::panics;
-use crate::policy::{Limits, Origins, Transport};
+use crate::policy::{Limits, Transport};
 use crate::protocol::plain;
 use crate::store::{Location, NewChannel, Opened, Record, StoreError, StoreErrorKind};
 
@@ -37,20 +38,22 @@ pub struct Refusal {
     pub message: Cow<'static, str>,
     /// When it may try again.
     pub retry_after: Option<Duration>,
+    /// What an operator is told beside the message, in the log: what was compared with what, and what to do about it.
+    pub hint: Option<Box<str>>,
 }
 
 impl Refusal {
     /// A refusal with a status and a text.
     #[must_use]
     pub fn new(status: StatusCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, message: message.into(), retry_after: None }
+        Self { status, message: message.into(), retry_after: None, hint: None }
     }
 
     /// 503: at its limits, or without its store.
     #[must_use]
     pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = Some(Duration::from_secs(2));
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, message: message.into(), retry_after }
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
     /// 500: what was to store the channel panicked, which is logged and counted.
@@ -65,7 +68,7 @@ impl Refusal {
             tracing::warn!(code = error.code(), error = %source, "a handshake was refused");
         }
         let retry_after = (error.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(2));
-        Self { status: error.status(), message: error.message().to_owned().into(), retry_after }
+        Self { retry_after, ..Self::new(error.status(), error.message().to_owned()) }
     }
 
     fn of_store(error: &StoreError) -> Self {
@@ -109,11 +112,11 @@ impl fmt::Debug for EndpointInner {
 }
 
 impl App {
-    /// Finds the endpoint of a path and checks the origin. At the path `/` the endpoint's path may be given as
-    /// `?path=/rooms/a`, as it must be behind API Gateway.
+    /// Finds the endpoint of a path and checks the origin.
     ///
     /// # Errors
-    /// 404 for a path without an endpoint, 403 for an origin that may not connect.
+    /// 404 for a path without an endpoint, 414 for more of path and query than [`Limits::opening`] lets in, 403 for an
+    /// origin that may not connect.
     pub fn accept(
         &self,
         path: &str,
@@ -121,24 +124,27 @@ impl App {
         headers: &HeaderMap,
         transport: Transport,
     ) -> Result<Accepted, Refusal> {
-        let (path, query) = match path {
-            "/" | "" => path_in_query(query.unwrap_or_default())
-                .ok_or_else(|| Refusal::new(StatusCode::NOT_FOUND, "the path in the query is not UTF-8"))?,
-            _ => (Cow::Borrowed(path), Cow::Borrowed(query.unwrap_or_default())),
-        };
+        let query = query.unwrap_or_default();
         let not_found = || Refusal::new(StatusCode::NOT_FOUND, "there is no endpoint at this path");
-        let found = self.0.router.at(&path).map_err(|_| not_found())?;
-        let params = found
-            .params
-            .iter()
-            .map(|(name, value)| percent_decode_str(value).decode_utf8().map(|value| (name, value.into_owned())));
-        let params = params.collect::<Result<Vec<_>, _>>().map_err(|_| not_found())?;
+        let found = self.0.router.at(path).map_err(|_| not_found())?;
+        if found.params.iter().any(|(_, value)| percent_decode_str(value).decode_utf8().is_err()) {
+            return Err(not_found());
+        }
         let endpoint = Arc::clone(&self.0.endpoints[*found.value]);
+        // It is kept as long as the channel is.
+        if path.len() + query.len() > endpoint.limits.opening {
+            return Err(Refusal::new(StatusCode::URI_TOO_LONG, "path and query are longer than this endpoint takes"));
+        }
         if !origin_passes(&endpoint.origins, headers, transport) {
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "pages of this origin may not connect"));
+            return Err(other_origin(&endpoint, headers));
         }
         let subprotocol = choose_subprotocol(&endpoint.subprotocols, headers);
-        Ok(Accepted { app: self.clone(), opening: OpeningData::new(&path, &params, &query), endpoint, subprotocol })
+        Ok(Accepted {
+            app: self.clone(),
+            opening: OpeningData::new(path, found.params.iter(), query),
+            endpoint,
+            subprotocol,
+        })
     }
 }
 
@@ -152,44 +158,23 @@ fn choose_subprotocol(known: &[String], headers: &HeaderMap) -> Option<HeaderVal
     chosen.and_then(|name| HeaderValue::from_str(name).ok())
 }
 
-/// The path that a query gives, and what is left of the query.
-fn path_in_query(query: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
+/// The path and the query that a request is meant for, where the path `/` may be given an endpoint's path in its query:
+/// `/?path=/rooms/a&page=2` is `/rooms/a?page=2`. Behind API Gateway it must be so, as there are no paths. A node takes it
+/// only where it was told to: proxies' rules for paths do not see it.
+///
+/// # Errors
+/// 404 for a path that is not UTF-8.
+pub fn path_in_query<'a>(path: &'a str, query: Option<&'a str>) -> Result<(Cow<'a, str>, Cow<'a, str>), Refusal> {
+    let query = query.unwrap_or_default();
     let given = query.split('&').enumerate().find_map(|(at, field)| Some((at, field.strip_prefix("path=")?)));
-    let Some((at, path)) = given else { return Some(("/".into(), query.into())) };
+    let (Some((at, given)), "/" | "") = (given, path) else { return Ok((path.into(), query.into())) };
     let rest: Vec<&str> = query.split('&').enumerate().filter(|(other, _)| *other != at).map(|(_, f)| f).collect();
     // The query's encoding, in which a plus is a space, is undone here, the path's own by segment later.
-    let spaced = path.replace('+', " ");
-    let path = percent_decode_str(&spaced).decode_utf8().ok()?.into_owned();
-    Some((path.into(), rest.join("&").into()))
-}
-
-fn origin_passes(origins: &Origins, headers: &HeaderMap, transport: Transport) -> bool {
-    let mut given = headers.get_all(header::ORIGIN).iter();
-    let Some(origin) = given.next() else { return true };
-    if matches!(origins, Origins::Any) {
-        return true;
-    }
-    let (Ok(origin), None) = (origin.to_str(), given.next()) else { return false };
-    if let Origins::Listed(listed) = origins
-        && listed.iter().any(|listed| listed.eq_ignore_ascii_case(origin))
-    {
-        return true;
-    }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    same_host(origin, host.unwrap_or_default(), transport)
-}
-
-/// Whether host and port of an origin (RFC 6454 §6.1) are those of a `Host` header, which leaves its scheme's default
-/// port out. By TLS only `https` is the same: whoever can put a page at the host's plain port must not act for its users.
-fn same_host(origin: &str, host: &str, transport: Transport) -> bool {
-    let Some((scheme, authority)) = origin.split_once("://") else { return false };
-    let default = match scheme {
-        "http" if transport == Transport::Plain => ":80",
-        "https" => ":443",
-        _ => return false,
-    };
-    let without = |authority: &str| authority.strip_suffix(default).unwrap_or(authority).to_ascii_lowercase();
-    !authority.is_empty() && without(authority) == without(host)
+    let spaced = given.replace('+', " ");
+    let path = percent_decode_str(&spaced)
+        .decode_utf8()
+        .map_err(|_| Refusal::new(StatusCode::NOT_FOUND, "the path in the query is not UTF-8"))?;
+    Ok((path.into_owned().into(), rest.join("&").into()))
 }
 
 impl Accepted {
@@ -364,51 +349,6 @@ impl fmt::Display for Requirement {
 mod tests {
     use super::*;
 
-    fn passes_by(transport: Transport, origins: &Origins, origin: &str, host: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ORIGIN, origin.parse().expect("a header"));
-        headers.insert(header::HOST, host.parse().expect("a header"));
-        origin_passes(origins, &headers, transport)
-    }
-
-    fn passes(origins: &Origins, origin: &str, host: &str) -> bool {
-        passes_by(Transport::Plain, origins, origin, host)
-    }
-
-    #[test]
-    fn only_pages_of_the_same_host_and_port_pass() {
-        let same = Origins::SameHost;
-        assert!(origin_passes(&same, &HeaderMap::new(), Transport::Plain));
-        assert!(passes(&same, "http://a.test:8080", "a.test:8080"));
-        assert!(passes(&same, "https://a.test", "A.test:443"));
-        assert!(passes(&same, "http://[::1]:8080", "[::1]:8080"));
-        assert!(!passes(&same, "http://a.test:8081", "a.test:8080"));
-        assert!(!passes(&same, "http://a.test.evil.test", "a.test"));
-        assert!(!passes(&same, "null", "a.test"));
-        assert!(!passes(&same, "file://", ""));
-        let listed = Origins::Listed(vec!["https://b.test".to_owned()]);
-        assert!(passes(&listed, "https://b.test", "a.test"));
-        assert!(passes(&listed, "http://a.test", "a.test"));
-        assert!(!passes(&listed, "http://b.test", "a.test"));
-        assert!(passes(&Origins::Any, "null", "a.test"));
-    }
-
-    #[test]
-    fn by_tls_only_https_pages_are_of_the_same_host() {
-        let passes = |origins, origin, host| passes_by(Transport::Tls, origins, origin, host);
-        let same = Origins::SameHost;
-        assert!(origin_passes(&same, &HeaderMap::new(), Transport::Tls));
-        assert!(passes(&same, "https://a.test", "a.test"));
-        assert!(passes(&same, "https://a.test:8443", "a.test:8443"));
-        assert!(!passes(&same, "http://a.test", "a.test"));
-        assert!(!passes(&same, "http://a.test:443", "a.test:443"));
-        assert!(!passes(&same, "http://a.test:8443", "a.test:8443"));
-        let listed = Origins::Listed(vec!["http://b.test".to_owned()]);
-        assert!(passes(&listed, "http://b.test", "a.test"), "whoever lists it wants it");
-        assert!(!passes(&listed, "http://a.test", "a.test"));
-        assert!(passes(&Origins::Any, "http://a.test", "a.test"));
-    }
-
     #[test]
     fn the_first_known_subprotocol_is_chosen() {
         let known = ["chat.v2".to_owned(), "chat.v1".to_owned()];
@@ -427,7 +367,8 @@ mod tests {
 
     #[test]
     fn the_path_may_travel_in_the_query() {
-        let found = |query| path_in_query(query).map(|(path, rest)| (path.into_owned(), rest.into_owned()));
+        let found =
+            |query| path_in_query("/", Some(query)).ok().map(|(path, rest)| (path.into_owned(), rest.into_owned()));
         let expected = |path: &str, rest: &str| Some((path.to_owned(), rest.to_owned()));
         assert_eq!(found("path=/rooms/a&x=1"), expected("/rooms/a", "x=1"));
         assert_eq!(found("x=1&path=%2Frooms%2Fa%20b"), expected("/rooms/a b", "x=1"));
@@ -435,5 +376,7 @@ mod tests {
         assert_eq!(found("path=/rooms/a+b%2Bc"), expected("/rooms/a b+c", ""));
         assert_eq!(found("x=1"), expected("/", "x=1"));
         assert_eq!(found("path=%ff"), None);
+        let elsewhere = path_in_query("/rooms/b", Some("path=/rooms/a")).expect("it is as it came");
+        assert_eq!(elsewhere, ("/rooms/b".into(), "path=/rooms/a".into()));
     }
 }

@@ -2,6 +2,7 @@
 
 mod handshake;
 mod opening;
+mod origin;
 
 use std::any::{Any, TypeId};
 use std::collections::HashMap;
@@ -9,10 +10,10 @@ use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use matchit::Router;
+use matchit::{InsertError, Router};
 use tokio::runtime::Handle;
 
-pub use handshake::{Accepted, Admitted, Gaps, Refusal};
+pub use handshake::{Accepted, Admitted, Gaps, Refusal, path_in_query};
 pub use opening::OpeningData;
 
 use crate::channel::Channel;
@@ -66,7 +67,32 @@ pub enum BuildError {
     /// Two endpoints have one name.
     #[error("two endpoints are named {0:?}, give each a name of its own")]
     EndpointTwice(String),
-    /// A path pattern cannot be read, or is taken.
+    /// Something was given twice of which there can be one.
+    #[error("{0} was given twice, the second would take the place of the first")]
+    Twice(String),
+    /// No request has such a path.
+    #[error("no request has the path {path:?} of endpoint {endpoint:?}: {why}")]
+    NeverMatches {
+        /// The endpoint.
+        endpoint: String,
+        /// Its path.
+        path: String,
+        /// What is wrong, and what to write.
+        why: &'static str,
+    },
+    /// The paths of two endpoints match the same requests.
+    #[error("endpoints {first:?} at {first_path:?} and {second:?} at {second_path:?} match the same paths, change one")]
+    PathTaken {
+        /// The endpoint that was given first.
+        first: String,
+        /// Its path.
+        first_path: String,
+        /// The other one.
+        second: String,
+        /// Its path.
+        second_path: String,
+    },
+    /// A path pattern cannot be read.
     #[error("the path {path:?} of endpoint {endpoint:?} cannot be served")]
     Path {
         /// The endpoint.
@@ -110,6 +136,9 @@ pub enum BuildError {
     },
 }
 
+/// A hundred years. A longer time, [`Duration::MAX`] say, counts as this one: clocks and stores can add it to now.
+const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
+
 /// Builds an [`App`].
 #[derive(Default)]
 #[must_use]
@@ -119,6 +148,8 @@ pub struct AppBuilder {
     store: Option<Arc<dyn Store>>,
     gateways: Gateways,
     settings: HubSettings,
+    /// What was given twice, first of all.
+    twice: Option<String>,
 }
 
 impl fmt::Debug for AppBuilder {
@@ -136,19 +167,22 @@ impl AppBuilder {
 
     /// Gives handlers a value by its type: [`State<T>`](crate::State).
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
-        self.states.insert(TypeId::of::<T>(), Arc::new(state));
+        if self.states.insert(TypeId::of::<T>(), Arc::new(state)).is_some() {
+            self.twice.get_or_insert_with(|| format!("a state of type {}", std::any::type_name::<T>()));
+        }
         self
     }
 
     /// Chooses the store.
-    pub fn store(mut self, store: impl Store) -> Self {
-        self.store = Some(Arc::new(store));
-        self
+    pub fn store(self, store: impl Store) -> Self {
+        self.shared_store(Arc::new(store))
     }
 
     /// Chooses the store at run time.
     pub fn shared_store(mut self, store: Arc<dyn Store>) -> Self {
-        self.store = Some(store);
+        if self.store.replace(store).is_some() {
+            self.twice.get_or_insert_with(|| "the store".to_owned());
+        }
         self
     }
 
@@ -196,6 +230,9 @@ impl AppBuilder {
     /// # Errors
     /// [`BuildError`] says what is wrong and what to do.
     pub fn build(mut self) -> Result<App, BuildError> {
+        if let Some(twice) = self.twice {
+            return Err(BuildError::Twice(twice));
+        }
         let store = self.store.ok_or(BuildError::NoStore)?;
         if self.settings.lease.is_zero() {
             return Err(BuildError::Lease);
@@ -203,19 +240,23 @@ impl AppBuilder {
         if self.endpoints.is_empty() {
             return Err(BuildError::NoEndpoint);
         }
+        self.settings.lease = self.settings.lease.min(LONGEST);
         let mut router = Router::new();
         let mut endpoints: Vec<Arc<EndpointInner>> = Vec::new();
         for endpoint in self.endpoints {
-            let (inner, requirements, twice) = endpoint.finish();
+            if let Some(what) = endpoint.twice {
+                return Err(BuildError::Twice(format!("`{what}` of endpoint {:?}", endpoint.inner.name)));
+            }
+            let (mut inner, requirements, twice) = endpoint.finish();
+            inner.limits.handler = inner.limits.handler.min(LONGEST);
+            inner.grace = inner.grace.map(|grace| grace.min(LONGEST));
             check(&inner, &requirements, twice, &self.states)?;
             if endpoints.iter().any(|other| other.name == inner.name) {
                 return Err(BuildError::EndpointTwice(inner.name.as_ref().to_owned()));
             }
-            router.insert(inner.path.clone(), endpoints.len()).map_err(|source| BuildError::Path {
-                endpoint: inner.name.as_ref().to_owned(),
-                path: inner.path.clone(),
-                source,
-            })?;
+            if let Err(error) = router.insert(inner.path.clone(), endpoints.len()) {
+                return Err(path_error(&inner, error, &endpoints));
+            }
             endpoints.push(Arc::new(inner));
         }
         self.settings.retentions.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
@@ -226,6 +267,32 @@ impl AppBuilder {
     }
 }
 
+/// Why a path cannot be served beside those of the other endpoints.
+fn path_error(endpoint: &EndpointInner, source: InsertError, others: &[Arc<EndpointInner>]) -> BuildError {
+    let (name, path) = (endpoint.name.as_ref().to_owned(), endpoint.path.clone());
+    match &source {
+        InsertError::Conflict { with } => {
+            let first = others.iter().find(|other| other.path == *with);
+            let first = first.map(|first| first.name.as_ref().to_owned()).unwrap_or_default();
+            BuildError::PathTaken { first, first_path: with.clone(), second: name, second_path: path }
+        }
+        _ => BuildError::Path { endpoint: name, path, source },
+    }
+}
+
+/// Why no request can have a path.
+fn never_matches(path: &str) -> Option<&'static str> {
+    if !path.starts_with('/') {
+        Some("a path begins with `/`")
+    } else if path.contains(['?', '#']) {
+        Some("a path ends before `?` and `#`, what comes after is read by `Endpoint::opening`")
+    } else if path.split('/').any(|segment| segment.starts_with([':', '*'])) {
+        Some("a parameter is written `{id}`, and the rest of a path `{*rest}`")
+    } else {
+        None
+    }
+}
+
 fn check(
     endpoint: &EndpointInner,
     requirements: &[Requirement],
@@ -233,6 +300,9 @@ fn check(
     states: &HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
 ) -> Result<(), BuildError> {
     let name = || endpoint.name.as_ref().to_owned();
+    if let Some(why) = never_matches(&endpoint.path) {
+        return Err(BuildError::NeverMatches { endpoint: name(), path: endpoint.path.clone(), why });
+    }
     if let Some(key) = twice.into_iter().next() {
         return Err(BuildError::RouteTwice { endpoint: name(), key });
     }
@@ -313,13 +383,10 @@ impl App {
 
     pub(crate) fn rehydrate_with(&self, record: Record, outlet: Arc<dyn Outlet>) -> Option<Channel> {
         let endpoint = self.endpoint(&record.endpoint)?;
-        let opening = match OpeningData::from_stored(&record.opening) {
-            Ok(opening) => opening,
-            Err(error) => {
-                tracing::error!(channel = %record.id, error = %error, "the record's opening data cannot be read");
-                OpeningData::new("", &[], "")
-            }
-        };
+        let opening = OpeningData::from_stored(record.opening.clone()).unwrap_or_else(|| {
+            tracing::error!(channel = %record.id, "the record's opening data cannot be read");
+            OpeningData::new("", [], "")
+        });
         let endpoint = Arc::clone(endpoint);
         Some(Channel::new(self.clone(), endpoint, record, Arc::new(opening), None, outlet))
     }

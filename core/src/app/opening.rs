@@ -1,34 +1,89 @@
 use std::any::Any;
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
-/// How long [`Stored`] is as JSON, beside path and fields, if there are less than ten parameters.
-const STORED: usize = r#"{"path":"","fields":"","params":0}"#.len();
+/// A longer text is shared with a store in the same process. A shorter one is copied: a count of its owners would take as
+/// much.
+const SHARED_ABOVE: usize = 64;
+
+/// Names of path parameters are encoded, so that none of the delimiters stands in one.
+const NAMES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
 
 /// What the client asked for when it connected: path and query. It is kept with the channel, so secrets do not belong
 /// into a query.
 pub struct OpeningData {
-    /// The path and, behind a question mark, path parameters and then the rest of the query, form-encoded: so there is no question
-    /// mark among these.
-    text: Box<str>,
-    /// How many of the fields are path parameters.
-    params: u8,
+    /// `{bytes of the path}&{parameter}={first}-{end}?{path}{query}`: where each path parameter stands in the path, then path
+    /// and query as they came. Memory and stores keep nothing beside it.
+    text: Text,
     pub(super) typed: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// As the store keeps it.
-#[derive(Serialize, Deserialize)]
-struct Stored<'a> {
-    path: Cow<'a, str>,
-    fields: Cow<'a, str>,
-    params: u8,
+/// Two words, as a plain `Box<str>` has.
+enum Text {
+    Own(Box<str>),
+    /// UTF-8.
+    Shared(Box<Bytes>),
+}
+
+impl Text {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Own(text) => text,
+            Self::Shared(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        }
+    }
+}
+
+/// The text of an [`OpeningData`], taken apart.
+struct Parts<'a> {
+    path: &'a str,
+    query: &'a str,
+    params: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Option<Self> {
+        let (head, rest) = text.split_once('?')?;
+        let (length, params) = head.split_once('&').unwrap_or((head, ""));
+        let (path, query) = rest.split_at_checked(length.parse().ok()?)?;
+        Some(Self { path, query, params })
+    }
+
+    /// Names and values of the path parameters, decoded.
+    fn params(&self) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> {
+        let path = self.path;
+        self.params.split('&').filter_map(move |param| {
+            let (name, (first, end)) =
+                param.split_once('=').and_then(|(name, at)| Some((name, at.split_once('-')?)))?;
+            let value = path.get(first.parse().ok()?..end.parse().ok()?)?;
+            Some((percent_decode_str(name).decode_utf8_lossy(), percent_decode_str(value).decode_utf8_lossy()))
+        })
+    }
+
+    /// Path parameters and query as one form. A query cannot say otherwise than the path.
+    fn form(&self) -> Cow<'a, str> {
+        if self.params.is_empty() {
+            return self.query.into();
+        }
+        let params: Vec<_> = self.params().collect();
+        let mut form = serde_urlencoded::to_string(&params).unwrap_or_default();
+        for field in self.query.split('&').filter(|field| !field.is_empty()) {
+            let name = field.split('=').next().unwrap_or_default().replace('+', " ");
+            let name = percent_decode_str(&name).decode_utf8_lossy();
+            if params.iter().all(|(param, _)| *param != name) {
+                form.push('&');
+                form.push_str(field);
+            }
+        }
+        form.into()
+    }
 }
 
 impl fmt::Debug for OpeningData {
@@ -38,50 +93,47 @@ impl fmt::Debug for OpeningData {
 }
 
 impl OpeningData {
-    pub(super) fn new(path: &str, params: &[(&str, String)], query: &str) -> Self {
-        let mut fields = serde_urlencoded::to_string(params).unwrap_or_default();
-        if !query.is_empty() {
-            // A query cannot say otherwise than the path.
-            let given: Vec<(String, String)> = serde_urlencoded::from_str(query).unwrap_or_default();
-            let others = given.iter().filter(|(name, _)| params.iter().all(|(param, _)| param != name));
-            let query = serde_urlencoded::to_string(others.collect::<Vec<_>>()).unwrap_or_default();
-            if !fields.is_empty() && !query.is_empty() {
-                fields.push('&');
-            }
-            fields.push_str(&query);
+    /// The values of `params` are parts of `path`.
+    pub(super) fn new<'a>(path: &str, params: impl IntoIterator<Item = (&'a str, &'a str)>, query: &str) -> Self {
+        let mut text = path.len().to_string();
+        for (name, value) in params {
+            let first = value.as_ptr().addr().saturating_sub(path.as_ptr().addr());
+            let name = utf8_percent_encode(name, NAMES);
+            // Writing to a string does not fail.
+            let _ = write!(text, "&{name}={first}-{}", first + value.len());
         }
-        let params = u8::try_from(params.len()).unwrap_or(u8::MAX);
-        Self::of(path, &fields, params)
+        text.reserve_exact(1 + path.len() + query.len());
+        text.push('?');
+        text.push_str(path);
+        text.push_str(query);
+        let text = if text.len() > SHARED_ABOVE {
+            Text::Shared(Box::new(Bytes::from(text.into_boxed_str().into_boxed_bytes())))
+        } else {
+            Text::Own(text.into())
+        };
+        Self { text, typed: None }
     }
 
-    fn of(path: &str, fields: &str, params: u8) -> Self {
-        Self { text: [path, fields].join("?").into(), params, typed: None }
-    }
-
-    fn parts(&self) -> (&str, &str) {
-        self.text.rsplit_once('?').unwrap_or((&self.text, ""))
+    fn parts(&self) -> Parts<'_> {
+        Parts::of(self.text.as_str()).unwrap_or(Parts { path: "", query: "", params: "" })
     }
 
     /// The path, decoded no further than it came.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.parts().0
-    }
-
-    fn fields(&self) -> &str {
-        self.parts().1
+        self.parts().path
     }
 
     /// A path parameter, decoded.
     #[must_use]
     pub fn param(&self, name: &str) -> Option<String> {
-        let fields: Vec<(String, String)> = serde_urlencoded::from_str(self.fields()).ok()?;
-        fields.into_iter().take(self.params.into()).find(|(key, _)| key == name).map(|(_, value)| value)
+        self.parts().params().find(|(param, _)| param == name).map(|(_, value)| value.into_owned())
     }
 
     /// Path parameters and query as a `T`.
     pub(crate) fn decode<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
-        let fields = serde_urlencoded::Deserializer::new(form_urlencoded::parse(self.fields().as_bytes()));
+        let form = self.parts().form();
+        let fields = serde_urlencoded::Deserializer::new(form_urlencoded::parse(form.as_bytes()));
         serde_path_to_error::deserialize(fields).map(Arc::new).map_err(|error| {
             // The body of a 422 is the message alone.
             match error.path().iter().next() {
@@ -100,16 +152,18 @@ impl OpeningData {
     }
 
     pub(crate) fn to_stored(&self) -> Bytes {
-        let (path, fields) = self.parts();
-        let stored = Stored { path: path.into(), fields: fields.into(), params: self.params };
-        // Most are escaped nowhere: then this is all, and no more than is needed.
-        let mut json = Vec::with_capacity(STORED + path.len() + fields.len());
-        serde_json::to_writer(&mut json, &stored).map(|()| json.into()).unwrap_or_default()
+        match &self.text {
+            Text::Own(text) => Bytes::copy_from_slice(text.as_bytes()),
+            Text::Shared(bytes) => Bytes::clone(bytes),
+        }
     }
 
-    pub(crate) fn from_stored(stored: &[u8]) -> Result<Self, serde_json::Error> {
-        let Stored { path, fields, params } = serde_json::from_slice(stored)?;
-        Ok(Self::of(&path, &fields, params))
+    /// What [`to_stored`](Self::to_stored) has made; `None` for anything else.
+    pub(crate) fn from_stored(stored: Bytes) -> Option<Self> {
+        let text = std::str::from_utf8(&stored).ok().filter(|text| Parts::of(text).is_some())?;
+        let text =
+            if text.len() > SHARED_ABOVE { Text::Shared(Box::new(stored)) } else { Text::Own(text.to_owned().into()) };
+        Some(Self { text, typed: None })
     }
 }
 
@@ -117,25 +171,51 @@ impl OpeningData {
 mod tests {
     use super::*;
 
+    fn opening(path: &str, name: &str, value: &str, query: &str) -> OpeningData {
+        let at = path.find(value).expect("a part of the path");
+        OpeningData::new(path, [(name, &path[at..at + value.len()])], query)
+    }
+
     #[test]
-    fn path_and_fields_are_kept_apart_and_come_back() {
+    fn path_and_query_are_kept_as_they_came_and_come_back() {
         // Behind API Gateway a path comes decoded, so that there may be a question mark in it.
-        for path in ["/rooms/a", "/a?b", "/", ""] {
-            for query in ["", "q=1", "q=%3F&r=a?b"] {
-                let opening = OpeningData::new(path, &[("room", "is it?".to_owned())], query);
-                let again = OpeningData::from_stored(&opening.to_stored()).expect("its own JSON");
+        for path in ["/rooms/is%20it%3F", "/a?b/is%20it%3F"] {
+            for query in ["", "q=1", "q=%3F&r=a?b", "roo%6D=another&r=a?b&room=a+third"] {
+                let opening = opening(path, "room", "is%20it%3F", query);
+                assert!(opening.text.as_str().ends_with(&format!("?{path}{query}")), "{}", opening.text.as_str());
+                let again = OpeningData::from_stored(opening.to_stored()).expect("its own text");
                 for opening in [opening, again] {
                     assert_eq!((opening.path(), opening.param("room").as_deref()), (path, Some("is it?")));
                     let fields = opening.decode::<Vec<(String, String)>>().expect("pairs");
                     assert_eq!(fields.iter().any(|(name, value)| name == "r" && value == "a?b"), query.contains("r="));
+                    let rooms: Vec<_> = fields.iter().filter(|(name, _)| name == "room").collect();
+                    assert_eq!(rooms, [&("room".to_owned(), "is it?".to_owned())], "the path decides");
                 }
             }
         }
+        let plain = OpeningData::new("/", [], "q=1&q=2");
+        assert_eq!((plain.path(), plain.param("q")), ("/", None));
+        assert_eq!(plain.decode::<Vec<(String, u8)>>().expect("pairs")[..], [("q".into(), 1), ("q".into(), 2)]);
+        assert!(opening("/x/y", "a&b=c?", "y", "").param("a&b=c?").is_some(), "whatever a parameter is called");
     }
 
     #[test]
-    fn as_json_it_takes_the_room_of_its_text() {
-        let opening = OpeningData::new("/rooms/a", &[("room", "a".to_owned())], "q=1");
-        assert_eq!(opening.to_stored().len(), STORED + "/rooms/a".len() + "room=a&q=1".len());
+    fn a_long_one_is_in_memory_once_and_takes_what_came() {
+        // Each of these would be three bytes of an encoded form.
+        let query = format!("q={}", "\u{e9}".repeat(4_000));
+        let opening = opening("/rooms/a", "room", "a", &query);
+        let (one, other) = (opening.to_stored(), opening.to_stored());
+        assert_eq!(one.as_ptr(), other.as_ptr());
+        assert!(one.len() < "/rooms/a".len() + query.len() + 32, "{}", one.len());
+        let again = OpeningData::from_stored(one.clone()).expect("its own text");
+        assert_eq!(again.to_stored().as_ptr(), one.as_ptr());
+    }
+
+    #[test]
+    fn what_is_none_is_told() {
+        for foreign in ["", "/rooms/a", "{}", "9?/short", "x?/a", "1?\u{e9}"] {
+            assert!(OpeningData::from_stored(foreign.as_bytes().into()).is_none(), "{foreign}");
+        }
+        assert!(OpeningData::from_stored(Bytes::from_static(b"1?\xff")).is_none());
     }
 }

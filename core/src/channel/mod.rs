@@ -218,6 +218,10 @@ impl Channel {
         &self.inner.app
     }
 
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.inner.live.lock().topics.len() > 0
+    }
+
     pub(crate) fn opening(&self) -> &OpeningData {
         &self.inner.opening
     }

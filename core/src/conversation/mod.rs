@@ -2,6 +2,7 @@
 //! out the close.
 
 mod dispatch;
+mod flush;
 mod rate;
 mod run;
 
@@ -10,7 +11,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tracing::Span;
@@ -23,6 +24,7 @@ use crate::hub::ending;
 use crate::inbound::Inbound;
 use crate::machine::{Effect, Effects, Event, Machine, Step};
 use crate::panics;
+use flush::Flush;
 use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
 use run::{Ended, Run, Task, Work};
@@ -36,6 +38,14 @@ pub enum Driven {
     Done,
 }
 
+/// What is to end the connection.
+enum Ending {
+    /// The adapter carries it out.
+    Close(Close),
+    /// Handlers that run end before it, and events go out.
+    Drain(Close, Option<Flush>),
+}
+
 /// One channel's conversation on this node.
 pub struct Conversation {
     channel: Channel,
@@ -45,7 +55,7 @@ pub struct Conversation {
     /// Messages that the metrics do not count yet: they are told of those that came together at once.
     received: u32,
     span: Span,
-    close: Option<Box<Close>>,
+    ending: Option<Box<Ending>>,
     /// Why the connection ended, once it has.
     reason: Option<DisconnectReason>,
     /// Why `on_connect` has refused the client.
@@ -79,7 +89,7 @@ impl Conversation {
             bucket,
             received: 0,
             span,
-            close: None,
+            ending: None,
             reason: None,
             opened: false,
             suspended: false,
@@ -112,7 +122,7 @@ impl Conversation {
     /// Whether messages are to be read.
     #[must_use]
     pub fn reads(&self) -> bool {
-        self.opened && self.machine.reads()
+        self.opened && self.ending.is_none() && self.machine.reads()
     }
 
     /// Whether what arrives now waits for a handler.
@@ -215,9 +225,12 @@ impl Conversation {
         self.handle(Event::Close(close), cx);
     }
 
-    /// The node drains: what waits is handled, then the channel closes.
-    pub fn drain(&mut self, close: Close, cx: &mut Context<'_>) {
-        self.handle(Event::Drain(close), cx);
+    /// The node drains: what waits is handled, events that have come for the channel's topics go out, then the channel
+    /// closes.
+    pub fn drain(&mut self, close: Close) {
+        if self.ending.is_none() {
+            self.ending = Some(Box::new(Ending::Drain(close, None)));
+        }
     }
 
     /// Runs what can run. To be called whenever one of the other methods was, and when the waker says so.
@@ -229,8 +242,16 @@ impl Conversation {
             if let Some(event) = self.asked_close() {
                 self.handle(event, cx);
             }
-            if let Some(close) = self.close.take() {
-                return Poll::Ready(Driven::Close(*close));
+            if self.ending.is_some()
+                && let Poll::Ready(ending) = self.poll_ending(cx)
+            {
+                match ending {
+                    Ending::Close(close) => return Poll::Ready(Driven::Close(close)),
+                    Ending::Drain(close, _) => {
+                        self.handle(Event::Drain(close), cx);
+                        continue;
+                    }
+                }
             }
             if self.done {
                 return Poll::Ready(Driven::Done);
@@ -250,6 +271,22 @@ impl Conversation {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// What is to end the connection, once it is time for it.
+    fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
+        if let Some(Ending::Drain(_, flush)) = self.ending.as_deref_mut() {
+            if self.machine.is_running() {
+                return Poll::Pending;
+            }
+            if flush.is_none() && self.channel.is_subscribed() {
+                *flush = Some(Flush::new());
+            }
+            if let Some(flush) = flush {
+                ready!(flush.poll(&self.channel, cx));
+            }
+        }
+        self.ending.take().map_or(Poll::Pending, |ending| Poll::Ready(*ending))
     }
 
     /// Without a sure lease, or a record, no handler starts.
@@ -289,7 +326,7 @@ impl Conversation {
                 Effect::Run(next) => step = Some(next),
                 Effect::Close(close) => {
                     self.reason.get_or_insert(DisconnectReason::Server);
-                    self.close = Some(Box::new(close));
+                    self.ending = Some(Box::new(Ending::Close(close)));
                 }
                 Effect::Done => self.finish(),
                 // `reads` tells of the first two; the machine was made so that it does not detach.

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use super::EventHub;
 use super::members::{List, Members};
 use super::recovery::recover;
+use crate::channel::Channel;
 use crate::event::{Event, EventKind, Position};
 use crate::frame::Frame;
 use crate::name::ChannelId;
@@ -33,6 +34,8 @@ pub(super) struct Delivery {
     waiting: Mutex<VecDeque<Waiting>>,
     arrived: Notify,
     drained: Notify,
+    /// What was taken is being delivered. Set under the lock of what waits.
+    delivers: AtomicBool,
     pub(super) stopped: AtomicBool,
 }
 
@@ -87,7 +90,14 @@ impl Delivery {
                 members.gap_waits.store(false, Ordering::Release);
             }
         }
+        self.delivers.store(!waiting.is_empty(), Ordering::Release);
         std::mem::take(&mut *waiting)
+    }
+
+    /// Whether all that came so far has been handed to its members.
+    fn is_idle(&self) -> bool {
+        let waiting = self.waiting.lock();
+        (waiting.is_empty() && !self.delivers.load(Ordering::Acquire)) || self.stopped.load(Ordering::Acquire)
     }
 
     pub(super) async fn run(self: Arc<Self>, hub: EventHub) {
@@ -100,7 +110,18 @@ impl Delivery {
             for topic in by_topic(waiting) {
                 deliver_whatever_happens(topic, &hub).await;
             }
+            self.delivers.store(false, Ordering::Release);
         }
+    }
+}
+
+impl EventHub {
+    /// Whether events that came for a channel's topics have yet to be handed to their members on this node.
+    pub(crate) fn delivers_to(&self, channel: &Channel) -> bool {
+        let live = channel.inner.live.lock();
+        let lanes = live.topics.iter().fold(0_u32, |lanes, joined| lanes | 1 << self.0.shard(joined.topic()));
+        drop(live);
+        self.0.delivery.iter().enumerate().any(|(at, lane)| lanes & (1 << at) != 0 && !lane.is_idle())
     }
 }
 

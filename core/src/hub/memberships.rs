@@ -40,11 +40,11 @@ impl Memberships {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.as_slice().len()
     }
 
-    pub(super) fn iter(&self) -> std::slice::Iter<'_, Joined> {
+    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Joined> {
         self.as_slice().iter()
     }
 

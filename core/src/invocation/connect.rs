@@ -10,7 +10,7 @@ use super::drive::{Ended, drive};
 use super::line::Line;
 use super::order::Lock;
 use super::{Invocation, held};
-use crate::app::Refusal;
+use crate::app::{Refusal, path_in_query};
 use crate::channel::Channel;
 use crate::conversation::Conversation;
 use crate::error::Error;
@@ -55,7 +55,8 @@ impl Invocation {
     /// The HTTP status that the handshake is to be answered with: as on a node, and that of `on_connect`'s error.
     pub async fn connect(&self, handshake: Handshake<'_>) -> Result<Handshaken, Refusal> {
         let Handshake { connection, path, query, headers, peer, transport } = handshake;
-        let accepted = self.app.accept(path, query, &headers, transport)?;
+        let (path, query) = path_in_query(path, query)?;
+        let accepted = self.app.accept(&path, Some(&query), &headers, transport)?;
         let subprotocol = accepted.subprotocol().cloned();
         let admitted = accepted.authenticate(headers, peer).await?;
         let mut line = None;

@@ -25,9 +25,56 @@ fn names_and_paths_are_taken_once() {
     let two = |one, other| App::new().endpoint(one).endpoint(other).store(MemoryStore::new()).build();
     assert!(matches!(two(a(), Endpoint::new("a", "/b")), Err(BuildError::EndpointTwice(name)) if name == "a"));
     let path = two(Endpoint::new("a", "/rooms/{room}"), Endpoint::new("b", "/rooms/{name}"));
-    assert!(matches!(path, Err(BuildError::Path { endpoint, .. }) if endpoint == "b"));
+    let taken = path.expect_err("both match the same paths").to_string();
+    for part in [r#""a""#, r#""b""#, "/rooms/{room}", "/rooms/{name}"] {
+        assert!(taken.contains(part), "{taken}");
+    }
     assert!(two(Endpoint::new("a", "/rooms/{room}"), Endpoint::new("b", "/rooms/lobby")).is_ok());
     assert!(matches!(refused(Endpoint::new("a", "/{a}{b}")), BuildError::Path { .. }));
+}
+
+#[test]
+fn paths_that_no_request_has_are_refused() {
+    let cases = [
+        ("a/{id}", "`/`"),
+        ("", "`/`"),
+        ("/a/:id", "`{id}`"),
+        ("/a/*", "`{*rest}`"),
+        ("/a?b={b}", "Endpoint::opening"),
+        ("/a#b", "`#`"),
+    ];
+    for (path, told) in cases {
+        let error = refused(Endpoint::new("a", path));
+        assert!(matches!(&error, BuildError::NeverMatches { .. }), "{path}: {error}");
+        assert!(error.to_string().contains(told), "{path}: {error}");
+    }
+    for path in ["/", "/a/{id}", "/a/{*rest}", "/a:b"] {
+        assert!(App::new().endpoint(Endpoint::new("a", path)).store(MemoryStore::new()).build().is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn things_of_which_there_is_one_are_given_once() {
+    let (store, quiet) = (MemoryStore::new, async || ());
+    let endpoints = [
+        ("authenticate", a().authenticate(quiet).authenticate(quiet)),
+        ("opening", a().opening::<()>().opening::<()>()),
+        ("on_connect", a().on_connect(quiet).on_connect(quiet)),
+        ("on_disconnect", a().on_disconnect(quiet).on_disconnect(quiet)),
+        ("on_message", a().on_message(quiet).message_route(Route::new(quiet))),
+        ("on_binary", a().on_binary(quiet).on_binary(quiet)),
+    ];
+    for (what, endpoint) in endpoints {
+        let error = refused(endpoint);
+        assert_eq!(
+            error.to_string(),
+            format!("`{what}` of endpoint \"a\" was given twice, the second would take the place of the first")
+        );
+    }
+    let state = App::new().endpoint(a()).store(store()).state(1_u64).state("x").state(2_u64).build();
+    assert!(matches!(state, Err(BuildError::Twice(what)) if what.contains("u64")));
+    let twice = App::new().endpoint(a()).store(store()).store(store()).build();
+    assert!(matches!(twice, Err(BuildError::Twice(what)) if what.contains("store")));
 }
 
 #[test]

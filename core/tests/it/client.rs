@@ -236,7 +236,7 @@ impl Driver {
                     continue;
                 }
                 Poll::Ready(Some(Event::Drain(close))) => {
-                    self.conversation.drain(close, cx);
+                    self.conversation.drain(close);
                     continue;
                 }
                 Poll::Ready(None) | Poll::Pending => {}

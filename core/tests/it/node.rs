@@ -90,7 +90,9 @@ impl Node {
         let (app, path) = (self.app.clone(), path.to_owned());
         let opening = async move {
             let (path, query) = path.split_once('?').map_or((&*path, None), |(path, query)| (path, Some(query)));
-            let admitted = app.accept(path, query, &headers, Transport::Plain)?.admit(headers, None).await?;
+            let (path, query) = strait_core::path_in_query(path, query)?;
+            let accepted = app.accept(&path, Some(&query), &headers, Transport::Plain)?;
+            let admitted = accepted.admit(headers, None).await?;
             let recorder = Arc::new(Recorder::new(admitted.gaps()));
             let conversation = admitted.open(Arc::clone(&recorder) as Arc<dyn Outlet>).await?;
             Ok((conversation, recorder))

@@ -29,6 +29,8 @@ pub(crate) struct Arguments {
     pub(crate) runtime: Runtimes,
     pub(crate) lease: Duration,
     pub(crate) limits: ServerLimits,
+    /// Serve `/echo` and `/fan` too.
+    pub(crate) load_tests: bool,
     /// Post to channels at API Gateway too.
     #[cfg(feature = "lambda")]
     pub(crate) gateway: bool,
@@ -42,6 +44,7 @@ impl Default for Arguments {
             runtime: Runtimes::PerCore,
             lease: Duration::from_secs(15),
             limits: ServerLimits::default(),
+            load_tests: false,
             #[cfg(feature = "lambda")]
             gateway: false,
         }
@@ -59,6 +62,7 @@ pub(crate) fn read(mut parser: Parser) -> Result<Order, Error> {
             Long("lease") => arguments.lease = value(&mut parser, "--lease", milliseconds)?,
             Long("connections") => arguments.limits.connections = value(&mut parser, "--connections", usize::from_str)?,
             Long("accepts") => arguments.limits.accepts_per_second = value(&mut parser, "--accepts", u32::from_str)?,
+            Long("load-tests") => arguments.load_tests = true,
             #[cfg(feature = "lambda")]
             Long("gateway") => arguments.gateway = true,
             Long("help") | Short('h') => return Ok(Order::Tell(help())),
@@ -106,7 +110,7 @@ fn help() -> String {
     let default = Arguments::default();
     let gateway = if cfg!(feature = "lambda") { GATEWAY } else { "" };
     format!(
-        "A chat on Strait: rooms at /rooms/{{room}}, an echo at /echo, a fan-out for load tests at /fan, and a page for people
+        "A chat on Strait: rooms at /rooms/{{room}}, and a page for people
 
 Usage: chat [OPTIONS]
 
@@ -120,6 +124,8 @@ Options:
                                it leaves [default: {}]
       --connections <NUMBER>   How many connections may be open at once [default: {}]
       --accepts <NUMBER>       How many sockets are accepted in a second; the others wait [default: {}]
+      --load-tests             Serve an echo at /echo and a fan-out at /fan too, whose limits let one client take all of
+                               this node: for benchmarks
 {gateway}  -h, --help                   Print help
   -V, --version                Print version
 ",

@@ -1,4 +1,4 @@
-//! A chat: rooms, an echo and a fan-out, written once and run by every deployment of Strait.
+//! A chat: rooms, and an echo and a fan-out for load tests, written once and run by every deployment of Strait.
 
 mod echo;
 mod fan;
@@ -18,12 +18,13 @@ const KEPT: Retention = Retention { count: 50, age: Duration::from_hours(24) };
 
 /// The chat's endpoints; give it a store, and build it.
 pub fn app() -> AppBuilder {
-    App::new()
-        .endpoint(room::endpoint())
-        .endpoint(echo::endpoint())
-        .endpoint(fan::endpoint())
-        .retain(room::LOG_PREFIX, KEPT)
-        .retain(fan::KEPT_PREFIX, KEPT)
+    App::new().endpoint(room::endpoint()).retain(room::LOG_PREFIX, KEPT)
+}
+
+/// Adds the endpoints that load tests use, `/echo` and `/fan`. Their limits let one client take all of a node: they are for
+/// machines that nobody else reaches.
+pub fn with_load_tests(app: AppBuilder) -> AppBuilder {
+    app.endpoint(echo::endpoint()).endpoint(fan::endpoint()).retain(fan::KEPT_PREFIX, KEPT)
 }
 
 /// The limits of the endpoints that load tests use.

@@ -41,11 +41,16 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .context("the metrics recorder could not be installed")?;
-    let app = arguments.store.give(chat::app());
+    let app = if arguments.load_tests { chat::with_load_tests(chat::app()) } else { chat::app() };
+    let app = arguments.store.give(app);
     #[cfg(feature = "lambda")]
     let app = if arguments.gateway { app.gateway(strait_adapter_lambda::ApiGateway::from_env()?) } else { app };
     let app = app.lease(arguments.lease).build()?;
-    Server::new(app)
+    let server = Server::new(app);
+    // Clients of a mixed fleet have one form of URL for nodes and functions.
+    #[cfg(feature = "lambda")]
+    let server = if arguments.gateway { server.path_in_query() } else { server };
+    server
         .limits(arguments.limits)
         .fallback(chat::page())
         .metrics(move || metrics.render())

@@ -36,6 +36,31 @@ async fn resumable(store: &MemoryStore) -> Record {
     store.open(new).await.unwrap().record
 }
 
+/// Whatever a client asked with, a node and its store keep one copy of it.
+#[tokio::test]
+async fn long_opening_data_is_kept_once() {
+    let store = MemoryStore::new();
+    for (length, is_shared) in [(8, false), (16 * 1024, true)] {
+        let id = ChannelId::unique();
+        let opening = Bytes::from(vec![b'x'; length]);
+        let new = NewChannel {
+            id: id.clone(),
+            endpoint: Arc::from("room"),
+            location: Location::Node { node: NodeId::unique(), connection: ConnectionId::from(id) },
+            opening: opening.clone(),
+            session: None,
+            grace: None,
+            token: None,
+            due: None,
+        };
+        let opened = store.open(new).await.unwrap().record;
+        let found = store.get(&opened.id).await.unwrap().expect("it is stored");
+        assert_eq!(opening, opened.opening);
+        assert_eq!(opening, found.opening);
+        assert_eq!(found.opening.as_ptr() == opening.as_ptr(), is_shared, "{length}");
+    }
+}
+
 async fn deliver(store: &MemoryStore, to: &Record) -> Position {
     match store.deliver(&[(to.id.clone(), message())]).await.unwrap().remove(0) {
         Delivered::At { position: Some(position), .. } => position,

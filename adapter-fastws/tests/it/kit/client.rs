@@ -172,8 +172,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.try_answer().await.expect("there is an answer")
     }
 
-    /// The answer to an HTTP request; `None` if the socket ends without one.
-    pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
+    async fn try_head(&mut self) -> Option<String> {
         let end = loop {
             match self.received.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 Some(at) => break at + 4,
@@ -181,7 +180,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 None => {}
             }
         };
-        let head = String::from_utf8(self.received.split_to(end).to_vec()).expect("a head is text");
+        Some(String::from_utf8(self.received.split_to(end).to_vec()).expect("a head is text"))
+    }
+
+    /// The head of an answer without a body, in lower case.
+    pub(crate) async fn head(&mut self) -> String {
+        self.try_head().await.expect("there is an answer").to_ascii_lowercase()
+    }
+
+    /// The answer to an HTTP request; `None` if the socket ends without one.
+    pub(crate) async fn try_answer(&mut self) -> Option<Answer> {
+        let head = self.try_head().await?;
         assert!(head.starts_with("HTTP/1.1 ") || head.starts_with("HTTP/1.0 "), "{head}");
         let status = head[9..12].parse().expect("a status is a number");
         let mut answer = Answer { status, head: head.to_ascii_lowercase(), body: String::new() };

@@ -15,8 +15,12 @@ async fn subscribe(channel: Channel) -> Result<(), Error> {
 }
 
 fn app(store: &MemoryStore) -> AppBuilder {
+    without_store().store(store.clone())
+}
+
+fn without_store() -> AppBuilder {
     let endpoint = Endpoint::new("a", "/a").public().on_connect(subscribe);
-    App::new().endpoint(endpoint).retain("kept", KEPT).lease(Duration::from_millis(150)).store(store.clone())
+    App::new().endpoint(endpoint).retain("kept", KEPT).lease(Duration::from_millis(150))
 }
 
 async fn publish(app: &App, text: &str) {
@@ -90,7 +94,7 @@ fn a_publisher_killed_while_a_member_is_stuck_loses_nothing() {
 async fn one_member_that_is_stuck_does_not_delay_a_retained_topic_for_the_others() {
     let (store, faults) = faulty();
     let gateway = FakeGateway::new().with(|capabilities| capabilities.patience = Duration::from_secs(600));
-    let function = Function::new(app(&MemoryStore::new()).store(store), &gateway);
+    let function = Function::new(without_store().store(store), &gateway);
     for connection in ["c0", "c1", "c2"] {
         function.connect(connection, "/?path=/a").await;
     }

@@ -1,5 +1,6 @@
 //! The chat as a Lambda function behind an API Gateway WebSocket API. `CHAT_STORE` says where channels and topics are
-//! kept; with `memory`, the default, one instance is all there can be.
+//! kept; with `memory`, the default, one instance is all there can be. With `CHAT_LOAD_TESTS=1` it has the endpoints of load
+//! tests, too.
 
 use anyhow::Context;
 use chat::Store;
@@ -21,6 +22,8 @@ async fn main() -> anyhow::Result<()> {
         Ok(store) => store.parse().context("CHAT_STORE")?,
         Err(_) => Store::Memory,
     };
-    strait_adapter_lambda::run(store.give(chat::app())).await?;
+    let load_tests = std::env::var("CHAT_LOAD_TESTS").is_ok_and(|value| value == "1");
+    let app = if load_tests { chat::with_load_tests(chat::app()) } else { chat::app() };
+    strait_adapter_lambda::run(store.give(app)).await?;
     Ok(())
 }

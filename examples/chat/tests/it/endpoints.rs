@@ -77,6 +77,16 @@ async fn the_page_and_all_that_it_loads_are_served() {
     assert!(get(&server, "/metrics").await.contains("strait_connections"));
 }
 
+/// Their limits let one client take all of a node.
+#[tokio::test]
+async fn the_endpoints_of_load_tests_are_there_only_where_they_are_asked_for() {
+    let server = Server::start_plain();
+    for path in ["/echo", "/fan"] {
+        assert!(get(&server, path).await.starts_with("HTTP/1.1 404"), "{path}");
+    }
+    assert!(get(&server, "/rooms/a").await.starts_with("HTTP/1.1 303"));
+}
+
 #[tokio::test]
 async fn what_is_no_handshake_or_no_room_is_told_so() {
     let server = Server::start(&[]);

@@ -40,13 +40,19 @@ enum Runs {
 }
 
 impl Server {
+    /// A node with the endpoints of load tests.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::start_with(arguments, &[])
     }
 
+    /// A node as people run it.
+    pub(crate) fn start_plain() -> Self {
+        Self::run(chat(&["--listen", "127.0.0.1:0"]))
+    }
+
     /// A node whose environment has these variables too.
     pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, String)]) -> Self {
-        let mut command = chat(&["--listen", "127.0.0.1:0"]);
+        let mut command = chat(&["--listen", "127.0.0.1:0", "--load-tests"]);
         command.args(arguments).envs(variables.iter().cloned());
         Self::run(command)
     }
@@ -63,7 +69,8 @@ impl Server {
     /// So many processes of the chat's Lambda function, or one that handles so many invocations at once.
     #[cfg(feature = "lambda")]
     pub(crate) async fn lambda(store: &str, processes: usize, together: usize) -> Self {
-        let variables = vec![("CHAT_STORE".to_owned(), store.to_owned())];
+        let variables = [("CHAT_STORE", store), ("CHAT_LOAD_TESTS", "1")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         Self::functions(env!("CARGO_BIN_EXE_bootstrap").as_ref(), &[], variables, processes, together).await
     }
 

@@ -83,7 +83,7 @@ async fn rooms_are_apart(server: Server) {
     let (mut tea, mut coffee) = (join(&server, "tea%20%26%20cake").await, join(&server, "coffee").await);
     login(&mut tea, "ada").await;
     assert_eq!(coffee.ask(r#"{"action":"who"}"#).await["users"], json!([]));
-    let mut other = server.client("/?path=%2Frooms%2Ftea%2520%2526%2520cake").await;
+    let mut other = server.client("/rooms/tea%20%26%20%63ake").await;
     other.json().await;
     assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["ada"]));
 }

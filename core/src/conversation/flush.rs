@@ -1,0 +1,40 @@
+//! The end of a drained channel waits for events that its publishers were told of: they are out before the close frame.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::channel::Channel;
+
+/// A publisher may have its answer a moment before the event comes back by the bus.
+const BUS: Duration = Duration::from_millis(25);
+/// How often the lanes are looked at.
+const LOOK: Duration = Duration::from_millis(5);
+/// On a node that delivers without a pause, a close waits no longer.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// Waits until the events of a channel's topics that came to this node have been handed to its outlet.
+pub(super) struct Flush {
+    until: Instant,
+    look: Pin<Box<Sleep>>,
+}
+
+impl Flush {
+    pub(super) fn new() -> Self {
+        Self { until: Instant::now() + LONGEST, look: Box::pin(sleep(BUS)) }
+    }
+
+    pub(super) fn poll(&mut self, channel: &Channel, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            ready!(self.look.as_mut().poll(cx));
+            let now = Instant::now();
+            if now >= self.until || !channel.app().hub().delivers_to(channel) {
+                return Poll::Ready(());
+            }
+            self.look.as_mut().reset(now + LOOK);
+        }
+    }
+}
