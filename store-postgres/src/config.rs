@@ -242,8 +242,8 @@ impl PostgresConfig {
         self
     }
 
-    /// How long a connection for work is used before another one takes its place, 10 minutes unless set: the new one finds
-    /// where the server's name leads to by then.
+    /// How long a connection for work is used before another one takes its place, 10 minutes unless set. The new one
+    /// follows the server's name to where it leads by then.
     pub fn max_lifetime(mut self, time: Duration) -> Self {
         self.lifetime = time;
         self
