@@ -57,6 +57,7 @@ pub struct PostgresConfig {
     pub(crate) probe: Duration,
     pub(crate) operation: Duration,
     pub(crate) lock: Duration,
+    pub(crate) lifetime: Duration,
     pub(crate) inbox: Retention,
 }
 
@@ -140,6 +141,7 @@ impl PostgresConfig {
             probe: Duration::from_secs(5),
             operation: Duration::from_secs(5),
             lock: Duration::from_secs(2),
+            lifetime: Duration::from_secs(600),
             inbox: Retention { count: 256, age: Duration::from_secs(600) },
         }
     }
@@ -237,6 +239,13 @@ impl PostgresConfig {
     /// How long a statement waits for a lock that somebody else holds, 2 s unless set.
     pub fn lock_timeout(mut self, time: Duration) -> Self {
         self.lock = time;
+        self
+    }
+
+    /// How long a connection for work is used before another one takes its place, 10 minutes unless set. The new one
+    /// follows the server's name to where it leads by then.
+    pub fn max_lifetime(mut self, time: Duration) -> Self {
+        self.lifetime = time;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -19,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::config::PostgresConfig;
 use crate::error::{error, from_sqlx, lost_against_another};
+use crate::renewal::{Renewal, is_wrong_server};
 
 /// How often a statement is tried that lost against another one.
 const TRIES: u32 = 5;
@@ -44,6 +46,8 @@ pub(crate) struct Database {
     options: PgConnectOptions,
     connections: u32,
     operation: Duration,
+    lifetime: Duration,
+    pub(crate) renewal: Arc<Renewal>,
     /// What begins each transaction, behind a pooler.
     begin: Option<SqlStr>,
 }
@@ -128,22 +132,27 @@ impl Database {
             options: config.options(),
             connections: config.connections,
             operation: config.operation,
+            lifetime: config.lifetime,
+            renewal: Arc::default(),
             begin,
         }
     }
 
     fn open_pools(&self) -> Pools {
         let pool = |most: u32| {
+            let renewal = Arc::clone(&self.renewal);
             PgPoolOptions::new()
                 .max_connections(most)
                 .acquire_timeout(self.operation)
+                // Calls have a time limit of their own, and a line for each would flood the log in an outage.
+                .acquire_slow_threshold(Duration::MAX)
+                .max_lifetime(self.lifetime)
                 .test_before_acquire(false)
-                .before_acquire(|connection, metadata| {
+                .before_acquire(move |connection, metadata| {
+                    let ends = renewal.ends(metadata.age);
+                    // An error would be a line in the log for each connection.
                     Box::pin(async move {
-                        if metadata.idle_for > DOUBTFUL {
-                            connection.ping().await?;
-                        }
-                        Ok(true)
+                        Ok(!ends && (metadata.idle_for <= DOUBTFUL || connection.ping().await.is_ok()))
                     })
                 })
                 .connect_lazy_with(self.options.clone())
@@ -259,6 +268,9 @@ impl Database {
             None => execute(connection, sql, values, true, take).await,
             Some(begin) => in_transaction(connection, begin, sql, values, take).await,
         };
+        if ran.as_ref().err().and_then(crate::error::code).is_some_and(|code| is_wrong_server(&code)) {
+            self.renewal.begin();
+        }
         // The connection is in order after the server's own word only.
         if matches!(ran, Ok(()) | Err(sqlx::Error::Database(_))) && !ended(&ran) {
             borrowed.give_back();

@@ -51,14 +51,15 @@ fn of_code(code: &str) -> StoreErrorKind {
         // Cancelled by a time limit.
         "57014" => StoreErrorKind::Timeout,
         // A read-only server, a lock that is held, a node that must join anew or does not read.
-        "25006" | "55P03" | "55006" | NOT_ON_THE_BUS | MAILBOX_FULL => StoreErrorKind::Unavailable,
+        // A server in recovery has no unlogged tables (0A000).
+        "25006" | "0A000" | "55P03" | "55006" | NOT_ON_THE_BUS | MAILBOX_FULL => StoreErrorKind::Unavailable,
         "23505" => StoreErrorKind::Conflict,
         // Connections, transactions that lost, resources (a full disk too), shutdown, I/O errors.
         _ if ["08", "25", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
             StoreErrorKind::Unavailable
         }
-        // Credentials, a database, schema or function that is not there, privileges, limits, features.
-        _ if ["28", "3D", "3F", "42", "0A", "54"].iter().any(|class| code.starts_with(class)) => {
+        // Credentials, a database, schema or function that is not there, privileges, limits.
+        _ if ["28", "3D", "3F", "42", "54"].iter().any(|class| code.starts_with(class)) => {
             StoreErrorKind::Misconfigured
         }
         _ => StoreErrorKind::Corrupt,
@@ -76,6 +77,7 @@ mod tests {
             ("53100", StoreErrorKind::Unavailable),
             ("53300", StoreErrorKind::Unavailable),
             ("25006", StoreErrorKind::Unavailable),
+            ("0A000", StoreErrorKind::Unavailable),
             ("40P01", StoreErrorKind::Unavailable),
             ("55P03", StoreErrorKind::Unavailable),
             ("57014", StoreErrorKind::Timeout),

@@ -154,7 +154,9 @@ statements! {
                   relay_until = clock_timestamp() + {s}.millis($6) \
                   WHERE name = $1 AND relay_token = $2 RETURNING 1";
 
-    new_place = "SELECT nextval('{s}.holder')";
+    new_place = "INSERT INTO {s}.life AS l DEFAULT VALUES ON CONFLICT (one) DO UPDATE SET id = l.id \
+                 RETURNING nextval('{s}.holder') AS number, id AS life";
+    passing = "SELECT name FROM {s}.topic WHERE name = ANY ($1) AND before IS NULL";
     join_bus = "SELECT {s}.join_bus($1, $2, $3, $4)";
     leave_bus = "SELECT {s}.leave_bus($1, $2)";
     beat_bus = "SELECT {s}.beat_bus($1, $2, $3)";

@@ -128,6 +128,13 @@ CREATE UNLOGGED TABLE {s}.hearer (
 );
 CREATE INDEX hearer_until ON {s}.hearer (until);
 
+-- A crash of the server or of a backend empties it, as all that is unlogged: a node that finds another life than before
+-- knows that acknowledged events may have been rolled back.
+CREATE UNLOGGED TABLE {s}.life (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    id text NOT NULL DEFAULT gen_random_uuid()::text
+);
+
 -- asked: the turn of the call that the row is from. A call that reaches the database late undoes no later one.
 CREATE UNLOGGED TABLE {s}.interest (
     topic bigint NOT NULL,

@@ -11,12 +11,16 @@ use strait_core::{Event, Position, Topic};
 pub(super) struct Registration {
     pub(super) number: i64,
     pub(super) id: String,
+    /// The database's life in which it was given.
+    pub(super) life: String,
 }
 
 #[derive(Debug)]
 pub(super) struct Hearing {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) registration: Registration,
+    /// The database has crashed, and members of topics without a log have not been told yet.
+    pub(super) has_crashed: bool,
     numbers: HashMap<Topic, i64>,
     topics: HashMap<i64, Heard>,
     /// Counts the calls that change what is heard: of two that say something of one topic the later one holds.
@@ -51,6 +55,7 @@ impl Hearing {
         Self {
             sink,
             registration,
+            has_crashed: false,
             numbers: HashMap::new(),
             topics: HashMap::new(),
             asked: 0,
@@ -210,7 +215,7 @@ mod tests {
 
     fn hearing() -> (Arc<Ears>, Hearing, Topic) {
         let ears = Ears::new();
-        let registration = Registration { number: 1, id: "n".to_owned() };
+        let registration = Registration { number: 1, id: "n".to_owned(), life: "l".to_owned() };
         (ears.clone(), Hearing::new(ears, registration), Topic::new("a").unwrap())
     }
 

@@ -2,7 +2,7 @@
 //! looks like one on which nothing happens.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sqlx::postgres::{PgListener, PgPoolOptions};
@@ -12,8 +12,10 @@ use tokio::time::{sleep, timeout};
 use super::wake::notify;
 use crate::store::{Inner, PostgresStore};
 
-/// The pause between attempts to listen.
-const PAUSE: Duration = Duration::from_millis(500);
+/// The shortest and the longest pause between attempts to listen.
+const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(8)];
+/// After so long `LISTEN` works, and its next end is news.
+const STEADY: Duration = Duration::from_secs(30);
 
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
@@ -42,26 +44,43 @@ impl Drop for Listening {
 }
 
 async fn run(inner: Weak<Inner>) {
-    // Said once for each time that it ends.
+    // Said once for as long as it does not last.
     let mut is_told = false;
-    while let Some(ended) = listen(&inner, &mut is_told).await {
+    let mut pause = PAUSES[0];
+    loop {
+        let began = Instant::now();
+        let Some(ended) = listen(&inner).await else { return };
         metrics::gauge!("strait_postgres_listening").set(0);
+        if began.elapsed() >= STEADY {
+            (is_told, pause) = (false, PAUSES[0]);
+        }
         if !is_told {
             tracing::warn!(reason = ended, "LISTEN has ended, nodes poll until it is back");
             is_told = true;
         }
-        sleep(PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(PAUSES[1]);
     }
 }
 
 /// Listens until it fails; `None` once the store is gone.
-async fn listen(inner: &Weak<Inner>, is_told: &mut bool) -> Option<&'static str> {
-    let (options, channel, limit, probe) = {
+async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
+    let (options, channel, limit, probe, mut renewal) = {
         let inner = inner.upgrade()?;
         let config = &inner.config;
-        (config.listen_options()?, inner.waker.channel.clone(), config.operation, config.probe)
+        (
+            config.listen_options()?,
+            inner.waker.channel.clone(),
+            config.operation,
+            config.probe,
+            inner.database.renewal.subscribe(),
+        )
     };
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(limit).connect_lazy_with(options);
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(limit)
+        .acquire_slow_threshold(Duration::MAX)
+        .connect_lazy_with(options);
     let connected = timeout(limit, async {
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
@@ -70,12 +89,15 @@ async fn listen(inner: &Weak<Inner>, is_told: &mut bool) -> Option<&'static str>
     });
     let Ok(Ok(mut listener)) = connected.await else { return Some("it cannot connect") };
     metrics::gauge!("strait_postgres_listening").set(1);
-    *is_told = false;
     let mut is_probing = false;
     loop {
         // Whatever was missed before.
         inner.upgrade()?.nodes.wake_all();
-        match timeout(probe, listener.try_recv()).await {
+        let heard = tokio::select! {
+            heard = timeout(probe, listener.try_recv()) => heard,
+            _ = renewal.changed() => return Some("the server takes no writes"),
+        };
+        match heard {
             Ok(Ok(Some(_))) => is_probing = false,
             Ok(Ok(None) | Err(_)) => return Some("the connection was lost"),
             Err(_) if is_probing => return Some("a probe was not heard in time"),

@@ -141,9 +141,10 @@ impl Registration {
 
     /// Puts a node on the bus.
     pub(super) async fn new(store: &PostgresStore, id: &NodeId) -> Result<Self, StoreError> {
-        let number = store.value("start", Lane::Vital, &store.inner.sql.new_place, Values::new()).await?;
-        let (new, holder) = (Self { number, id: id.to_string() }, &store.inner.nodes.holder);
-        let values = Values::new().with(id.as_str()).with(millis(PLACE)).with(holder.as_str()).with(number);
+        let row = store.one("start", Lane::Vital, &store.inner.sql.new_place, Values::new()).await?;
+        let place = || Ok(Self { number: get(&row, "number")?, id: id.to_string(), life: get(&row, "life")? });
+        let (new, holder) = (store.read("start", place())?, &store.inner.nodes.holder);
+        let values = Values::new().with(id.as_str()).with(millis(PLACE)).with(holder.as_str()).with(new.number);
         match store.value("start", Lane::Vital, &store.inner.sql.join_bus, values).await {
             Ok(true) => Ok(new),
             Ok(false) => Err(taken()),

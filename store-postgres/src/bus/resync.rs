@@ -1,5 +1,6 @@
 //! After a break in what was heard: retained topics are replayed from where they were heard, the others have a gap.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use strait_core::store::{Replay, StoreError};
@@ -7,8 +8,9 @@ use strait_core::{Position, Topic};
 
 use super::hearing::{Registration, Start};
 use super::node::{Change, Node, hear};
-use crate::database::Lane;
+use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
+use crate::values::{Read, get};
 
 /// How many events are replayed at once.
 const AT_ONCE: usize = 500;
@@ -16,8 +18,28 @@ const AT_ONCE: usize = 500;
 /// Catches up, at a new place if the node has lost its own. Polling goes on where it was before the heads are read, so
 /// that nothing falls in between.
 pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool) -> Result<(), StoreError> {
-    for start in begin_anew(store, node, is_on).await? {
+    let starts = begin_anew(store, node, is_on).await?;
+    tell_of_crash(store, node, &starts).await?;
+    for start in starts {
         catch_up(store, node, &start.topic, start.head).await?;
+    }
+    Ok(())
+}
+
+/// After a crash all topics without a log have a gap, whatever their heads say: what was acknowledged and not yet on the
+/// disk was rolled back, so that a head may be where this node heard it last.
+async fn tell_of_crash(store: &PostgresStore, node: &Node, starts: &[Start]) -> Result<(), StoreError> {
+    if !node.hearing().is_some_and(|hearing| hearing.has_crashed) {
+        return Ok(());
+    }
+    let names: Vec<_> = starts.iter().map(|start| start.topic.as_str()).collect();
+    let rows = store.rows("resync", Lane::Vital, &store.inner.sql.passing, Values::new().with(names)).await?;
+    let passing: Read<HashSet<String>> = rows.iter().map(|row| get(row, "name")).collect();
+    let passing = store.read("resync", passing)?;
+    if let Some(mut hearing) = node.hearing() {
+        let lost = starts.iter().filter(|start| passing.contains(start.topic.as_str()));
+        lost.for_each(|start| hearing.skip_to(&start.topic, start.head));
+        hearing.has_crashed = false;
     }
     Ok(())
 }
@@ -50,6 +72,7 @@ async fn place(
     }
     let registration = Registration::new(store, &node.id).await?;
     let kept = node.hearing().map(|mut hearing| {
+        hearing.has_crashed |= hearing.registration.life != registration.life;
         hearing.registration = registration.clone();
         hearing.all()
     });

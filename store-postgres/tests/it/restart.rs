@@ -109,3 +109,58 @@ async fn a_server_that_became_read_only_is_waited_for() {
     }
     schema.drop().await;
 }
+
+/// The old primary keeps its sessions and refuses to write; new connections lead to a server that does write.
+#[tokio::test]
+async fn connections_to_a_server_that_takes_no_writes_are_made_anew() {
+    let Some(server) = Server::start().await else { return };
+    let schema = Schema::at(server.url());
+    let store = schema.store().await;
+    let (ears, _bus) = hearing(&store, &["a"]).await;
+    publish(&store, publication("a", "1")).await;
+    ears.hear(&topic("a"), 1).await;
+    let mut admin = schema.connection().await;
+    let listens = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
+    let listener = async |admin: &mut PgConnection| query_scalar(listens).fetch_optional(admin).await.unwrap();
+    let before: i32 = eventually("LISTEN", async || listener(&mut admin).await).await;
+    for sql in [
+        // For sessions that begin later, before it changes for all that are there.
+        "ALTER ROLE postgres SET default_transaction_read_only = off",
+        "ALTER SYSTEM SET default_transaction_read_only = on",
+        "SELECT pg_reload_conf()",
+    ] {
+        query(sql).execute(&mut admin).await.unwrap();
+    }
+    let refuses = async || {
+        let setting: String = query_scalar("SHOW default_transaction_read_only").fetch_one(&mut admin).await.unwrap();
+        (setting == "on").then_some(())
+    };
+    eventually("sessions to be read-only", refuses).await;
+    publish_when_possible(&store, publication("a", "2")).await;
+    let heard = async || (texts(&ears.events(&topic("a"))) == ["1", "2"]).then_some(());
+    eventually("the event", heard).await;
+    let another = async || listener(&mut admin).await.filter(|pid: &i32| *pid != before);
+    eventually("another LISTEN", another).await;
+    schema.drop().await;
+}
+
+/// What a crash rolls back leaves a head where the node heard it last: nothing seems to be missing.
+#[tokio::test]
+async fn after_a_crash_topics_without_a_log_have_a_gap_whatever_their_heads_say() {
+    let Some(server) = Server::start().await else { return };
+    let schema = Schema::at(server.url());
+    let (one, two) = (schema.store().await, schema.store().await);
+    let (ears, _bus) = hearing(&one, &["kept", "passing"]).await;
+    publish(&two, publication("kept", "1")).await;
+    publish(&two, Publication { retention: None, ..publication("passing", "1") }).await;
+    ears.hear(&topic("kept"), 1).await;
+    ears.hear(&topic("passing"), 1).await;
+    // The head is on the disk, as the node knows it: a commit that waits for the disk takes all earlier ones with it.
+    let mut victim = schema.connection().await;
+    query("CREATE TABLE public.on_disk ()").execute(&mut victim).await.unwrap();
+    let pid: i32 = query_scalar("SELECT pg_backend_pid()").fetch_one(&mut victim).await.unwrap();
+    assert!(std::process::Command::new("kill").args(["-KILL", &pid.to_string()]).status().unwrap().success());
+    eventually("the gap", async || ears.has_gap(&topic("passing")).then_some(())).await;
+    assert!(!ears.has_gap(&topic("kept")));
+    schema.drop().await;
+}
