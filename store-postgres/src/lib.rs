@@ -19,6 +19,7 @@ mod error;
 mod hub;
 mod migrate;
 mod outgoing;
+mod ready;
 mod statements;
 mod store;
 mod values;

@@ -180,16 +180,18 @@ END
 $$;
 
 -- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time. Tells
--- whether it found so much that the next part should not wait: else more could come than goes.
+-- whether it found so much that the next part should not wait: else more could come than goes. Topics that fail are passed
+-- over.
 CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
     w {s}.sweep;
     t {s}.topic;
-    first bigint;
     seen bigint := 0;
     swept bigint := 0;
     keys bigint;
+    broken text;
+    reason text;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     SELECT * INTO w FROM {s}.sweep WHERE one FOR UPDATE SKIP LOCKED;
@@ -201,29 +203,14 @@ BEGIN
     FOR t IN SELECT * FROM {s}.topic WHERE id > w.after_topic ORDER BY id LIMIT most LOOP
         seen := seen + 1;
         w.after_topic := t.id;
-        IF t.before IS NOT NULL AND t.before + 1 IS DISTINCT FROM {s}.first_kept(t) THEN
-            SELECT * INTO t FROM {s}.topic WHERE id = t.id FOR NO KEY UPDATE SKIP LOCKED;
-            CONTINUE WHEN NOT FOUND;
-            first := {s}.first_kept(t);
-            IF t.before + 1 IS DISTINCT FROM first THEN
-                t.before_mark := (SELECT l.mark FROM {s}.log l WHERE l.topic = t.id AND l.number = first - 1);
-                DELETE FROM {s}.log l WHERE l.topic = t.id AND l.number > t.before AND (l.number < first) IS NOT FALSE;
-                t.before := first - 1;
-                PERFORM {s}.save_topic(t);
-                swept := swept + 1;
-            END IF;
-        END IF;
-        IF t.before IS NULL AND {s}.is_unknown(t) THEN
-            PERFORM FROM {s}.topic WHERE id = t.id FOR UPDATE SKIP LOCKED;
-            IF FOUND THEN
-                SELECT * INTO t FROM {s}.topic WHERE id = t.id;
-                IF t.before IS NULL AND {s}.is_unknown(t) THEN
-                    DELETE FROM {s}.topic WHERE id = t.id;
-                    swept := swept + 1;
-                END IF;
-            END IF;
-        END IF;
+        BEGIN
+            swept := swept + {s}.sweep_topic(t);
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+            broken := t.name;
+            reason := SQLERRM;
+        END;
     END LOOP;
+    IF broken IS NOT NULL THEN RAISE WARNING 'topic % cannot be swept: %', broken, reason; END IF;
     IF seen < most THEN
         -- Once around: again in a while.
         w.after_topic := 0;
@@ -231,6 +218,38 @@ BEGIN
     END IF;
     UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
     RETURN keys = 1000 OR seen = most AND swept * 10 > most;
+END
+$$;
+
+-- How much there was to do with one topic.
+CREATE FUNCTION {s}.sweep_topic(t {s}.topic) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    first bigint;
+    swept bigint := 0;
+BEGIN
+    IF t.before IS NOT NULL AND t.before + 1 IS DISTINCT FROM {s}.first_kept(t) THEN
+        SELECT * INTO t FROM {s}.topic WHERE id = t.id FOR NO KEY UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN RETURN 0; END IF;
+        first := {s}.first_kept(t);
+        IF t.before + 1 IS DISTINCT FROM first THEN
+            t.before_mark := (SELECT l.mark FROM {s}.log l WHERE l.topic = t.id AND l.number = first - 1);
+            DELETE FROM {s}.log l WHERE l.topic = t.id AND l.number > t.before AND (l.number < first) IS NOT FALSE;
+            t.before := first - 1;
+            PERFORM {s}.save_topic(t);
+            swept := swept + 1;
+        END IF;
+    END IF;
+    IF t.before IS NULL AND {s}.is_unknown(t) THEN
+        PERFORM FROM {s}.topic WHERE id = t.id FOR UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            SELECT * INTO t FROM {s}.topic WHERE id = t.id;
+            IF t.before IS NULL AND {s}.is_unknown(t) THEN
+                DELETE FROM {s}.topic WHERE id = t.id;
+                swept := swept + 1;
+            END IF;
+        END IF;
+    END IF;
+    RETURN swept;
 END
 $$;
 

@@ -10,8 +10,9 @@ CREATE FUNCTION {s}.micros(at timestamptz) RETURNS bigint LANGUAGE sql STABLE AS
     SELECT (extract(epoch FROM at) * 1000000)::bigint
 $$;
 
+-- A hundred years at most, as in Rust: no duration may lead out of the range of times. (least would pass over null.)
 CREATE FUNCTION {s}.millis(duration bigint) RETURNS interval LANGUAGE sql IMMUTABLE AS $$
-    SELECT duration * interval '1 millisecond'
+    SELECT CASE WHEN duration > 3153600000000 THEN 3153600000000 ELSE duration END * interval '1 millisecond'
 $$;
 
 -- The topic, made if need be, locked against other publishers or, if not alone, merely kept from being forgotten. Whoever
@@ -105,8 +106,47 @@ CREATE FUNCTION {s}.remember_key(t {s}.topic, a_hash bytea, a_age bigint) RETURN
             epoch = excluded.epoch, number = excluded.number, mark = excluded.mark, until = excluded.until
 $$;
 
--- Gives what users' transactions published on a locked topic, and is visible by now, its place.
+-- Gives what users' transactions published on a locked topic, and is visible by now, its place. An event that fails is
+-- lost, and a hole in the offsets: the others neither fail with it nor wait for it.
 CREATE FUNCTION {s}.drain(t {s}.topic, most bigint, heard boolean) RETURNS {s}.topic LANGUAGE plpgsql AS $$
+DECLARE
+    ids CONSTANT bigint[] := ARRAY(SELECT id FROM {s}.outbox WHERE topic = t.name ORDER BY id LIMIT most);
+BEGIN
+    RETURN {s}.drain_all(t, ids, heard);
+EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+    RETURN {s}.drain_each(t, ids, heard);
+END
+$$;
+
+CREATE FUNCTION {s}.drain_each(t {s}.topic, ids bigint[], heard boolean) RETURNS {s}.topic LANGUAGE plpgsql AS $$
+DECLARE
+    one bigint;
+    lost bigint := 0;
+    reason text;
+BEGIN
+    FOREACH one IN ARRAY ids LOOP
+        BEGIN
+            t := {s}.drain_all(t, ARRAY[one], heard);
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+            DELETE FROM {s}.outbox WHERE topic = t.name AND id = one;
+            t := {s}.lose(t, heard);
+            lost := lost + 1;
+            reason := SQLERRM;
+        END;
+    END LOOP;
+    IF lost > 0 THEN
+        RAISE WARNING '% events of topic % could not be given a place, and are lost: %', lost, t.name, reason;
+    END IF;
+    RETURN t;
+END
+$$;
+
+-- Gives an offset to an event that is lost. Nodes that hear the topic cannot read its kind, and tell of a gap.
+CREATE FUNCTION {s}.lose(t {s}.topic, heard boolean) RETURNS {s}.topic LANGUAGE sql AS $$
+    SELECT {s}.append(t, -1::smallint, 2::smallint, ''::bytea, NULL, NULL, NULL, NULL, NULL, heard)
+$$;
+
+CREATE FUNCTION {s}.drain_all(t {s}.topic, ids bigint[], heard boolean) RETURNS {s}.topic LANGUAGE plpgsql AS $$
 DECLARE
     o {s}.outbox;
     a_count bigint;
@@ -114,9 +154,7 @@ DECLARE
 BEGIN
     FOR o IN
         WITH taken AS (
-            DELETE FROM {s}.outbox WHERE topic = t.name AND id = ANY (ARRAY(
-                SELECT id FROM {s}.outbox WHERE topic = t.name ORDER BY id LIMIT most
-            )) RETURNING *
+            DELETE FROM {s}.outbox WHERE topic = t.name AND id = ANY (ids) RETURNING *
         )
         SELECT * FROM taken ORDER BY id
     LOOP
@@ -212,9 +250,9 @@ BEGIN
 END
 $$;
 
--- The sequencer: gives what waits in the outbox its place, topics that are locked aside. Tells whether nodes must be
--- woken, whether anything was given its place, whether something may be left that could be, and which retained topics
--- have something for indexed members.
+-- The sequencer: gives what waits in the outbox its place, topics that are locked aside, and those whose own row fails.
+-- Tells whether nodes must be woken, whether anything was given its place, whether something may be left that could be,
+-- and which retained topics have something for indexed members.
 CREATE FUNCTION {s}.sequence_outbox(
     local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[]
 ) LANGUAGE plpgsql AS $$
@@ -225,6 +263,8 @@ DECLARE
     heard boolean;
     most CONSTANT bigint := 500;
     topics bigint := 0;
+    broken text;
+    reason text;
     patience CONSTANT text := current_setting('lock_timeout');
 BEGIN
     o_wake := false;
@@ -252,11 +292,17 @@ BEGIN
         END IF;
         SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN NOT FOUND;
-        topics := topics + 1;
         before := t.head;
         heard := EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id);
-        t := {s}.drain(t, most, heard);
-        PERFORM {s}.save_topic(t);
+        BEGIN
+            t := {s}.drain(t, most, heard);
+            PERFORM {s}.save_topic(t);
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+            broken := wanted;
+            reason := SQLERRM;
+            CONTINUE;
+        END;
+        topics := topics + 1;
         IF t.head > before THEN
             o_done := true;
             o_wake := o_wake OR EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id AND n.node <> ALL (local));
@@ -265,6 +311,9 @@ BEGIN
         o_more := o_more OR topics = 100 OR EXISTS (SELECT FROM {s}.outbox b WHERE b.topic = wanted);
         EXIT WHEN topics = 100;
     END LOOP;
+    IF broken IS NOT NULL THEN
+        RAISE WARNING 'what waits for topic % cannot be given a place: %', broken, reason;
+    END IF;
 END
 $$;
 
