@@ -9,6 +9,7 @@ use crate::error::{error, from_sqlx};
 const VERSIONS: &[&[&str]] = &[&[
     include_str!("../sql/1/tables.sql"),
     include_str!("../sql/1/topics.sql"),
+    include_str!("../sql/1/outbox.sql"),
     include_str!("../sql/1/channels.sql"),
     include_str!("../sql/1/members.sql"),
     include_str!("../sql/1/bus.sql"),
