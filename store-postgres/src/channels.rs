@@ -180,13 +180,19 @@ impl ChannelStore for PostgresStore {
     }
 
     async fn claim_due(&self, _by: &NodeId, limit: usize, ttl: Duration) -> Result<Vec<Claim>, StoreError> {
-        // Where there is no node on the bus, nobody else does.
-        self.sweep_soon();
         let values = Values::new().with(number(limit as u64)).with(millis(ttl));
         let rows = self.rows("claim_due", Lane::Work, &self.inner.sql.claim_due, values).await?;
         // One that cannot be read must not keep the others from their claims.
         let unreadable = |error: &sqlx::Error| tracing::error!(error = %error, "a channel that is due cannot be read");
-        Ok(rows.iter().filter_map(|row| claim(row).inspect_err(unreadable).ok()).collect())
+        let claims: Vec<_> = rows.iter().filter_map(|row| claim(row).inspect_err(unreadable).ok()).collect();
+        // A node sweeps beside this. Where there is none nobody else does, and no claim waits for it or fails with it.
+        if claims.is_empty()
+            && self.inner.nodes.numbers().is_empty()
+            && let Err(error) = self.sweep().await
+        {
+            tracing::debug!(error = %error.in_full(), "the store could not be swept, trying again");
+        }
+        Ok(claims)
     }
 }
 

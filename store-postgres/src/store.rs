@@ -1,7 +1,6 @@
 //! The store itself: what its handles share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Row, SqlStr};
@@ -39,7 +38,6 @@ pub(crate) struct Inner {
     pub(crate) sql: Statements,
     pub(crate) config: PostgresConfig,
     pub(crate) ready: Ready,
-    is_sweeping: AtomicBool,
     pub(crate) nodes: Nodes,
     pub(crate) waker: Waker,
     pub(crate) listening: Listening,
@@ -53,7 +51,6 @@ impl PostgresStore {
         let inner = Inner {
             sql: Statements::new(&config.schema),
             ready: Ready::default(),
-            is_sweeping: AtomicBool::new(false),
             nodes: Nodes::new(),
             waker: Waker::new(&config),
             listening: Listening::default(),
@@ -146,19 +143,6 @@ impl PostgresStore {
         read.map_err(|error| from_sqlx(op, error))
     }
 
-    /// Sweeps in the background, unless that is being done: no caller waits for it, or fails with it.
-    pub(crate) fn sweep_soon(&self) {
-        if self.inner.is_sweeping.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let sweeping = Sweeping(self.clone());
-        self.inner.database.spawn(async move {
-            if let Err(error) = sweeping.0.sweep().await {
-                tracing::debug!(error = %error.in_full(), "the store could not be swept, trying again");
-            }
-        });
-    }
-
     /// Empties what the bus has carried, drops what is too old and forgets topics of which nobody knows: a part.
     pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
         let rotated = self.rows("sweep", Lane::Vital, &self.inner.sql.rotate, Values::new()).await;
@@ -174,15 +158,6 @@ impl PostgresStore {
             }
         }
         Ok(())
-    }
-}
-
-/// A sweep in the background, which ends also if its runtime does.
-struct Sweeping(PostgresStore);
-
-impl Drop for Sweeping {
-    fn drop(&mut self) {
-        self.0.inner.is_sweeping.store(false, Ordering::Release);
     }
 }
 

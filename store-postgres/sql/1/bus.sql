@@ -186,12 +186,8 @@ CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS boolean LANGUAGE plpgsql A
 DECLARE
     now_at timestamptz := clock_timestamp();
     w {s}.sweep;
-    t {s}.topic;
-    seen bigint := 0;
-    swept bigint := 0;
+    part record;
     keys bigint;
-    broken text;
-    reason text;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
     SELECT * INTO w FROM {s}.sweep WHERE one FOR UPDATE SKIP LOCKED;
@@ -200,24 +196,50 @@ BEGIN
         SELECT topic, hash FROM {s}.key WHERE until <= now_at ORDER BY until LIMIT 1000
     );
     GET DIAGNOSTICS keys = ROW_COUNT;
-    FOR t IN SELECT * FROM {s}.topic WHERE id > w.after_topic ORDER BY id LIMIT most LOOP
-        seen := seen + 1;
-        w.after_topic := t.id;
+    BEGIN
+        SELECT * INTO part FROM {s}.sweep_part(w.after_topic, most, false);
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+        SELECT * INTO part FROM {s}.sweep_part(w.after_topic, most, true);
+    END;
+    w.after_topic := part.o_last;
+    IF part.o_seen < most THEN
+        -- Once around: again in a while.
+        w.after_topic := 0;
+        w.pause_until := clock_timestamp() + interval '2 seconds';
+    END IF;
+    UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
+    RETURN keys = 1000 OR part.o_seen = most AND part.o_swept * 10 > most;
+END
+$$;
+
+-- Sweeps the topics that come next. As single ones, each in a subtransaction of its own, those that fail are passed over;
+-- that takes ten times as long, as each subtransaction plans anew.
+CREATE FUNCTION {s}.sweep_part(
+    after bigint, most bigint, singly boolean, OUT o_last bigint, OUT o_seen bigint, OUT o_swept bigint
+) LANGUAGE plpgsql AS $$
+DECLARE
+    t {s}.topic;
+    broken text;
+    reason text;
+BEGIN
+    o_last := after;
+    o_seen := 0;
+    o_swept := 0;
+    FOR t IN SELECT * FROM {s}.topic WHERE id > after ORDER BY id LIMIT most LOOP
+        o_seen := o_seen + 1;
+        o_last := t.id;
+        IF NOT singly THEN
+            o_swept := o_swept + {s}.sweep_topic(t);
+            CONTINUE;
+        END IF;
         BEGIN
-            swept := swept + {s}.sweep_topic(t);
+            o_swept := o_swept + {s}.sweep_topic(t);
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
             broken := t.name;
             reason := SQLERRM;
         END;
     END LOOP;
     IF broken IS NOT NULL THEN RAISE WARNING 'topic % cannot be swept: %', broken, reason; END IF;
-    IF seen < most THEN
-        -- Once around: again in a while.
-        w.after_topic := 0;
-        w.pause_until := clock_timestamp() + interval '2 seconds';
-    END IF;
-    UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
-    RETURN keys = 1000 OR seen = most AND swept * 10 > most;
 END
 $$;
 
