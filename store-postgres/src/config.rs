@@ -258,9 +258,11 @@ impl PostgresConfig {
 
     /// What every session, or behind a pooler every transaction, is set to. Tables that were empty when a statement
     /// was planned must not be scanned when they are not, hence no sequential scans; without them estimates are too
-    /// high for `jit` to judge by.
-    pub(crate) fn settings(&self) -> [(&'static str, String); 4] {
+    /// high for `jit` to judge by. Names are looked for among Postgres' own only: a role that may create functions in
+    /// `public` could otherwise have its own called in the place of a built-in one.
+    pub(crate) fn settings(&self) -> [(&'static str, String); 5] {
         [
+            ("search_path", "pg_catalog".to_owned()),
             ("statement_timeout", format!("{}ms", self.operation.as_millis())),
             ("lock_timeout", format!("{}ms", self.lock.as_millis())),
             ("enable_seqscan", "off".to_owned()),

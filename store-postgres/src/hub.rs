@@ -26,6 +26,10 @@ fn positioned(row: &PgRow) -> Read<(Position, Arc<Event>)> {
     Ok((at(row)?, Arc::new(event(row, "o_")?)))
 }
 
+fn say_unreadable(error: &sqlx::Error) {
+    tracing::error!(error = %error, "an event of a log cannot be read, it is missing there");
+}
+
 /// The rows of a slice in the order of its items.
 fn in_order<T>(rows: &[PgRow], length: usize, read: impl Fn(&PgRow) -> Read<T>) -> Read<Vec<T>> {
     let mut answers: Vec<Option<T>> = (0..length).map(|_| None).collect();
@@ -74,7 +78,9 @@ fn replayed(rows: &[PgRow]) -> Read<Replay> {
     if get(first, "o_gap")? {
         return Ok(Replay::Gap { head });
     }
-    let events = rest.iter().map(positioned).collect::<Read<Vec<_>>>()?;
+    let Ok(events) = rest.iter().map(positioned).collect::<Read<Vec<_>>>().inspect_err(say_unreadable) else {
+        return Ok(Replay::Gap { head });
+    };
     // Without events: either nothing is after the position, or none were asked for.
     Ok(Replay::Events { events, head, more: false })
 }
@@ -163,6 +169,10 @@ impl EventHubStore for PostgresStore {
     async fn publish(&self, publications: &[Publication]) -> Vec<Result<Published, StoreError>> {
         match self.publish_slice(publications).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
+            // It is a topic's row, or the event, that fails: the other topics must not fail with it.
+            Err(failure) if failure.kind == StoreErrorKind::Corrupt && publications.len() > 1 => {
+                self.publish_each(publications).await
+            }
             // A slice is one transaction: nothing of it has happened, unless the answer itself was lost.
             Err(failure) => {
                 let source: Arc<str> = match std::error::Error::source(&failure) {
@@ -183,7 +193,7 @@ impl EventHubStore for PostgresStore {
     async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError> {
         let values = Values::new().with(topic.as_str()).with(number(limit as u64));
         let rows = self.rows("history", Lane::Work, &self.inner.sql.history, values).await?;
-        self.read("history", rows.iter().map(positioned).collect())
+        Ok(rows.iter().filter_map(|row| positioned(row).inspect_err(say_unreadable).ok()).collect())
     }
 
     async fn deliver(&self, sends: &[(ChannelId, Arc<Event>)]) -> Result<Vec<Delivered>, StoreError> {
@@ -226,6 +236,18 @@ impl EventHubStore for PostgresStore {
 }
 
 impl PostgresStore {
+    async fn publish_each(&self, publications: &[Publication]) -> Vec<Result<Published, StoreError>> {
+        let mut answers = Vec::with_capacity(publications.len());
+        for publication in publications {
+            let answer = self.publish_slice(std::slice::from_ref(publication)).await;
+            answers.push(answer.and_then(|published| {
+                let nothing = || error(StoreErrorKind::Corrupt, "publish", "a publication without an answer");
+                published.into_iter().next().ok_or_else(nothing)
+            }));
+        }
+        answers
+    }
+
     async fn publish_slice(&self, publications: &[Publication]) -> Result<Vec<Published>, StoreError> {
         if publications.is_empty() {
             return Ok(Vec::new());

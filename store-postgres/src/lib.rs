@@ -19,6 +19,7 @@ mod error;
 mod hub;
 mod migrate;
 mod outgoing;
+mod ready;
 mod renewal;
 mod statements;
 mod store;

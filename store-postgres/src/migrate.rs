@@ -9,11 +9,15 @@ use crate::error::{error, from_sqlx};
 const VERSIONS: &[&[&str]] = &[&[
     include_str!("../sql/1/tables.sql"),
     include_str!("../sql/1/topics.sql"),
+    include_str!("../sql/1/outbox.sql"),
     include_str!("../sql/1/channels.sql"),
     include_str!("../sql/1/members.sql"),
     include_str!("../sql/1/bus.sql"),
     include_str!("../sql/1/publish.sql"),
 ]];
+
+/// Names are those of Postgres itself: a pooler's session has no settings of ours.
+const OWN_NAMES: &str = "SET LOCAL search_path = pg_catalog";
 
 /// The version that this crate works with.
 pub(crate) const LATEST: i32 = VERSIONS.len() as i32;
@@ -47,7 +51,9 @@ pub(crate) async fn version(connection: &mut PgConnection, schema: &str) -> Resu
 pub(crate) async fn migrate(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
     // A first connection to a busy server waits longer for its turn than work does.
-    raw_sql("SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'").execute(&mut *transaction).await?;
+    let settings = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'";
+    raw_sql(settings).execute(&mut *transaction).await?;
+    raw_sql(OWN_NAMES).execute(&mut *transaction).await?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('strait:' || $1, 0))")
         .bind(schema)
         .persistent(false)
@@ -74,6 +80,7 @@ pub(crate) async fn check(connection: &mut PgConnection, schema: &str) -> Result
     let failed = |error| from_sqlx("connect", error);
     // In one transaction, which a pooler keeps on one server.
     let mut transaction = connection.begin().await.map_err(failed)?;
+    raw_sql(OWN_NAMES).execute(&mut *transaction).await.map_err(failed)?;
     let wrong = |source| Err(error(StoreErrorKind::Misconfigured, "connect", source));
     let (server, encoding): (i32, String) =
         sqlx::query_as("SELECT current_setting('server_version_num')::integer, current_setting('server_encoding')")

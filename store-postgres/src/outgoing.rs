@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use sqlx::{Postgres, Transaction};
-use strait_core::store::StoreError;
+use strait_core::store::{MAX_KEY, MAX_PAYLOAD, StoreError, StoreErrorKind};
 use strait_core::{Payload, Retention, Topic};
 
-use crate::error::from_sqlx;
+use crate::error::{error, from_sqlx};
 use crate::store::PostgresStore;
 use crate::values::{format, millis};
 
@@ -33,11 +33,26 @@ impl Outgoing {
         self
     }
 
-    /// Of all events with the same key one is published, see
+    /// Of all events of the topic with the same key one is published, see
     /// [`Publication::key`](strait_core::store::Publication::key).
     pub fn key(mut self, key: impl AsRef<str>) -> Self {
         self.key = Some(Arc::from(key.as_ref()));
         self
+    }
+
+    /// What the database would refuse, too.
+    fn check(&self) -> Result<(), StoreError> {
+        let refused = |source| Err(error(StoreErrorKind::Conflict, "publish_in", source));
+        if self.topic.is_reserved() {
+            return refused("topics that begin with $ are Strait's own");
+        }
+        if self.payload.bytes().len() > MAX_PAYLOAD {
+            return refused("a payload has at most 1048576 bytes");
+        }
+        if self.key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
+            return refused("an idempotency key has 1 to 256 bytes");
+        }
+        Ok(())
     }
 }
 
@@ -49,12 +64,14 @@ impl PostgresStore {
     /// In SQL it is `SELECT strait.publish('topic', '{"a":1}')`.
     ///
     /// # Errors
-    /// What the database answers; the transaction can then only be rolled back.
+    /// `Conflict` for a topic of Strait's own (`$…`), a payload of more than [`MAX_PAYLOAD`] bytes, and a key that has not 1
+    /// to [`MAX_KEY`] bytes: the transaction goes on. What the database answers; the transaction can then only be rolled back.
     pub async fn publish_in(
         &self,
         transaction: &mut Transaction<'_, Postgres>,
         outgoing: &Outgoing,
     ) -> Result<(), StoreError> {
+        outgoing.check()?;
         self.connect().await?;
         let retention = outgoing.retention;
         sqlx::query(self.inner.sql.enqueue.clone())
@@ -69,5 +86,6 @@ impl PostgresStore {
             .await
             .map(drop)
             .map_err(|error| from_sqlx("publish_in", error))
+            .inspect_err(|failure| self.inner.ready.doubt(failure))
     }
 }

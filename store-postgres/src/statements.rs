@@ -27,7 +27,8 @@ const SLOTS: u32 = 4;
 
 /// What has become visible since a snapshot in slots of the feed, a bit each, for one node. The first row is the present
 /// snapshot, and the slots that are open by it. No other slot is even locked, so that nobody waits while one is emptied.
-/// Interest is asked for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed.
+/// Interest is asked for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed. A node that has
+/// lost its place reads nothing: a database that was set back may have given its number to another node.
 fn poll(slots: u32) -> String {
     let head = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
                     (SELECT coalesce(bit_or(1 << slot), 0) FROM {s}.slot WHERE slot >= 0 AND closed_at IS NULL) AS open, \
@@ -39,7 +40,7 @@ fn poll(slots: u32) -> String {
                     NULL::bigint AS turn, NULL::text AS exclude, NULL::text AS note";
     let mail = "SELECT m.seq, NULL, {s}.micros(m.at), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, m.kind, m.format, \
                     m.payload, m.publisher, m.turn, m.exclude, m.note \
-                FROM {s}.mail m WHERE m.node = $1";
+                FROM {s}.mail m WHERE m.node = $1 AND (SELECT true FROM {s}.hearer WHERE number = $1 AND id = $3)";
     let feeds = (0..SLOTS).filter(|slot| slots & 1 << slot != 0).map(|slot| format!("SELECT * FROM {{s}}.feed_{slot}"));
     let feeds = feeds.collect::<Vec<_>>().join(" UNION ALL ");
     let events = match &*feeds {
@@ -51,6 +52,7 @@ fn poll(slots: u32) -> String {
              FROM ({feeds}) f \
              WHERE (f.xid >= pg_snapshot_xmax($2::text::pg_snapshot) \
                     OR f.xid = ANY (ARRAY(SELECT pg_snapshot_xip($2::text::pg_snapshot)))) \
+                 AND (SELECT true FROM {{s}}.hearer WHERE number = $1 AND id = $3) \
                  AND (SELECT true FROM {{s}}.interest i WHERE i.topic = f.topic AND i.node = $1)"
         ),
     };

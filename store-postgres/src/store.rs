@@ -6,7 +6,6 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, Row, SqlStr};
 use strait_core::Topic;
 use strait_core::store::{StoreError, StoreErrorKind};
-use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
 use crate::bus::{Listening, Nodes, Waker};
@@ -14,6 +13,7 @@ use crate::config::PostgresConfig;
 use crate::database::{Database, Lane, Values, late};
 use crate::error::{error, from_sqlx};
 use crate::migrate::{LATEST, check, migrate};
+use crate::ready::Ready;
 use crate::statements::Statements;
 use crate::values::{Read, corrupt};
 
@@ -37,7 +37,7 @@ pub(crate) struct Inner {
     pub(crate) database: Database,
     pub(crate) sql: Statements,
     pub(crate) config: PostgresConfig,
-    ready: OnceCell<()>,
+    pub(crate) ready: Ready,
     pub(crate) nodes: Nodes,
     pub(crate) waker: Waker,
     pub(crate) listening: Listening,
@@ -45,12 +45,12 @@ pub(crate) struct Inner {
 
 impl PostgresStore {
     /// A store that connects when it is first used, and then brings the schema up to date unless the configuration says
-    /// not to.
+    /// not to. It does so again when a call finds that the schema is gone.
     #[must_use]
     pub fn new(config: PostgresConfig) -> Self {
         let inner = Inner {
             sql: Statements::new(&config.schema),
-            ready: OnceCell::new(),
+            ready: Ready::default(),
             nodes: Nodes::new(),
             waker: Waker::new(&config),
             listening: Listening::default(),
@@ -65,7 +65,7 @@ impl PostgresStore {
     /// # Errors
     /// The database cannot be reached; `Misconfigured` if it cannot be used as it is.
     pub async fn connect(&self) -> Result<(), StoreError> {
-        self.inner.ready.get_or_try_init(|| self.prepare()).await?;
+        self.inner.ready.or_prepare(async || self.prepare().await).await?;
         self.inner.waker.begin(&self.inner);
         Ok(())
     }
@@ -108,7 +108,7 @@ impl PostgresStore {
         values: Values,
     ) -> Result<Vec<PgRow>, StoreError> {
         self.connect().await?;
-        self.inner.database.rows(op, lane, sql, values).await
+        self.inner.database.rows(op, lane, sql, values).await.inspect_err(|failure| self.inner.ready.doubt(failure))
     }
 
     /// Runs a statement that answers one row.
@@ -145,7 +145,12 @@ impl PostgresStore {
 
     /// Empties what the bus has carried, drops what is too old and forgets topics of which nobody knows: a part.
     pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
-        self.rows("sweep", Lane::Vital, &self.inner.sql.rotate, Values::new()).await?;
+        let rotated = self.rows("sweep", Lane::Vital, &self.inner.sql.rotate, Values::new()).await;
+        self.sweep_topics().await?;
+        rotated.map(drop)
+    }
+
+    async fn sweep_topics(&self) -> Result<(), StoreError> {
         for _ in 0..MOST_PARTS {
             let values = Values::new().with(SWEPT_AT_ONCE);
             if !self.value::<bool>("sweep", Lane::Vital, &self.inner.sql.sweep, values).await? {

@@ -12,7 +12,7 @@ use super::{EventHub, Inner};
 use crate::error::Error;
 use crate::event::{Event, Payload, Retention};
 use crate::name::Topic;
-use crate::store::{Publication, Published, StoreError};
+use crate::store::{MAX_KEY, MAX_PAYLOAD, Publication, Published, StoreError};
 
 type Answer = Result<Published, StoreError>;
 
@@ -36,8 +36,8 @@ impl Publish {
         Self { topic, event, key: None }
     }
 
-    /// Publishing again with the same key, after an error say, publishes nothing new: see
-    /// [`Publication::key`](crate::store::Publication::key).
+    /// Publishing again on the topic with the same key, after an error say, publishes nothing new: see
+    /// [`Publication::key`](crate::store::Publication::key). A key has 1 to [`MAX_KEY`] bytes.
     pub fn key(mut self, key: impl AsRef<str>) -> Self {
         self.key = Some(Arc::from(key.as_ref()));
         self
@@ -92,9 +92,16 @@ impl EventHub {
     /// Publishes on a topic, to every subscriber in every deployment.
     ///
     /// # Errors
-    /// What the store answers; nothing was delivered then, unless the answer itself was lost.
+    /// `invalid` for a key or a payload that is too long ([`MAX_KEY`], [`MAX_PAYLOAD`]), or an empty key. What the store
+    /// answers; nothing was delivered then, unless the answer itself was lost.
     pub async fn publish(&self, publish: Publish) -> Result<Published, Error> {
         let Publish { topic, event, key } = publish;
+        if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
+            return Err(Error::invalid("an idempotency key has 1 to 256 bytes"));
+        }
+        if event.payload.bytes().len() > MAX_PAYLOAD {
+            return Err(Error::invalid("a published payload has at most 1048576 bytes"));
+        }
         let at = self.0.shard(&topic);
         let retention = self.retention(&topic);
         let event = Arc::new(event);

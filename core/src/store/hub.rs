@@ -109,17 +109,24 @@ struct Shown<'a> {
     data: Option<&'a RawValue>,
 }
 
+/// The longest idempotency key, in bytes. The hub refuses longer ones, and empty ones.
+pub const MAX_KEY: usize = 256;
+
+/// The longest payload of a publication, in bytes: 1 MiB. The hub refuses longer ones: each is one message to every
+/// subscriber, and in one piece in the memory of every node.
+pub const MAX_PAYLOAD: usize = 1024 * 1024;
+
 /// Something to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
     /// Where.
     pub topic: Topic,
-    /// What.
+    /// What: at most [`MAX_PAYLOAD`] bytes.
     pub event: Arc<Event>,
     /// How much of the topic is kept; `None` keeps nothing and delivers at most once.
     pub retention: Option<Retention>,
-    /// Two publications on a topic with the same key are one, while the store remembers it: as long as the topic's
-    /// retention, and at least five minutes.
+    /// Two publications with the same key are one if they are on the same topic: a key's scope is its topic. The store
+    /// remembers it as long as the topic's retention, and at least five minutes. A key has 1 to [`MAX_KEY`] bytes.
     pub key: Option<Arc<str>>,
 }
 

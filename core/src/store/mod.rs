@@ -20,8 +20,8 @@ pub use channel::{
 };
 pub use error::{StoreError, StoreErrorKind};
 pub use hub::{
-    Delivered, EventHubStore, Member, Page, PresenceEntry, Present, Publication, Published, Relay, Replay, Subscribed,
-    Subscription,
+    Delivered, EventHubStore, MAX_KEY, MAX_PAYLOAD, Member, Page, PresenceEntry, Present, Publication, Published,
+    Relay, Replay, Subscribed, Subscription,
 };
 pub use record::{Change, Fence, Location, Record, RecordPhase, StoredSession, TokenHash, Versioned};
 

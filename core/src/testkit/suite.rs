@@ -109,6 +109,7 @@ macro_rules! __store_suite {
                 a_channel_that_moved_is_not_its_old_nodes
                 gateways_hold_no_lease
                 who_attaches_in_time_is_not_claimed
+                a_renewal_at_the_end_of_its_term_keeps_its_channels_or_is_lost
             }
             lock {
                 a_lock_is_exclusive
@@ -134,6 +135,7 @@ macro_rules! __store_suite {
                 an_event_that_is_not_kept_ends_the_log
                 a_retention_of_nothing_keeps_nothing
                 a_key_is_published_once
+                long_keys_are_told_apart
                 a_key_is_its_topics_own
                 a_key_holds_without_retention
                 of_many_with_one_key_one_is_published

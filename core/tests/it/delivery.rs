@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use strait_core::store::{EventHubStore, Publication, StoreErrorKind};
+use strait_core::store::{EventHubStore, MAX_KEY, MAX_PAYLOAD, Publication, StoreErrorKind};
 use strait_core::testkit::{Fault, Faults, Gate};
 use strait_core::{
     App, AppBuilder, Channel, Endpoint, Error, Event, Payload, Position, Publish, Retention, State, Topic,
@@ -303,6 +303,25 @@ async fn a_publication_with_a_key_goes_out_once() {
     assert!(publish().await.unwrap().duplicate);
     node.hub().publish(Publish::new(topic("a"), Payload::text("next"))).await.unwrap();
     assert_eq!(texts(&watcher, 2).await, ["once", "next"]);
+}
+
+#[tokio::test]
+async fn keys_and_payloads_are_bounded() {
+    let (node, faults) = faulty_node().await;
+    let publish = |text: usize, key: Option<usize>| {
+        let publish = Publish::new(topic("a"), Payload::text("x".repeat(text)));
+        let publish = key.map_or_else(|| publish.clone(), |length| publish.clone().key("k".repeat(length)));
+        let hub = node.hub().clone();
+        async move { hub.publish(publish).await.map_err(|error| error.code().to_owned()) }
+    };
+    let before = faults.calls("publish");
+    for (text, key) in [(1, Some(MAX_KEY + 1)), (1, Some(0)), (MAX_PAYLOAD + 1, None)] {
+        assert_eq!(publish(text, key).await.unwrap_err(), "invalid");
+    }
+    assert_eq!(faults.calls("publish"), before, "the store is not asked");
+    for (text, key) in [(1, Some(MAX_KEY)), (MAX_PAYLOAD, None)] {
+        publish(text, key).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -180,15 +180,13 @@ END
 $$;
 
 -- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time. Tells
--- whether it found so much that the next part should not wait: else more could come than goes.
+-- whether it found so much that the next part should not wait: else more could come than goes. Topics that fail are passed
+-- over.
 CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
     w {s}.sweep;
-    t {s}.topic;
-    first bigint;
-    seen bigint := 0;
-    swept bigint := 0;
+    part record;
     keys bigint;
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -198,39 +196,82 @@ BEGIN
         SELECT topic, hash FROM {s}.key WHERE until <= now_at ORDER BY until LIMIT 1000
     );
     GET DIAGNOSTICS keys = ROW_COUNT;
-    FOR t IN SELECT * FROM {s}.topic WHERE id > w.after_topic ORDER BY id LIMIT most LOOP
-        seen := seen + 1;
-        w.after_topic := t.id;
-        IF t.before IS NOT NULL AND t.before + 1 IS DISTINCT FROM {s}.first_kept(t) THEN
-            SELECT * INTO t FROM {s}.topic WHERE id = t.id FOR NO KEY UPDATE SKIP LOCKED;
-            CONTINUE WHEN NOT FOUND;
-            first := {s}.first_kept(t);
-            IF t.before + 1 IS DISTINCT FROM first THEN
-                t.before_mark := (SELECT l.mark FROM {s}.log l WHERE l.topic = t.id AND l.number = first - 1);
-                DELETE FROM {s}.log l WHERE l.topic = t.id AND l.number > t.before AND (l.number < first) IS NOT FALSE;
-                t.before := first - 1;
-                PERFORM {s}.save_topic(t);
-                swept := swept + 1;
-            END IF;
-        END IF;
-        IF t.before IS NULL AND {s}.is_unknown(t) THEN
-            PERFORM FROM {s}.topic WHERE id = t.id FOR UPDATE SKIP LOCKED;
-            IF FOUND THEN
-                SELECT * INTO t FROM {s}.topic WHERE id = t.id;
-                IF t.before IS NULL AND {s}.is_unknown(t) THEN
-                    DELETE FROM {s}.topic WHERE id = t.id;
-                    swept := swept + 1;
-                END IF;
-            END IF;
-        END IF;
-    END LOOP;
-    IF seen < most THEN
+    BEGIN
+        SELECT * INTO part FROM {s}.sweep_part(w.after_topic, most, false);
+    EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+        SELECT * INTO part FROM {s}.sweep_part(w.after_topic, most, true);
+    END;
+    w.after_topic := part.o_last;
+    IF part.o_seen < most THEN
         -- Once around: again in a while.
         w.after_topic := 0;
         w.pause_until := clock_timestamp() + interval '2 seconds';
     END IF;
     UPDATE {s}.sweep SET after_topic = w.after_topic, pause_until = w.pause_until WHERE one;
-    RETURN keys = 1000 OR seen = most AND swept * 10 > most;
+    RETURN keys = 1000 OR part.o_seen = most AND part.o_swept * 10 > most;
+END
+$$;
+
+-- Sweeps the topics that come next. As single ones, each in a subtransaction of its own, those that fail are passed over;
+-- that takes ten times as long, as each subtransaction plans anew.
+CREATE FUNCTION {s}.sweep_part(
+    after bigint, most bigint, singly boolean, OUT o_last bigint, OUT o_seen bigint, OUT o_swept bigint
+) LANGUAGE plpgsql AS $$
+DECLARE
+    t {s}.topic;
+    broken text;
+    reason text;
+BEGIN
+    o_last := after;
+    o_seen := 0;
+    o_swept := 0;
+    FOR t IN SELECT * FROM {s}.topic WHERE id > after ORDER BY id LIMIT most LOOP
+        o_seen := o_seen + 1;
+        o_last := t.id;
+        IF NOT singly THEN
+            o_swept := o_swept + {s}.sweep_topic(t);
+            CONTINUE;
+        END IF;
+        BEGIN
+            o_swept := o_swept + {s}.sweep_topic(t);
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR program_limit_exceeded THEN
+            broken := t.name;
+            reason := SQLERRM;
+        END;
+    END LOOP;
+    IF broken IS NOT NULL THEN RAISE WARNING 'topic % cannot be swept: %', broken, reason; END IF;
+END
+$$;
+
+-- How much there was to do with one topic.
+CREATE FUNCTION {s}.sweep_topic(t {s}.topic) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    first bigint;
+    swept bigint := 0;
+BEGIN
+    IF t.before IS NOT NULL AND t.before + 1 IS DISTINCT FROM {s}.first_kept(t) THEN
+        SELECT * INTO t FROM {s}.topic WHERE id = t.id FOR NO KEY UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN RETURN 0; END IF;
+        first := {s}.first_kept(t);
+        IF t.before + 1 IS DISTINCT FROM first THEN
+            t.before_mark := (SELECT l.mark FROM {s}.log l WHERE l.topic = t.id AND l.number = first - 1);
+            DELETE FROM {s}.log l WHERE l.topic = t.id AND l.number > t.before AND (l.number < first) IS NOT FALSE;
+            t.before := first - 1;
+            PERFORM {s}.save_topic(t);
+            swept := swept + 1;
+        END IF;
+    END IF;
+    IF t.before IS NULL AND {s}.is_unknown(t) THEN
+        PERFORM FROM {s}.topic WHERE id = t.id FOR UPDATE SKIP LOCKED;
+        IF FOUND THEN
+            SELECT * INTO t FROM {s}.topic WHERE id = t.id;
+            IF t.before IS NULL AND {s}.is_unknown(t) THEN
+                DELETE FROM {s}.topic WHERE id = t.id;
+                swept := swept + 1;
+            END IF;
+        END IF;
+    END IF;
+    RETURN swept;
 END
 $$;
 

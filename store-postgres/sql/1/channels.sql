@@ -134,7 +134,8 @@ DECLARE
     dead text;
     at_once CONSTANT bigint := greatest(most, 1024);
 BEGIN
-    -- A lease that has ended stays ended: a renewal no longer finds it.
+    -- A node's row ends its lease: while the row is there, and be it late, the channels are the node's. A renewal under way
+    -- has locked the row, which is passed over then; one that comes later finds none.
     DELETE FROM {s}.node WHERE id = ANY (ARRAY(
         SELECT id FROM {s}.node WHERE until <= now_at FOR UPDATE SKIP LOCKED
     ));
@@ -155,8 +156,7 @@ BEGIN
                 ORDER BY c.place LIMIT 1
             ) FROM node WHERE node.id IS NOT NULL
         )
-        SELECT id FROM node WHERE id IS NOT NULL
-            AND NOT EXISTS (SELECT FROM {s}.node n WHERE n.id = node.id AND n.until > clock_timestamp())
+        SELECT id FROM node WHERE id IS NOT NULL AND NOT EXISTS (SELECT FROM {s}.node n WHERE n.id = node.id)
     LOOP
         EXIT WHEN most <= 0;
         ids := ARRAY(
@@ -164,7 +164,7 @@ BEGIN
             FOR NO KEY UPDATE SKIP LOCKED
         );
         -- It may have come back meanwhile.
-        CONTINUE WHEN EXISTS (SELECT FROM {s}.node n WHERE n.id = dead AND n.until > clock_timestamp());
+        CONTINUE WHEN EXISTS (SELECT FROM {s}.node n WHERE n.id = dead);
         UPDATE {s}.channel SET phase = 2, due = clock_timestamp() + {s}.millis(grace)
             WHERE id = ANY (ids) AND phase = 1 AND grace IS NOT NULL;
         PERFORM {s}.leave_to_others(ids, a_endpoints);

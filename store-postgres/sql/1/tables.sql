@@ -3,6 +3,8 @@
 
 -- Holders of locks, relays and places on the bus are told apart by it.
 CREATE SEQUENCE {s}.holder;
+-- It goes on from the clock: no number is given twice, also if the schema is lost and made anew.
+SELECT setval('{s}.holder', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 
 CREATE TABLE {s}.node (
     id text COLLATE "C" PRIMARY KEY,
@@ -49,14 +51,15 @@ CREATE TABLE {s}.topic (
     head_mark bigint NOT NULL DEFAULT 0,
     before bigint,
     before_mark bigint,
-    keep_count bigint,
-    keep_age bigint,
+    keep_count bigint CHECK (keep_count BETWEEN 0 AND 4294967295),
+    keep_age bigint CHECK (keep_age BETWEEN 0 AND 3153600000000),
     relay_epoch bigint,
     relay_number bigint,
     relay_mark bigint,
     relay_token bigint,
     relay_until timestamptz
 ) WITH (fillfactor = 50);
+SELECT setval(pg_get_serial_sequence('{s}.topic', 'id'), (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 
 -- kind: 0 message, 1 join, 2 leave. format: 0 JSON, 1 text, 2 binary.
 CREATE TABLE {s}.log (
@@ -106,17 +109,32 @@ CREATE INDEX member_indexed ON {s}.member (topic, seat) WHERE indexed;
 CREATE INDEX member_present ON {s}.member (topic, seat) WHERE present;
 
 -- What users' transactions publish, until the sequencer gives it its place. keep: 0 as the topic's log is kept,
--- 1 not, 2 as keep_count and keep_age say.
+-- 1 not, 2 as keep_count and keep_age say. Users' roles may write to this table, so that its checks refuse what no node
+-- could read. convert_from refuses what is no UTF-8, and zero bytes, which UTF-8 may have: they are replaced before.
 CREATE TABLE {s}.outbox (
     topic text COLLATE "C" NOT NULL,
     id bigint GENERATED ALWAYS AS IDENTITY,
-    format smallint NOT NULL,
-    payload bytea NOT NULL,
-    keep smallint NOT NULL,
-    keep_count bigint,
-    keep_age bigint,
-    key bytea,
-    PRIMARY KEY (topic, id)
+    format smallint NOT NULL CHECK (format BETWEEN 0 AND 2),
+    payload bytea NOT NULL CHECK (octet_length(payload) <= 1048576),
+    keep smallint NOT NULL CHECK (keep BETWEEN 0 AND 2),
+    keep_count bigint CHECK (keep_count BETWEEN 1 AND 4294967295),
+    keep_age bigint CHECK (keep_age BETWEEN 0 AND 3153600000000),
+    key bytea CHECK (octet_length(key) = 32),
+    PRIMARY KEY (topic, id),
+    CONSTRAINT outbox_topic_is_an_applications_own CHECK (
+        octet_length(topic) BETWEEN 1 AND 255 AND left(topic, 1) <> '$' AND topic !~ E'[\\u0001-\\u001F\\u007F-\\u009F]'
+    ),
+    CONSTRAINT outbox_text_is_utf8 CHECK (
+        format = 2 OR convert_from(
+            CASE
+                WHEN position('\x00'::bytea IN payload) = 0 THEN payload
+                ELSE decode(replace(replace(encode(payload, 'escape'), E'\\\\', '/'), E'\\000', '/'), 'escape')
+            END, 'UTF8'
+        ) IS NOT NULL
+    ),
+    CONSTRAINT outbox_count_and_age_go_together CHECK (
+        keep <> 2 OR (keep_count IS NOT NULL AND keep_age IS NOT NULL)
+    )
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
 -- The bus. A crash of the server empties it: nodes notice, register anew and catch up from the logs.
@@ -170,6 +188,7 @@ CREATE UNLOGGED TABLE {s}.feed_2 PARTITION OF {s}.feed FOR VALUES IN (2) WITH (a
 CREATE UNLOGGED TABLE {s}.feed_3 PARTITION OF {s}.feed FOR VALUES IN (3) WITH (autovacuum_enabled = off);
 CREATE INDEX feed_xid ON {s}.feed (xid);
 CREATE SEQUENCE {s}.feed_seq;
+SELECT setval('{s}.feed_seq', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 
 -- Commands to nodes, with a note beside the event of a direct send, until the node has taken them.
 CREATE UNLOGGED TABLE {s}.mail (

@@ -10,8 +10,9 @@ CREATE FUNCTION {s}.micros(at timestamptz) RETURNS bigint LANGUAGE sql STABLE AS
     SELECT (extract(epoch FROM at) * 1000000)::bigint
 $$;
 
+-- A hundred years at most, as in Rust: no duration may lead out of the range of times. (least would pass over null.)
 CREATE FUNCTION {s}.millis(duration bigint) RETURNS interval LANGUAGE sql IMMUTABLE AS $$
-    SELECT duration * interval '1 millisecond'
+    SELECT CASE WHEN duration > 3153600000000 THEN 3153600000000 ELSE duration END * interval '1 millisecond'
 $$;
 
 -- The topic, made if need be, locked against other publishers or, if not alone, merely kept from being forgotten. Whoever
@@ -105,36 +106,6 @@ CREATE FUNCTION {s}.remember_key(t {s}.topic, a_hash bytea, a_age bigint) RETURN
             epoch = excluded.epoch, number = excluded.number, mark = excluded.mark, until = excluded.until
 $$;
 
--- Gives what users' transactions published on a locked topic, and is visible by now, its place.
-CREATE FUNCTION {s}.drain(t {s}.topic, most bigint, heard boolean) RETURNS {s}.topic LANGUAGE plpgsql AS $$
-DECLARE
-    o {s}.outbox;
-    a_count bigint;
-    a_age bigint;
-BEGIN
-    FOR o IN
-        WITH taken AS (
-            DELETE FROM {s}.outbox WHERE topic = t.name AND id = ANY (ARRAY(
-                SELECT id FROM {s}.outbox WHERE topic = t.name ORDER BY id LIMIT most
-            )) RETURNING *
-        )
-        SELECT * FROM taken ORDER BY id
-    LOOP
-        CONTINUE WHEN o.key IS NOT NULL AND EXISTS (SELECT FROM {s}.known_key(t.id, o.key));
-        IF o.keep = 0 AND t.before IS NOT NULL THEN
-            a_count := t.keep_count;
-            a_age := t.keep_age;
-        ELSE
-            a_count := o.keep_count;
-            a_age := o.keep_age;
-        END IF;
-        t := {s}.append(t, 0::smallint, o.format, o.payload, NULL, NULL, NULL, a_count, a_age, heard);
-        IF o.key IS NOT NULL THEN PERFORM {s}.remember_key(t, o.key, a_age); END IF;
-    END LOOP;
-    RETURN t;
-END
-$$;
-
 -- Publishes a slice. Nothing is written of an event that is not kept on a topic of which nobody knows.
 CREATE FUNCTION {s}.publish_slice(
     topics text[], kinds smallint[], formats smallint[], payloads bytea[], publishers text[], turns bigint[],
@@ -209,62 +180,6 @@ BEGIN
     IF t.id IS NOT NULL THEN PERFORM {s}.save_topic(t); END IF;
     -- What is at most once need not wait for the disk.
     IF NOT kept THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
-END
-$$;
-
--- The sequencer: gives what waits in the outbox its place, topics that are locked aside. Tells whether nodes must be
--- woken, whether anything was given its place, whether something may be left that could be, and which retained topics
--- have something for indexed members.
-CREATE FUNCTION {s}.sequence_outbox(
-    local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[]
-) LANGUAGE plpgsql AS $$
-DECLARE
-    wanted text;
-    t {s}.topic;
-    before bigint;
-    heard boolean;
-    most CONSTANT bigint := 500;
-    topics bigint := 0;
-    patience CONSTANT text := current_setting('lock_timeout');
-BEGIN
-    o_wake := false;
-    o_done := false;
-    o_more := false;
-    o_relay := '{}';
-    FOR wanted IN
-        WITH RECURSIVE waiting (name) AS (
-            (SELECT topic FROM {s}.outbox ORDER BY topic LIMIT 1)
-            UNION ALL
-            SELECT (SELECT b.topic FROM {s}.outbox b WHERE b.topic > waiting.name ORDER BY b.topic LIMIT 1)
-            FROM waiting WHERE waiting.name IS NOT NULL
-        )
-        SELECT name FROM waiting WHERE name IS NOT NULL
-    LOOP
-        IF NOT EXISTS (SELECT FROM {s}.topic p WHERE p.name = wanted) THEN
-            BEGIN
-                -- Who makes it at the same time may wait for the lock of another topic.
-                PERFORM set_config('lock_timeout', '20ms', true);
-                INSERT INTO {s}.topic (name, epoch) VALUES (wanted, {s}.new_epoch()) ON CONFLICT (name) DO NOTHING;
-                PERFORM set_config('lock_timeout', patience, true);
-            EXCEPTION WHEN lock_not_available THEN
-                CONTINUE;
-            END;
-        END IF;
-        SELECT * INTO t FROM {s}.topic WHERE name = wanted FOR NO KEY UPDATE SKIP LOCKED;
-        CONTINUE WHEN NOT FOUND;
-        topics := topics + 1;
-        before := t.head;
-        heard := EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id);
-        t := {s}.drain(t, most, heard);
-        PERFORM {s}.save_topic(t);
-        IF t.head > before THEN
-            o_done := true;
-            o_wake := o_wake OR EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id AND n.node <> ALL (local));
-            IF t.before IS NOT NULL AND t.relay_epoch IS NOT NULL THEN o_relay := o_relay || wanted; END IF;
-        END IF;
-        o_more := o_more OR topics = 100 OR EXISTS (SELECT FROM {s}.outbox b WHERE b.topic = wanted);
-        EXIT WHEN topics = 100;
-    END LOOP;
 END
 $$;
 

@@ -174,6 +174,18 @@ impl Hearing {
         self.sink.events(&heard.topic, &[(position, event)]);
     }
 
+    /// An event that cannot be read is one that its topic misses; the others are not concerned.
+    pub(super) fn unreadable(&mut self, number: i64, position: Position, error: &sqlx::Error) {
+        let Some(heard) = self.topics.get_mut(&number) else { return };
+        if position.epoch == heard.last.epoch && position.offset <= heard.last.offset {
+            return;
+        }
+        tracing::error!(topic = %heard.topic, error = %error, "an event cannot be read, its topic has a gap");
+        metrics::counter!("strait_bus_gaps_total").increment(1);
+        heard.last = position;
+        self.sink.gap(std::slice::from_ref(&heard.topic));
+    }
+
     /// How far a topic has been heard, if it is.
     pub(super) fn last(&self, topic: &Topic) -> Option<(i64, Position)> {
         let number = self.numbers.get(topic)?;
@@ -190,15 +202,19 @@ impl Hearing {
         }
     }
 
-    /// The topic goes by another number: it was forgotten, and made anew.
-    pub(super) fn renumber(&mut self, topic: &Topic, number: i64) {
-        if let Some(before) = self.numbers.get_mut(topic)
-            && *before != number
-            && let Some(heard) = self.topics.remove(before)
-        {
-            *before = number;
-            self.topics.insert(number, heard);
+    /// Topics go by other numbers: they were forgotten, and made anew. One may have got the number that another one had.
+    pub(super) fn renumber<'a>(&mut self, starts: impl Iterator<Item = &'a Start>) {
+        let mut moved = Vec::new();
+        for start in starts {
+            if let Some(before) = self.numbers.get_mut(&start.topic)
+                && *before != start.number
+                && let Some(heard) = self.topics.remove(before)
+            {
+                *before = start.number;
+                moved.push((start.number, heard));
+            }
         }
+        self.topics.extend(moved);
     }
 }
 
@@ -285,6 +301,20 @@ mod tests {
                 assert!(hearing.ended.is_empty());
             }
         }
+    }
+
+    #[test]
+    fn topics_may_swap_their_numbers() {
+        let (ears, mut hearing, a) = hearing();
+        let b = Topic::new("b").unwrap();
+        let start = |topic: &Topic, number| Start { topic: topic.clone(), number, head: at(1, 3) };
+        for (topic, number) in [(&a, 1), (&b, 2)] {
+            hearing.begin(start(topic, number), 1);
+        }
+        hearing.renumber([start(&a, 2), start(&b, 1)].iter());
+        hearing.event(1, at(1, 4), event());
+        assert_eq!((heard(&ears, &a), heard(&ears, &b)), (vec![], vec![4]));
+        assert_eq!((hearing.last(&a), hearing.last(&b)), (Some((2, at(1, 3))), Some((1, at(1, 4)))));
     }
 
     #[test]

@@ -184,6 +184,7 @@ async fn end_unwanted(store: &PostgresStore, node: &Node) {
 /// Reads what is new in slots since a mark, or only where things stand now.
 pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<(&Mark, u32)>) -> Result<Found, StoreError> {
     let Some(registration) = node.registration() else { return Err(super::left("poll")) };
+    store.connect().await?;
     let (since, slots) = since.map_or((None, 0), |(since, slots)| (Some(&*since.snapshot), slots));
     let values = Values::new().with(registration.number).with(since).with(&registration.id);
     let mut first: Option<Read<Found>> = None;
@@ -202,7 +203,8 @@ pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<(&Mar
             }
         }
     };
-    store.inner.database.stream("poll", Lane::Vital, store.inner.sql.poll(slots), values, &mut take).await?;
+    let polled = store.inner.database.stream("poll", Lane::Vital, store.inner.sql.poll(slots), values, &mut take).await;
+    polled.inspect_err(|failure| store.inner.ready.doubt(failure))?;
     let found = store.read(
         "poll",
         broken
@@ -229,10 +231,13 @@ fn hear_row(node: &Node, row: &PgRow, now: u64, mail: &mut Vec<Item>) -> Read<Du
     match mail::item(row)? {
         Some(item) => mail.push(item),
         None => {
-            let position = position(row, "epoch", "number", "mark")?;
-            let event = Arc::new(event(row, "")?);
+            let (topic, position) = (get(row, "topic")?, position(row, "epoch", "number", "mark")?);
+            let event = event(row, "");
             if let Some(mut hearing) = node.hearing() {
-                hearing.event(get(row, "topic")?, position, event);
+                match event {
+                    Ok(event) => hearing.event(topic, position, Arc::new(event)),
+                    Err(error) => hearing.unreadable(topic, position, &error),
+                }
             }
         }
     }
@@ -245,8 +250,8 @@ async fn sequence(store: &PostgresStore, node: &Node) -> Result<Sequenced, Store
     let row = store.one("sequence", Lane::Vital, &store.inner.sql.sequence, values).await?;
     let answer = || Ok((get(&row, "o_wake")?, get(&row, "o_done")?, get(&row, "o_more")?));
     let (wake, done, more): (bool, bool, bool) = store.read("sequence", answer())?;
-    let relay = || get::<Vec<String>>(&row, "o_relay")?.into_iter().map(name).collect();
-    let relay: Vec<Topic> = store.read("sequence", relay())?;
+    let relay = get::<Vec<String>>(&row, "o_relay");
+    let relay: Vec<Topic> = store.read("sequence", relay.and_then(|names| names.into_iter().map(name).collect()))?;
     if wake {
         store.inner.waker.wake();
     }

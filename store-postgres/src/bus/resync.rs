@@ -55,7 +55,7 @@ async fn begin_anew(store: &PostgresStore, node: &Node, is_on: bool) -> Result<V
     let change = Change { asked, on: topics.iter().map(|(topic, _)| topic).collect(), off: Vec::new() };
     let starts = hear(store, "resync", Lane::Vital, &registration, &change).await?;
     if let Some(mut hearing) = node.hearing() {
-        starts.iter().for_each(|start| hearing.renumber(&start.topic, start.number));
+        hearing.renumber(starts.iter());
     }
     Ok(starts)
 }

@@ -9,13 +9,17 @@ mod feed;
 mod full;
 mod gateways;
 mod kit;
+mod leases;
 mod mail;
 mod outbox;
 mod places;
+mod poison;
 mod pooler;
 mod restart;
 mod runtimes;
+mod search_path;
 mod tables;
 #[cfg(feature = "tls")]
 mod tls;
 mod wakes;
+mod wiped;

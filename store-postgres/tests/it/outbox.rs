@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use strait_core::Payload;
-use strait_core::store::{EventHubStore, Publication, Replay, StoreErrorKind};
+use strait_core::store::{EventHubStore, MAX_KEY, MAX_PAYLOAD, Publication, Replay, StoreErrorKind};
 use strait_store_postgres::sqlx::{Connection, PgConnection, query, query_scalar};
 use strait_store_postgres::{Outgoing, PostgresStore};
 use tokio::time::timeout;
@@ -320,6 +320,27 @@ async fn what_is_no_publication_fails_in_the_transaction() {
         let code = failed.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
         assert!(code.starts_with("22"), "{call}: {failed}");
     }
+}
+
+#[tokio::test]
+async fn what_rust_refuses_leaves_the_transaction_alone() {
+    let schema = Schema::new();
+    let store = schema.store().await;
+    let mut connection = schema.connection().await;
+    let mut transaction = connection.begin().await.unwrap();
+    for wrong in [
+        outgoing("$user:ada", "x"),
+        outgoing("a", "x".repeat(MAX_PAYLOAD + 1)),
+        outgoing("a", "x").key("k".repeat(MAX_KEY + 1)),
+        outgoing("a", "x").key(""),
+    ] {
+        let refused = store.publish_in(&mut transaction, &wrong).await.unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::Conflict);
+    }
+    store.publish_in(&mut transaction, &outgoing("a", "right").key("k".repeat(MAX_KEY))).await.unwrap();
+    transaction.commit().await.unwrap();
+    publish(&store, publication("a", "next")).await;
+    assert_eq!(texts(&store.history(&topic("a"), 10).await.unwrap()), ["right", "next"]);
 }
 
 #[tokio::test]

@@ -1,3 +1,6 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use crate::event::Position;
 use crate::name::NodeId;
 use crate::store::{
@@ -214,5 +217,40 @@ pub async fn who_attaches_in_time_is_not_claimed(t: Trial) {
             assert!(claims.iter().all(|claim| claim.fence.id != record.id), "{record:?} was claimed");
             assert_eq!(t.record(&record.id).await, record);
         }
+    }
+}
+
+/// A renewal that meets the end of its term either keeps all of the node's channels, or says that they are lost.
+pub async fn a_renewal_at_the_end_of_its_term_keeps_its_channels_or_is_lost(t: Trial) {
+    let (renewer, claimer) = (t.handle().await, t.handle().await);
+    for round in 0..20 {
+        let node = NodeId::unique();
+        renewer.lease(&node, LeaseTerm::Acquire, SHORT).await.unwrap();
+        let record = t.open_on(&node, None).await;
+        let is_answered = AtomicBool::new(false);
+        let claiming = async {
+            let mut claimed = Vec::new();
+            while !is_answered.load(Ordering::Acquire) {
+                claimed.extend(claimer.claim_due(&NodeId::unique(), 100, LONG).await.unwrap());
+                // A store that answers at once lets nobody else run.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            claimed
+        };
+        let renewing = async {
+            tokio::time::sleep(SHORT.mul_f64(f64::from(round) / 20.0)).await;
+            let lease = renewer.lease(&node, LeaseTerm::Renew, LONG).await.unwrap();
+            is_answered.store(true, Ordering::Release);
+            lease
+        };
+        let (claimed, lease) = futures_util::future::join(claiming, renewing).await;
+        if lease == Lease::Held {
+            assert!(
+                claimed.iter().all(|claim| claim.fence.id != record.id),
+                "{record:?} was claimed, its lease is held"
+            );
+            assert_eq!(t.record(&record.id).await, record);
+        }
+        t.store.release(&node).await.unwrap();
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::event::{Event, EventKind, Payload, Position, Publisher, Retention};
 use crate::name::{ChannelId, NodeId};
-use crate::store::{Publication, Replay};
+use crate::store::{MAX_KEY, Publication, Replay};
 use crate::testkit::Ears;
 use crate::testkit::trial::{
     KEEP, LONG, SHORT, Trial, events, eventually, indexed, is_gap, message, number, publication, topic,
@@ -230,6 +230,16 @@ pub async fn a_key_is_published_once(t: Trial) {
     let heard: Vec<_> = ears.hear(&topic, 2).await.iter().map(|(_, event)| number(event)).collect();
     assert_eq!(heard, [0, 2]);
     assert_eq!(events(t.replay(&topic, &first.position).await).0.len(), 1);
+}
+
+pub async fn long_keys_are_told_apart(t: Trial) {
+    let (one, other) = ("k".repeat(MAX_KEY), format!("{}x", "k".repeat(MAX_KEY - 1)));
+    for key in [&one, &other] {
+        assert!(!t.publish(keyed("a", 0, key)).await.duplicate);
+    }
+    for key in [&one, &other] {
+        assert!(t.publish(keyed("a", 0, key)).await.duplicate);
+    }
 }
 
 pub async fn a_key_is_its_topics_own(t: Trial) {
