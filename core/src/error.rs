@@ -9,6 +9,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::in_full::in_full;
 use crate::name::InvalidName;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -108,6 +109,11 @@ impl Error {
         self.0.source.as_deref()
     }
 
+    /// The error with what caused it, in one line, for the operator's log and never for clients.
+    pub fn in_full(&self) -> impl fmt::Display + '_ {
+        InFull(self)
+    }
+
     /// The HTTP status with which a handshake is refused.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -165,6 +171,18 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
                 Self::conflict("this contradicts what is stored").because(error)
             }
             _ => Self::internal(error),
+        }
+    }
+}
+
+struct InFull<'a>(&'a Error);
+
+impl fmt::Display for InFull<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)?;
+        match self.0.source() {
+            Some(source) => write!(f, ": {}", in_full(source)),
+            None => Ok(()),
         }
     }
 }

@@ -11,6 +11,7 @@ mod frame;
 mod gateway;
 mod handler;
 mod hub;
+mod in_full;
 mod inbound;
 mod invocation;
 pub mod machine;
@@ -39,6 +40,7 @@ pub use handler::{
     Peer, Reply, Requirement, Respond, State, Valid, Validate,
 };
 pub use hub::{Continuation, EventHub, Publish, Work};
+pub use in_full::in_full;
 pub use inbound::Inbound;
 pub use invocation::{Handshake, Handshaken, Invocation};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};

@@ -23,6 +23,7 @@ use super::rate::Rate;
 use super::route::{Connected, Passed, Router};
 use crate::connection::{Connection, Wire};
 use crate::task::Task;
+use strait_core::in_full;
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -73,7 +74,7 @@ impl Accept {
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {
                     // Out of descriptors or memory: others must end first.
-                    tracing::error!(error = %error, "sockets cannot be accepted");
+                    tracing::error!(error = %in_full(&error), "sockets cannot be accepted");
                     sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -104,7 +105,7 @@ impl Accept {
             return match timeout(self.limits.handshake, tls.accept(socket)).await {
                 Ok(Ok(stream)) => self.answer(stream, remote, ticket, |stream| Wire::Other(Box::new(stream))).await,
                 Ok(Err(error)) => {
-                    tracing::debug!(error = %error, "a TLS handshake failed");
+                    tracing::debug!(error = %in_full(&error), "a TLS handshake failed");
                     None
                 }
                 Err(_) => {
@@ -148,7 +149,7 @@ impl Accept {
                 loop {
                     if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                         if let Err(error) = &result {
-                            tracing::debug!(error = %error, "an HTTP connection failed");
+                            tracing::debug!(error = %in_full(&error), "an HTTP connection failed");
                         }
                         return Poll::Ready(result.is_ok());
                     }
@@ -206,7 +207,7 @@ async fn say_the_end(mut stream: impl AsyncWrite + Unpin, limit: Duration) {
 /// (`accepted_sockets_have_no_delay`).
 fn without_delay(listener: &TcpListener) {
     if let Err(error) = SockRef::from(listener).set_tcp_nodelay(true) {
-        tracing::warn!(error = %error, "small messages may be late, TCP_NODELAY could not be set");
+        tracing::warn!(error = %in_full(&error), "small messages may be late, TCP_NODELAY could not be set");
     }
 }
 

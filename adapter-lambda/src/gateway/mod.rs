@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed};
+use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed, in_full};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
@@ -131,16 +131,10 @@ impl ApiGateway {
 
     /// No credentials, no connection, no answer: told once, until something is answered.
     fn is_silent(&self, endpoint: &str, error: &(dyn std::error::Error + 'static)) {
-        let mut whole = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            whole.push_str(&format!(": {error}"));
-            source = error.source();
-        }
         if self.silent.swap(true, Ordering::Relaxed) {
-            tracing::debug!(endpoint, error = whole, "the gateway could not be asked again");
+            tracing::debug!(endpoint, error = %in_full(error), "the gateway could not be asked again");
         } else {
-            tracing::warn!(endpoint, error = whole, "the gateway could not be asked, it is tried again");
+            tracing::warn!(endpoint, error = %in_full(error), "the gateway could not be asked, it is tried again");
         }
     }
 

@@ -20,6 +20,7 @@ use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::handler::{BoxFuture, OpenContext, Requirement};
 use crate::hub::{EventHub, ending};
+use crate::in_full::in_full;
 use crate::invocation::tries::retried;
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
@@ -62,7 +63,7 @@ impl Refusal {
 
     pub(crate) fn of_error(error: &Error) -> Self {
         if let Some(source) = error.source() {
-            tracing::warn!(code = error.code(), error = %source, "a handshake was refused");
+            tracing::warn!(code = error.code(), error = %in_full(source), "a handshake was refused");
         }
         let retry_after = (error.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(2));
         Self { status: error.status(), message: error.message().to_owned().into(), retry_after }

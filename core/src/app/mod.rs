@@ -22,6 +22,7 @@ use crate::frame::Frame;
 use crate::gateway::Gateway;
 use crate::handler::Requirement;
 use crate::hub::{Continuation, EventHub, Gateways, HubSettings};
+use crate::in_full::in_full;
 use crate::name::{NodeId, Topic};
 use crate::outlet::{Nowhere, Outlet};
 use crate::store::{Record, Store, StoreError};
@@ -312,7 +313,7 @@ impl App {
         let opening = match OpeningData::from_stored(&record.opening) {
             Ok(opening) => opening,
             Err(error) => {
-                tracing::error!(channel = %record.id, error = %error, "the record's opening data cannot be read");
+                tracing::error!(channel = %record.id, error = %in_full(&error), "the record's opening data cannot be read");
                 OpeningData::new("", &[], "")
             }
         };

@@ -8,6 +8,7 @@ use crate::channel::unauthenticated;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::handler::{ConnectContext, MessageContext, Reply};
+use crate::in_full::in_full;
 use crate::inbound::{Inbound, Received};
 use crate::protocol::plain::{self, Request};
 use crate::spare;
@@ -113,10 +114,11 @@ impl Conversation {
         let endpoint = &self.channel.inner.endpoint;
         endpoint.counters.failed.increment(1);
         if error.code() == "internal" {
-            let source = error.source().map(tracing::field::display);
+            let source = error.source().map(|source| tracing::field::display(in_full(source)));
             tracing::error!(channel = %self.channel.id(), endpoint = %endpoint.name, source, "a handler failed");
         } else {
-            tracing::debug!(channel = %self.channel.id(), code = error.code(), "a handler answered with an error");
+            let source = error.source().map(|source| tracing::field::display(in_full(source)));
+            tracing::debug!(channel = %self.channel.id(), code = error.code(), source, "a handler answered with an error");
         }
     }
 }

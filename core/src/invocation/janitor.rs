@@ -65,7 +65,7 @@ impl Invocation {
 
     async fn look_at(&self, id: ChannelId, topics: &Mutex<BTreeSet<Topic>>) {
         if let Err(error) = self.mend(&id, topics).await {
-            tracing::warn!(channel = %id, error = ?error, "a channel at a gateway could not be looked after");
+            tracing::warn!(channel = %id, error = %error.in_full(), "a channel at a gateway could not be looked after");
         }
     }
 

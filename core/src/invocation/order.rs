@@ -58,7 +58,7 @@ impl Lock {
         match Self::take(hub, channel.id(), ttl, Instant::now() + channel.inner.endpoint.limits.handler).await {
             Ok(lock) => lock,
             Err(error) => {
-                tracing::warn!(error = ?error, "a channel ends without waiting for its handlers");
+                tracing::warn!(error = %error.in_full(), "a channel ends without waiting for its handlers");
                 None
             }
         }

@@ -4,6 +4,8 @@
 
 mod anew;
 mod building;
+mod captured;
+mod causes;
 mod client;
 mod delivery;
 mod ending;

@@ -352,7 +352,7 @@ impl EventHub {
             let work = Work(Todo::Spread(Spread { rest, handed: spread.handed + 1, ..spread }));
             match continuation.hand_over(work).await {
                 Ok(()) => return true,
-                Err(error) => tracing::error!(error = ?error, "events could not be handed over"),
+                Err(error) => tracing::error!(error = %error.in_full(), "events could not be handed over"),
             }
         }
         self.lose(&topic, listed, retained);

@@ -38,7 +38,7 @@ impl EventHub {
                 if let Some(continuation) = &self.0.gateways.continuation
                     && let Err(error) = continuation.hand_over(work).await
                 {
-                    tracing::error!(error = ?error, "a client is not told that it missed events");
+                    tracing::error!(error = %error.in_full(), "a client is not told that it missed events");
                 }
                 return;
             }

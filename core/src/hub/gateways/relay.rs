@@ -175,7 +175,7 @@ impl EventHub {
         if let Some(continuation) = &self.0.gateways.continuation
             && let Err(error) = continuation.hand_over(Work(Todo::Relay { topic: topic.clone() })).await
         {
-            tracing::error!(error = ?error, "a topic's relay waits for the janitor");
+            tracing::error!(error = %error.in_full(), "a topic's relay waits for the janitor");
         }
     }
 
