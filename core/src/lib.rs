@@ -16,6 +16,7 @@ mod inbound;
 mod invocation;
 pub mod machine;
 mod name;
+mod observed;
 mod outlet;
 mod panics;
 mod policy;
@@ -40,7 +41,7 @@ pub use handler::{
     HandlerLayer, HasChannel, Headers, IntoReply, Json, MessageContext, MessageService, NoReply, OpenContext, Opening,
     Peer, Reply, Requirement, Respond, State, Valid, Validate,
 };
-pub use hub::{Continuation, EventHub, Publish, Work};
+pub use hub::{Continuation, EventHub, NotReady, Publish, Work};
 pub use in_full::in_full;
 pub use inbound::Inbound;
 pub use invocation::{Handshake, Handshaken, Invocation};

@@ -149,7 +149,7 @@ impl Accept {
                 loop {
                     if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                         if let Err(error) = &result {
-                            tracing::debug!(error = %in_full(&error), "an HTTP connection failed");
+                            tracing::debug!(error = %in_full(error), "an HTTP connection failed");
                         }
                         return Poll::Ready(result.is_ok());
                     }

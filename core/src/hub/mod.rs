@@ -7,6 +7,7 @@ pub(crate) mod gateways;
 pub(crate) mod lease;
 mod members;
 mod memberships;
+mod not_ready;
 mod publish;
 mod recovery;
 mod strays;
@@ -26,6 +27,7 @@ use tokio::task::JoinHandle;
 pub(crate) use gateways::Gateways;
 pub use gateways::{Continuation, Work};
 pub(crate) use memberships::Memberships;
+pub use not_ready::NotReady;
 pub use publish::Publish;
 
 use delivery::Delivery;
@@ -39,6 +41,7 @@ use crate::channel::Channel;
 use crate::error::Error;
 use crate::event::Retention;
 use crate::name::{ChannelId, NodeId, Topic};
+use crate::observed::{StoreHealth, observe};
 use crate::store::{BusNode, Health, Sink, Store, StoreError, StoreErrorKind};
 
 /// How many lanes publications and deliveries run in; a topic is always in the same one.
@@ -69,6 +72,7 @@ pub struct EventHub(Arc<Inner>);
 pub(crate) struct Inner {
     node: NodeId,
     store: Arc<dyn Store>,
+    store_health: Arc<StoreHealth>,
     settings: HubSettings,
     bus: OnceLock<Arc<dyn BusNode>>,
     hasher: RandomState,
@@ -121,9 +125,11 @@ impl EventHub {
         fn shards<K, V>() -> Sharded<K, V> {
             (0..LANES).map(|_| RwLock::default()).collect()
         }
+        let (store, store_health) = observe(store);
         Self(Arc::new(Inner {
             node,
             store,
+            store_health,
             lease: LeaseClock::new(),
             gateways,
             undoing: Undoing::default(),

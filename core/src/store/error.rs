@@ -35,6 +35,18 @@ pub struct StoreError {
 }
 
 impl StoreErrorKind {
+    /// The kind as metrics and logs name it: `unavailable`, `timeout`, `conflict`, `corrupt` or `misconfigured`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Conflict => "conflict",
+            Self::Corrupt => "corrupt",
+            Self::Misconfigured => "misconfigured",
+        }
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::Unavailable => "the backend is unavailable, try again later",

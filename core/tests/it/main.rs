@@ -24,4 +24,5 @@ mod presence;
 mod recovery;
 mod sessions;
 mod state;
+mod store_trouble;
 mod subscribing;
