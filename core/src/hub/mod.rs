@@ -4,6 +4,7 @@ mod delivery;
 mod direct;
 pub(crate) mod ending;
 pub(crate) mod gateways;
+mod held;
 pub(crate) mod lease;
 mod members;
 mod memberships;
@@ -57,11 +58,13 @@ pub(crate) struct HubSettings {
     /// Prefixes of topics and what is kept of them, the longest first.
     pub(crate) retentions: Vec<(String, Retention)>,
     pub(crate) lease: Duration,
+    /// How many bytes of events may wait in a delivery lane.
+    pub(crate) delivery_bytes: usize,
 }
 
 impl Default for HubSettings {
     fn default() -> Self {
-        Self { retentions: Vec::new(), lease: Duration::from_secs(15) }
+        Self { retentions: Vec::new(), lease: Duration::from_secs(15), delivery_bytes: 32 * 1024 * 1024 }
     }
 }
 
@@ -134,13 +137,13 @@ impl EventHub {
             gateways,
             undoing: Undoing::default(),
             started: AtomicBool::new(false),
+            delivery: (0..LANES).map(|lane| Arc::new(Delivery::new(lane, settings.delivery_bytes))).collect(),
             settings,
             bus: OnceLock::new(),
             hasher: RandomState::default(),
             channels: shards(),
             topics: shards(),
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
-            delivery: (0..LANES).map(|_| Arc::default()).collect(),
             runtimes: Mutex::default(),
             tasks: Mutex::default(),
         }))

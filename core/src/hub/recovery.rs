@@ -1,6 +1,6 @@
 //! What a node missed of a retained topic: replayed from the store to its members, in order, before what came since.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,14 +10,13 @@ use tokio::time::sleep;
 
 use super::EventHub;
 use super::delivery::{deliver, tell_gap};
+use super::held::{Budget, Held};
 use super::lease::jittered;
 use super::members::Members;
 use crate::event::{Event, Position};
 use crate::panics::survived;
 use crate::store::{Replay, StoreError};
 
-/// Events of one topic that may wait while what came before them is replayed; beyond, its members are told of a gap.
-const MOST_HELD: usize = 4096;
 /// How many events are asked for at once.
 const PAGE: usize = 256;
 /// While the store does not answer, the next attempt comes soon, then ever later.
@@ -27,20 +26,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 type Placed = (Position, Arc<Event>);
 
 /// How far the events of a retained topic were delivered to a node's members.
-#[derive(Default)]
 pub(super) struct Retained {
     progress: Mutex<Progress>,
     /// Where members joined, by key: what was published before is not replayed to them.
     joined: Mutex<HashMap<u64, Position>>,
 }
 
-#[derive(Default)]
 struct Progress {
     /// The last event that was delivered, or the head when the node began to hear the topic.
     last: Option<Position>,
     /// Somebody replays what is missing; what comes meanwhile is held.
     recovering: bool,
-    held: VecDeque<Placed>,
+    held: Held,
     /// More may be missing than what the replay began with.
     doubted: bool,
 }
@@ -63,6 +60,11 @@ fn is_over(last: &Position, event: &Position) -> bool {
 }
 
 impl Retained {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        let progress = Progress { last: None, recovering: false, held: Held::new(budget), doubted: false };
+        Self { progress: Mutex::new(progress), joined: Mutex::default() }
+    }
+
     pub(super) fn begin(&self, head: Position) {
         self.progress.lock().last.get_or_insert(head);
     }
@@ -116,16 +118,14 @@ impl Retained {
         if std::mem::take(&mut progress.doubted) {
             return Next::Replay(last);
         }
-        while progress.held.front().is_some_and(|(position, _)| is_over(&last, position)) {
-            progress.held.pop_front();
+        while progress.held.front().is_some_and(|position| is_over(&last, position)) {
+            progress.held.pop();
         }
         let mut ready = Vec::new();
         let mut last = last;
-        while let Some(next) = progress.held.pop_front() {
-            if !follows(&last, &next.0) {
-                progress.held.push_front(next);
-                break;
-            }
+        while progress.held.front().is_some_and(|next| follows(&last, next))
+            && let Some(next) = progress.held.pop()
+        {
             last = next.0;
             ready.push(next);
         }
@@ -133,7 +133,7 @@ impl Retained {
         if !ready.is_empty() {
             return Next::Deliver(ready);
         }
-        if progress.held.is_empty() {
+        if progress.held.front().is_none() {
             progress.recovering = false;
             return Next::Done;
         }
@@ -143,7 +143,7 @@ impl Retained {
     /// The members have been told that something is missing: on with what is held, or from the head.
     fn skip(&self, head: Option<Position>) {
         let mut progress = self.progress.lock();
-        let held = progress.held.front().map(|(first, _)| *first);
+        let held = progress.held.front().copied();
         let before_held = held.map(|first| Position { offset: first.offset.saturating_sub(1), check: 0, ..first });
         progress.last = before_held.or(head).or(progress.last);
     }
@@ -158,11 +158,9 @@ impl Retained {
 
 impl Progress {
     fn hold(&mut self, events: impl Iterator<Item = Placed>) {
-        self.held.extend(events);
-        if self.held.len() > MOST_HELD {
-            let dropped = self.held.len() as u64;
-            metrics::counter!("strait_events_dropped_total").increment(dropped);
-            self.held.clear();
+        let dropped = self.held.extend(events);
+        if dropped > 0 {
+            metrics::counter!("strait_events_dropped_total").increment(dropped as u64);
             // They are in the log, if it keeps so many.
             self.doubted = true;
         }
