@@ -48,6 +48,7 @@ pub use invocation::{Handshake, Handshaken, Invocation};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};
 pub use outlet::{Nowhere, Outlet};
 pub use policy::{Limits, Ordering, Origins, RateLimit, SlowClient, Transport};
+pub use throttled::Throttled;
 
 /// What the repository's fuzz targets call; there only when they are built.
 #[cfg(fuzzing)]

@@ -9,13 +9,14 @@ const APART: Duration = Duration::from_secs(1);
 
 /// Decides which occurrences of one kind are logged: the first one at once, then one a second.
 ///
-/// ```ignore
-/// if let Some(count) = self.failures.count() {
-///     tracing::warn!(count, error = %error.in_full(), "the store does not answer");
+/// ```
+/// let failures = strait_core::Throttled::default();
+/// if let Some(count) = failures.count() {
+///     tracing::warn!(count, "the store does not answer");
 /// }
 /// ```
 #[derive(Debug, Default)]
-pub(crate) struct Throttled(Mutex<Seen>);
+pub struct Throttled(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -26,7 +27,8 @@ struct Seen {
 
 impl Throttled {
     /// Counts an occurrence. If it is to be logged, the answer is how many have come since the last line, this one too.
-    pub(crate) fn count(&self) -> Option<u64> {
+    #[must_use]
+    pub fn count(&self) -> Option<u64> {
         self.count_at(Instant::now())
     }
 

@@ -137,6 +137,8 @@ impl Database {
             PgPoolOptions::new()
                 .max_connections(most)
                 .acquire_timeout(self.operation)
+                // A connection that comes late is measured with its call. A line each would be thousands in an outage.
+                .acquire_slow_threshold(Duration::MAX)
                 .test_before_acquire(false)
                 .before_acquire(|connection, metadata| {
                     Box::pin(async move {

@@ -23,7 +23,7 @@ use super::rate::Rate;
 use super::route::{Connected, Passed, Router};
 use crate::connection::{Connection, Wire};
 use crate::task::Task;
-use strait_core::in_full;
+use strait_core::{Throttled, in_full};
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -57,7 +57,7 @@ impl Accept {
     pub(super) async fn run(self) {
         without_delay(&self.listener);
         let this = Arc::new(self);
-        let mut accepted = 0;
+        let (mut accepted, failures) = (0, Throttled::default());
         loop {
             this.rate.pass().await;
             match this.listener.accept().await {
@@ -74,7 +74,9 @@ impl Accept {
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {
                     // Out of descriptors or memory: others must end first.
-                    tracing::error!(error = %in_full(&error), "sockets cannot be accepted");
+                    if let Some(count) = failures.count() {
+                        tracing::error!(count, error = %in_full(&error), "sockets cannot be accepted");
+                    }
                     sleep(Duration::from_millis(100)).await;
                 }
             }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed, in_full};
+use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed, Throttled, in_full};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
@@ -48,6 +48,7 @@ pub struct ApiGateway {
     under_way: Arc<Semaphore>,
     complained: AtomicBool,
     silent: AtomicBool,
+    not_understood: Throttled,
 }
 
 /// What one try came to.
@@ -84,6 +85,7 @@ impl ApiGateway {
             under_way,
             complained: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            not_understood: Throttled::default(),
         }
     }
 
@@ -176,8 +178,10 @@ impl ApiGateway {
                 };
                 if outcome == Posted::Sent {
                     self.complained.store(false, Ordering::Relaxed);
-                } else if outcome == Posted::Misconfigured {
-                    tracing::warn!(status = status.as_u16(), "the gateway does not understand us");
+                } else if outcome == Posted::Misconfigured
+                    && let Some(count) = self.not_understood.count()
+                {
+                    tracing::warn!(count, status = status.as_u16(), "the gateway does not understand us");
                 }
                 outcome
             }

@@ -6,6 +6,7 @@ pub(crate) mod ending;
 pub(crate) mod gateways;
 mod held;
 pub(crate) mod lease;
+mod lines;
 mod members;
 mod memberships;
 mod not_ready;
@@ -34,6 +35,7 @@ pub use publish::Publish;
 use delivery::Delivery;
 use ending::Undoing;
 use lease::LeaseClock;
+use lines::Lines;
 use members::Members;
 use publish::Lane;
 
@@ -76,6 +78,7 @@ pub(crate) struct Inner {
     node: NodeId,
     store: Arc<dyn Store>,
     store_health: Arc<StoreHealth>,
+    lines: Lines,
     settings: HubSettings,
     bus: OnceLock<Arc<dyn BusNode>>,
     hasher: RandomState,
@@ -133,6 +136,7 @@ impl EventHub {
             node,
             store,
             store_health,
+            lines: Lines::default(),
             lease: LeaseClock::new(),
             gateways,
             undoing: Undoing::default(),
@@ -185,6 +189,10 @@ impl EventHub {
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.0.lines
     }
 
     pub(crate) fn lease_term(&self) -> Duration {

@@ -201,13 +201,25 @@ async fn try_recover(hub: &EventHub, members: &Members) {
             }
             Ok(false) => nothing_after = Some(after),
             Err(error) if error.is_retryable() && !members.is_empty() => {
-                tracing::warn!(error = %error.in_full(), "what a topic's members missed could not be replayed, trying again");
+                if let Some(count) = hub.lines().replay_waits.count() {
+                    tracing::warn!(
+                        count,
+                        error = %error.in_full(),
+                        "what a topic's members missed could not be replayed, trying again"
+                    );
+                }
                 retained.progress.lock().doubted = true;
                 sleep(jittered(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => {
-                tracing::error!(error = %error.in_full(), "what a topic's members missed could not be replayed");
+                if let Some(count) = hub.lines().replay_failed.count() {
+                    tracing::error!(
+                        count,
+                        error = %error.in_full(),
+                        "what a topic's members missed could not be replayed"
+                    );
+                }
                 tell_gap(members);
                 retained.skip(None);
             }

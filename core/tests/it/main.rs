@@ -25,4 +25,5 @@ mod recovery;
 mod sessions;
 mod state;
 mod store_trouble;
+mod storms;
 mod subscribing;
