@@ -266,7 +266,8 @@ mod tests {
         source.lines().filter_map(|line| {
             let line = line.strip_prefix("    ")?;
             let (name, arguments) = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ")?.split_once('(')?;
-            arguments.starts_with("&self").then_some(name)
+            // The receiver of a long signature is on the next line.
+            (arguments.is_empty() || arguments.starts_with("&self")).then_some(name)
         })
     }
 
