@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http::header;
 use strait_core::{
-    App, ChannelId, ConnectionId, DisconnectReason, Error, GatewayConnection, Handshake, Refusal, Transport,
+    App, ChannelId, ConnectionId, DisconnectReason, Error, GatewayConnection, Handshake, Refusal, Transport, in_full,
 };
 
 use crate::event::{Answer, Event, EventType, GatewayEvent, Own};
@@ -96,7 +96,7 @@ impl Function {
     /// Does what is left once the answer was handed over.
     pub async fn after(&self, after: After) {
         if let Err(error) = self.app.invocation(after.deadline).connected(&after.held).await {
-            tracing::warn!(channel = %after.held, error = ?error, "what on_connect has sent waits for the first message");
+            tracing::warn!(channel = %after.held, error = %error.in_full(), "what on_connect has sent waits for the first message");
         }
     }
 
@@ -153,7 +153,7 @@ impl Function {
 
 fn failed(error: Error) -> Failure {
     if let Some(source) = error.source() {
-        tracing::error!(code = error.code(), error = %source, "an invocation failed");
+        tracing::error!(code = error.code(), error = %in_full(source), "an invocation failed");
     }
     Failure::Failed(error)
 }

@@ -19,6 +19,7 @@ use crate::handler::{
 use crate::name::Topic;
 use crate::policy::{Limits, Ordering, Origins};
 use crate::protocol::plain;
+use crate::throttled::Throttled;
 
 type ReadOpening = fn(&OpeningData) -> Result<Arc<dyn Any + Send + Sync>, Error>;
 type OnGap = Arc<dyn Fn(Option<&Topic>) -> Frame + Send + Sync>;
@@ -79,6 +80,9 @@ pub(crate) struct Counters {
     pub(crate) messages: metrics::Counter,
     pub(crate) limited: metrics::Counter,
     pub(crate) failed: metrics::Counter,
+    /// Lines about handlers that failed, and about those that took too long.
+    pub(crate) failure_lines: Throttled,
+    pub(crate) late_lines: Throttled,
 }
 
 impl Counters {
@@ -90,6 +94,8 @@ impl Counters {
             messages: metrics::counter!("strait_messages_received_total", label().iter()),
             limited: metrics::counter!("strait_messages_rate_limited_total", label().iter()),
             failed: metrics::counter!("strait_handler_errors_total", label().iter()),
+            failure_lines: Throttled::default(),
+            late_lines: Throttled::default(),
         }
     }
 }

@@ -8,6 +8,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::in_full::in_full;
 use crate::name::InvalidName;
 use crate::store::{StoreError, StoreErrorKind};
 
@@ -166,6 +167,11 @@ impl Error {
         self.0.source.as_deref()
     }
 
+    /// The error with what caused it, in one line, for the operator's log and never for clients.
+    pub fn in_full(&self) -> impl fmt::Display + '_ {
+        InFull(self)
+    }
+
     /// The HTTP status with which a handshake is refused.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -217,6 +223,18 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
         match Self::known(&error) {
             Some(known) => known.because(error),
             None => Self::internal(error),
+        }
+    }
+}
+
+struct InFull<'a>(&'a Error);
+
+impl fmt::Display for InFull<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.0, f)?;
+        match self.0.source() {
+            Some(source) => write!(f, ": {}", in_full(source)),
+            None => Ok(()),
         }
     }
 }

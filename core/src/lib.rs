@@ -11,10 +11,12 @@ mod frame;
 mod gateway;
 mod handler;
 mod hub;
+mod in_full;
 mod inbound;
 mod invocation;
 pub mod machine;
 mod name;
+mod observed;
 mod outlet;
 mod panics;
 mod policy;
@@ -23,6 +25,7 @@ mod spare;
 pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod throttled;
 
 pub use app::{Accepted, Admitted, App, AppBuilder, BuildError, Gaps, OpeningData, Refusal, path_in_query};
 pub use channel::{Channel, ChannelState, Session};
@@ -38,12 +41,14 @@ pub use handler::{
     HandlerLayer, HasChannel, Headers, IntoReply, Json, MessageContext, MessageService, NoReply, OpenContext, Opening,
     Peer, Reply, Requirement, Respond, State, Valid, Validate,
 };
-pub use hub::{Continuation, EventHub, Publish, Work};
+pub use hub::{Continuation, EventHub, NotReady, Publish, Work};
+pub use in_full::in_full;
 pub use inbound::Inbound;
 pub use invocation::{Handshake, Handshaken, Invocation};
 pub use name::{ChannelId, ConnectionId, InvalidName, MAX_NAME, NodeId, Topic, UserId};
 pub use outlet::{Nowhere, Outlet};
 pub use policy::{Limits, Ordering, Origins, RateLimit, SlowClient, Transport};
+pub use throttled::Throttled;
 
 /// What the repository's fuzz targets call; there only when they are built.
 #[cfg(fuzzing)]

@@ -203,6 +203,10 @@ impl Inner {
 
 #[async_trait]
 impl ChannelStore for MemoryStore {
+    fn is_in_process(&self) -> bool {
+        true
+    }
+
     async fn open(&self, new: NewChannel) -> Result<Opened, StoreError> {
         self.inner.open(new)
     }

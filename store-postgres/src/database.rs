@@ -144,7 +144,7 @@ impl Database {
             PgPoolOptions::new()
                 .max_connections(most)
                 .acquire_timeout(self.operation)
-                // Calls have a time limit of their own, and a line for each would flood the log in an outage.
+                // A connection that comes late is measured with its call. A line each would be thousands in an outage.
                 .acquire_slow_threshold(Duration::MAX)
                 .max_lifetime(self.lifetime)
                 .test_before_acquire(false)

@@ -16,7 +16,19 @@ pub(crate) fn error(kind: StoreErrorKind, op: &'static str, source: &'static str
 }
 
 pub(crate) fn from_sqlx(op: &'static str, source: sqlx::Error) -> StoreError {
-    StoreError::new(kind(&source), BACKEND, op).because(source)
+    let error = StoreError::new(kind(&source), BACKEND, op);
+    match code(&source) {
+        Some(code) => error.because(Answered { code, source }),
+        None => error.because(source),
+    }
+}
+
+/// The server's answer with its SQLSTATE, which sqlx's text leaves out.
+#[derive(Debug, thiserror::Error)]
+#[error("SQLSTATE {code}")]
+struct Answered {
+    code: String,
+    source: sqlx::Error,
 }
 
 /// The SQLSTATE, if the server answered with one.

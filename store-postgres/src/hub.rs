@@ -9,7 +9,7 @@ use strait_core::store::{
     Delivered, EventHubStore, Fence, Member, Page, PresenceEntry, Present, Publication, Published, Relay, Replay,
     StoreError, StoreErrorKind, Subscribed, Subscription,
 };
-use strait_core::{ChannelId, Event, NodeId, Position, Topic, UserId};
+use strait_core::{ChannelId, Event, NodeId, Position, Topic, UserId, in_full};
 
 use crate::database::{Lane, Values};
 use crate::error::error;
@@ -176,7 +176,7 @@ impl EventHubStore for PostgresStore {
             // A slice is one transaction: nothing of it has happened, unless the answer itself was lost.
             Err(failure) => {
                 let source: Arc<str> = match std::error::Error::source(&failure) {
-                    Some(source) => Arc::from(source.to_string()),
+                    Some(source) => Arc::from(in_full(source).to_string()),
                     None => Arc::from(""),
                 };
                 let each =

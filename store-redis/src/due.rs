@@ -205,15 +205,19 @@ impl Inner {
     ) -> Result<Vec<Claim>, StoreError> {
         let (ids, calls): (Vec<_>, Vec<_>) =
             channels.map(|(id, by)| (id, self.claim_call(id, &by, served, ttl).once())).unzip();
-        let mut claims = Vec::new();
+        let (mut claims, mut failures) = (Vec::new(), Vec::new());
         for (id, answer) in ids.into_iter().zip(self.router.run("claim_due", &calls).await) {
             // What was claimed must be told, whatever became of the others: they come again.
             match answer {
                 Ok(answer) => {
                     claims.extend(claimed(id, answer).map_err(|foreign| Failure::from(foreign).store("claim_due"))?);
                 }
-                Err(error) => tracing::warn!(error = %error.in_full(), "a channel that is due could not be claimed"),
+                Err(error) => failures.push(error),
             }
+        }
+        if let Some(error) = failures.first() {
+            let count = failures.len();
+            tracing::warn!(count, error = %error.in_full(), "channels that are due could not be claimed");
         }
         Ok(claims)
     }

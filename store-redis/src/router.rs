@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use parking_lot::{Mutex, RwLock};
 use redis::{Cmd, ServerErrorKind, Value};
+use strait_core::in_full;
 use strait_core::store::StoreError;
 use tokio::time::sleep;
 
@@ -110,7 +111,7 @@ impl Router {
                 sleep(PAUSE).await;
             }
             if must_refresh && let Err(failure) = self.refresh(deadline).await {
-                tracing::debug!(error = %failure, "the cluster's slots could not be asked for");
+                tracing::debug!(error = %in_full(&failure), "the cluster's slots could not be asked for");
             }
             // In their order, so that calls of one slot stay in it.
             again.sort_by_key(|open| open.at);

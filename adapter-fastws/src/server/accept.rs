@@ -23,8 +23,8 @@ use super::pending::{Pending, Ticket};
 use super::rate::Rate;
 use super::route::{Connected, Passed, Router};
 use crate::connection::{Connection, Wire};
-use crate::lines::Lines;
 use crate::task::Task;
+use strait_core::{Throttled, in_full};
 
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -32,9 +32,6 @@ const MAX_HEAD: usize = 16 * 1024;
 /// After so many sockets those that are there already get their turn: however many come at once, each is worth some hundred
 /// messages.
 const AT_ONCE: usize = 4;
-
-/// Sockets that the kernel does not hand over: it is tried ten times a second by each runtime.
-static REFUSED: Lines = Lines::new(1);
 
 /// Accepts sockets and answers their requests.
 pub(super) struct Accept {
@@ -61,7 +58,7 @@ impl Accept {
     pub(super) async fn run(self) {
         without_delay(&self.listener);
         let this = Arc::new(self);
-        let mut accepted = 0;
+        let (mut accepted, failures) = (0, Throttled::default());
         loop {
             this.rate.pass().await;
             match this.listener.accept().await {
@@ -78,9 +75,9 @@ impl Accept {
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {
                     // Out of descriptors or memory: others must end first.
-                    if let Some(left_out) = REFUSED.next() {
+                    if let Some(count) = failures.count() {
                         let hint = is_out_of_descriptors(&error).then_some("raise the limit of open files");
-                        tracing::error!(%error, hint, left_out, "sockets cannot be accepted");
+                        tracing::error!(count, error = %in_full(&error), hint, "sockets cannot be accepted");
                     }
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -112,7 +109,7 @@ impl Accept {
             return match timeout(self.limits.handshake, tls.accept(socket)).await {
                 Ok(Ok(stream)) => self.answer(stream, remote, ticket, |stream| Wire::Other(Box::new(stream))).await,
                 Ok(Err(error)) => {
-                    tracing::debug!(error = %error, "a TLS handshake failed");
+                    tracing::debug!(error = %in_full(&error), "a TLS handshake failed");
                     None
                 }
                 Err(_) => {
@@ -152,7 +149,7 @@ impl Accept {
                 loop {
                     if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                         if let Err(error) = &result {
-                            tracing::debug!(error = %error, "an HTTP connection failed");
+                            tracing::debug!(error = %in_full(error), "an HTTP connection failed");
                         }
                         return Poll::Ready(result.is_ok());
                     }
@@ -210,7 +207,7 @@ async fn say_the_end(mut stream: impl AsyncWrite + Unpin, limit: Duration) {
 /// (`accepted_sockets_have_no_delay`).
 fn without_delay(listener: &TcpListener) {
     if let Err(error) = SockRef::from(listener).set_tcp_nodelay(true) {
-        tracing::warn!(error = %error, "small messages may be late, TCP_NODELAY could not be set");
+        tracing::warn!(error = %in_full(&error), "small messages may be late, TCP_NODELAY could not be set");
     }
 }
 

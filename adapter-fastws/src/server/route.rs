@@ -70,8 +70,8 @@ impl Router {
         match request.uri().path() {
             "/healthz" => Some(text(StatusCode::OK, "ok\n")),
             "/readyz" => Some(match self.not_ready() {
-                None => text(StatusCode::OK, "ready\n"),
-                Some(why) => refuse(&Refusal::unavailable(why)),
+                reasons if reasons.is_empty() => text(StatusCode::OK, "ready\n"),
+                reasons => refuse(&Refusal::unavailable(reasons.join("\n"))),
             }),
             "/metrics" => self.metrics.as_ref().map(|render| metrics(render, request.method())),
             _ => None,
@@ -86,17 +86,10 @@ impl Router {
         }
     }
 
-    fn not_ready(&self) -> Option<&'static str> {
-        let hub = self.app.hub();
-        if self.channels.registry().is_draining() {
-            Some("draining")
-        } else if !hub.is_sure() {
-            Some("not sure of the lease")
-        } else if !hub.health().hears {
-            Some("the bus does not hear")
-        } else {
-            None
-        }
+    /// Why the node should be sent no clients, a line a reason.
+    fn not_ready(&self) -> Vec<String> {
+        let draining = self.channels.registry().is_draining().then(|| "draining".to_owned());
+        draining.into_iter().chain(self.app.hub().not_ready().iter().map(ToString::to_string)).collect()
     }
 }
 

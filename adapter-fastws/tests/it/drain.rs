@@ -20,13 +20,18 @@ use crate::kit::{
 
 /// An echo with a route that waits for its gate.
 async fn waiting() -> (Node, Gate) {
+    let (endpoint, gate) = waiting_echo();
+    (serve(endpoint).await, gate)
+}
+
+fn waiting_echo() -> (Endpoint, Gate) {
     let gate = Gate::shut();
     let shut = gate.clone();
     let wait = move || {
         let gate = shut.clone();
         async move { gate.pass().await }
     };
-    (serve(echo("/echo").on("wait", wait)).await, gate)
+    (echo("/echo").on("wait", wait), gate)
 }
 
 async fn status(client: &mut TcpClient, path: &str) -> u16 {
@@ -468,5 +473,27 @@ async fn a_node_whose_bus_is_deaf_is_alive_and_not_ready_until_it_hears_again() 
     assert!(node.app.hub().is_sure(), "the lease is held");
     faults.hear();
     assert_eq!(status(&mut node.socket().await, "/readyz").await, 200);
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_not_ready_says_every_reason() {
+    let (endpoint, gate) = waiting_echo();
+    let faults = Faults::new();
+    let node = serve_on(App::new().endpoint(endpoint), &faults, |server| server.limits(server_limits())).await;
+    // It holds the server, which still answers.
+    let mut busy = node.client("/echo").await;
+    busy.send([text(r#"{"action":"wait"}"#), crate::kit::ping(b"running")].concat()).await;
+    assert_eq!(busy.next().await, Got::Pong(b"running".to_vec()));
+    faults.deafen();
+    node.handle.drain();
+    let mut client = node.socket().await;
+    client.send("GET /readyz HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.status, &*answer.body), (503, "draining\nthe bus does not hear\n"));
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"));
+    gate.let_in(1);
+    busy.expect(r#"{"action":"wait"}"#).await;
+    busy.closes(1012).await;
     node.end().await;
 }

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 
 use super::http_client::{HttpClient, HttpError};
+use strait_core::in_full;
 
 /// For how long a container's answer is used, if it does not expire before: it is rotated well before that.
 const KEPT: Duration = Duration::from_secs(60);
@@ -116,7 +117,7 @@ impl Source {
                 known.failed = Some(Instant::now());
                 match &known.last {
                     Some((_, credentials)) if is_valid(credentials) => {
-                        tracing::warn!(error = %error, "the credentials could not be renewed");
+                        tracing::warn!(error = %in_full(&error), "the credentials could not be renewed");
                         Ok(credentials.clone())
                     }
                     Some(_) | None => Err(error),

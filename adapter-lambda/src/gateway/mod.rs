@@ -19,7 +19,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed};
+use strait_core::{Capabilities, Close, Gateway, GatewayConnection, Post, Posted, Probed, Throttled, in_full};
 use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
@@ -48,6 +48,7 @@ pub struct ApiGateway {
     under_way: Arc<Semaphore>,
     complained: AtomicBool,
     silent: AtomicBool,
+    not_understood: Throttled,
 }
 
 /// What one try came to.
@@ -84,6 +85,7 @@ impl ApiGateway {
             under_way,
             complained: AtomicBool::new(false),
             silent: AtomicBool::new(false),
+            not_understood: Throttled::default(),
         }
     }
 
@@ -131,16 +133,10 @@ impl ApiGateway {
 
     /// No credentials, no connection, no answer: told once, until something is answered.
     fn is_silent(&self, endpoint: &str, error: &(dyn std::error::Error + 'static)) {
-        let mut whole = error.to_string();
-        let mut source = error.source();
-        while let Some(error) = source {
-            whole.push_str(&format!(": {error}"));
-            source = error.source();
-        }
         if self.silent.swap(true, Ordering::Relaxed) {
-            tracing::debug!(endpoint, error = whole, "the gateway could not be asked again");
+            tracing::debug!(endpoint, error = %in_full(error), "the gateway could not be asked again");
         } else {
-            tracing::warn!(endpoint, error = whole, "the gateway could not be asked, it is tried again");
+            tracing::warn!(endpoint, error = %in_full(error), "the gateway could not be asked, it is tried again");
         }
     }
 
@@ -182,8 +178,10 @@ impl ApiGateway {
                 };
                 if outcome == Posted::Sent {
                     self.complained.store(false, Ordering::Relaxed);
-                } else if outcome == Posted::Misconfigured {
-                    tracing::warn!(status = status.as_u16(), "the gateway does not understand us");
+                } else if outcome == Posted::Misconfigured
+                    && let Some(count) = self.not_understood.count()
+                {
+                    tracing::warn!(count, status = status.as_u16(), "the gateway does not understand us");
                 }
                 outcome
             }

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::{Shared, management, socket};
+use strait_core::in_full;
 
 /// No request is longer: an asynchronous invocation's payload, and then some.
 const LONGEST: usize = 1024 * 1024;
@@ -59,7 +60,7 @@ pub(super) async fn serve<F>(
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(error = %error, "a connection could not be accepted");
+                tracing::warn!(error = %in_full(&error), "a connection could not be accepted");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 continue;
             }
@@ -77,7 +78,7 @@ pub(super) async fn serve<F>(
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
             if let Err(error) = connection.await {
-                tracing::debug!(error = %error, "an HTTP connection failed");
+                tracing::debug!(error = %in_full(&error), "an HTTP connection failed");
             }
         });
     }

@@ -12,6 +12,7 @@ use super::invocations::Outcome;
 use super::management::label;
 use super::{Program, Shared, events, http_server, runtime_api};
 use crate::function::Function;
+use strait_core::in_full;
 
 /// An instance that ends soon after its start is started anew after a while only.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -52,7 +53,7 @@ pub(super) async fn run_process(
         let ended = match run_once(&shared, &program, &variables, process).await {
             Ok(status) => status.to_string(),
             Err(error) => {
-                tracing::error!(program = %program.path.display(), error = %error, "the function could not be started");
+                tracing::error!(program = %program.path.display(), error = %in_full(&error), "the function could not be started");
                 error.to_string()
             }
         };

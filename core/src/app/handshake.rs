@@ -21,6 +21,7 @@ use crate::endpoint::EndpointInner;
 use crate::error::Error;
 use crate::handler::{BoxFuture, OpenContext, Requirement};
 use crate::hub::{EventHub, ending};
+use crate::in_full::in_full;
 use crate::invocation::tries::retried;
 use crate::name::{ChannelId, ConnectionId};
 use crate::outlet::Outlet;
@@ -63,20 +64,22 @@ impl Refusal {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the channel was not opened")
     }
 
-    pub(crate) fn of_error(error: &Error) -> Self {
-        if let Some(source) = error.source() {
-            tracing::warn!(code = error.code(), error = %source, "a handshake was refused");
+    pub(crate) fn of_error(hub: &EventHub, error: &Error) -> Self {
+        if let Some(source) = error.source()
+            && let Some(count) = hub.lines().handshake_refused.count()
+        {
+            tracing::warn!(count, code = error.code(), error = %in_full(source), "a handshake was refused");
         }
         let retry_after = (error.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(2));
         Self { retry_after, ..Self::new(error.status(), error.message().to_owned()) }
     }
 
-    fn of_store(error: &StoreError) -> Self {
+    fn of_store(hub: &EventHub, error: &StoreError) -> Self {
         if error.is_retryable() {
             // While the store is away that is so for everyone who comes; that it is away is told elsewhere.
             tracing::debug!(error = %error.in_full(), "a channel could not be opened");
-        } else {
-            tracing::error!(error = %error.in_full(), "a channel could not be opened");
+        } else if let Some(count) = hub.lines().channel_not_opened.count() {
+            tracing::error!(count, error = %error.in_full(), "a channel could not be opened");
         }
         Self::unavailable("the server cannot take connections at the moment")
     }
@@ -212,18 +215,19 @@ impl Accepted {
         };
         opening.typed = typed;
         let opening = Arc::new(opening);
+        let hub = app.hub().clone();
         let Some(authenticate) = endpoint.authenticate.clone() else {
             let admitted = Admitted { app, endpoint, opening, session: None };
-            return Either::Left(ready(unreadable.map_or(Ok(admitted), |error| Err(Refusal::of_error(&error)))));
+            return Either::Left(ready(unreadable.map_or(Ok(admitted), |error| Err(Refusal::of_error(&hub, &error)))));
         };
         let context = OpenContext { app: app.clone(), opening: Arc::clone(&opening), headers: Arc::new(headers), peer };
         Either::Right(Box::pin(async move {
             let asking = crate::conversation::guarded(|| authenticate(context));
             let result = tokio::time::timeout(endpoint.limits.handler, asking).await;
             let result = result.unwrap_or_else(|_| Err(Error::timeout("authentication took too long")));
-            let session = result.map_err(|error| Refusal::of_error(&error))?.0;
+            let session = result.map_err(|error| Refusal::of_error(&hub, &error))?.0;
             match unreadable {
-                Some(error) => Err(Refusal::of_error(&error)),
+                Some(error) => Err(Refusal::of_error(&hub, &error)),
                 None => Ok(Admitted { app, endpoint, opening, session }),
             }
         }))
@@ -259,7 +263,7 @@ impl Admitted {
         let mut unanswered = Unanswered { hub: hub.clone(), id: Some(new.id.clone()) };
         hub.begins_to_open(&new.id);
         let lease = hub.lease_number();
-        let opened = hub.store().open(new).await.map_err(|error| Refusal::of_store(&error))?;
+        let opened = hub.store().open(new).await.map_err(|error| Refusal::of_store(hub, &error))?;
         let channel = Channel::new(app, endpoint, opened.record, opening, session, outlet);
         if !unanswered.hub.register(&channel, lease) {
             return Err(Refusal::unavailable("the server lost its lease meanwhile"));
@@ -294,14 +298,15 @@ impl Admitted {
         let longest = self.app.hub().gateways().gateway.as_ref().and_then(|gateway| gateway.capabilities().longest());
         let new = NewChannel { due: longest, ..self.new_channel(location.clone(), id.clone()) };
         let Self { app, endpoint, opening, session } = self;
-        let store = app.store();
+        let (hub, store) = (app.hub(), app.store());
         let record = match retried(until, || store.open(new.clone())).await {
             Ok(Opened { record, .. }) => record,
             Err(error) if error.kind == StoreErrorKind::Conflict => {
-                let found = retried(until, || store.find(location)).await.map_err(|error| Refusal::of_store(&error))?;
-                found.ok_or_else(|| Refusal::of_store(&error))?
+                let found =
+                    retried(until, || store.find(location)).await.map_err(|error| Refusal::of_store(hub, &error))?;
+                found.ok_or_else(|| Refusal::of_store(hub, &error))?
             }
-            Err(error) => return Err(Refusal::of_store(&error)),
+            Err(error) => return Err(Refusal::of_store(hub, &error)),
         };
         // Also if the answer that said so was lost.
         let created = record.id == id;

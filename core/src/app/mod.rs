@@ -126,6 +126,9 @@ pub enum BuildError {
     /// A lease without a length.
     #[error("the lease must last for some time, 15 s say")]
     Lease,
+    /// No bytes of events may wait for their delivery.
+    #[error("a delivery lane must hold some bytes, 32 MiB say")]
+    DeliveryBytes,
     /// A handler needs a state that was not given.
     #[error("a handler of endpoint {endpoint:?} needs a state of type {state}, give one with `state`")]
     NoState {
@@ -225,6 +228,14 @@ impl AppBuilder {
         self
     }
 
+    /// How many bytes of events may wait for their delivery in each of the node's 16 lanes, events that are being
+    /// delivered included: 32 MiB. What comes beyond is dropped, and members are told of a gap. An event that is larger
+    /// waits alone.
+    pub fn delivery_bytes(mut self, bytes: usize) -> Self {
+        self.settings.delivery_bytes = bytes;
+        self
+    }
+
     /// Checks everything and puts it together.
     ///
     /// # Errors
@@ -236,6 +247,9 @@ impl AppBuilder {
         let store = self.store.ok_or(BuildError::NoStore)?;
         if self.settings.lease.is_zero() {
             return Err(BuildError::Lease);
+        }
+        if self.settings.delivery_bytes == 0 {
+            return Err(BuildError::DeliveryBytes);
         }
         if self.endpoints.is_empty() {
             return Err(BuildError::NoEndpoint);

@@ -9,6 +9,7 @@ use crate::channel::unauthenticated;
 use crate::error::Error;
 use crate::frame::FrameKind;
 use crate::handler::{ConnectContext, MessageContext, Reply};
+use crate::in_full::in_full;
 use crate::inbound::{Inbound, Received};
 use crate::protocol::plain::{self, Request};
 use crate::spare;
@@ -134,10 +135,20 @@ impl Conversation {
         let endpoint = &self.channel.inner.endpoint;
         endpoint.counters.failed.increment(1);
         if error.code() == "internal" {
-            let source = error.source().map(tracing::field::display);
-            tracing::error!(channel = %self.channel.id(), endpoint = %endpoint.name, source, "a handler failed");
+            // One endpoint's handlers may all fail while a store or a service is away.
+            if let Some(count) = endpoint.counters.failure_lines.count() {
+                let source = error.source().map(|source| tracing::field::display(in_full(source)));
+                tracing::error!(
+                    count,
+                    channel = %self.channel.id(),
+                    endpoint = %endpoint.name,
+                    source,
+                    "a handler failed"
+                );
+            }
         } else {
-            tracing::debug!(channel = %self.channel.id(), code = error.code(), "a handler answered with an error");
+            let source = error.source().map(|source| tracing::field::display(in_full(source)));
+            tracing::debug!(channel = %self.channel.id(), code = error.code(), source, "a handler answered with an error");
         }
     }
 }

@@ -261,7 +261,7 @@ impl Conversation {
                 self.look_at_the_lease(Instant::now(), cx);
             }
             let Some(run) = &mut self.run else { return Poll::Pending };
-            match run.poll(cx) {
+            match run.poll(cx, &self.channel.inner.endpoint) {
                 Poll::Ready(ended) => {
                     self.run = None;
                     let step = self.ended(ended);

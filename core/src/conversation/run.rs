@@ -102,12 +102,14 @@ impl Run {
         Self { task, limit: Box::pin(sleep(limit)) }
     }
 
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, endpoint: &EndpointInner) -> Poll<Ended> {
         if let Poll::Ready(ended) = self.task.poll(cx) {
             return Poll::Ready(ended);
         }
         if !matches!(self.task.work, Work::End(_)) && self.limit.as_mut().poll(cx).is_ready() {
-            self.task.span.in_scope(|| tracing::warn!("a handler took too long and was dropped"));
+            if let Some(count) = endpoint.counters.late_lines.count() {
+                self.task.span.in_scope(|| tracing::warn!(count, "a handler took too long and was dropped"));
+            }
             return self.task.late().map_or(Poll::Pending, Poll::Ready);
         }
         Poll::Pending

@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 
+use metrics::{Counter, Gauge};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::EventHub;
+use super::held::Budget;
 use super::members::{List, Members};
 use super::recovery::recover;
 use crate::channel::Channel;
@@ -21,22 +23,62 @@ use crate::panics::survived;
 
 /// Events that may wait in a lane; beyond, they are dropped and their topics' members told of a gap.
 const MOST_WAITING: usize = 16 * 1024;
-/// Above so many, publishers on this node wait.
+/// Above so many, publishers on this node wait…
 const PLENTY: usize = 1024;
+/// …and above this part of the bytes that may wait.
+const PLENTY_OF_BYTES: usize = 4;
 /// After so many members other tasks get their turn…
 const MEMBERS_A_TURN: usize = 256;
 /// …or after so many bytes: a socket takes megabytes at once from one who writes, and each costs time.
 const BYTES_A_TURN: usize = 256 * 1024;
 
 /// See the [module's documentation](self).
-#[derive(Default)]
 pub(super) struct Delivery {
-    waiting: Mutex<VecDeque<Waiting>>,
+    queue: Mutex<Queue>,
+    /// Bytes of the events that wait or are being delivered. It grows only under the queue's lock.
+    bytes: AtomicUsize,
+    most_bytes: usize,
+    /// What retained topics of this lane hold while they catch up.
+    budget: Arc<Budget>,
+    metrics: LaneMetrics,
     arrived: Notify,
     drained: Notify,
     /// What was taken is being delivered. Set under the lock of what waits.
     delivers: AtomicBool,
     pub(super) stopped: AtomicBool,
+}
+
+impl Waiting {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Event(_, _, event) => event.payload.bytes().len(),
+            Self::Gap(_) => 0,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// An event was dropped. The next ones are dropped as well until the lane is emptied: otherwise a small event
+    /// could come in behind the notice of the gap, and the next one that is dropped would not be told.
+    overfull: bool,
+}
+
+struct LaneMetrics {
+    bytes: Gauge,
+    too_many_events: Counter,
+    too_many_bytes: Counter,
+}
+
+impl LaneMetrics {
+    fn new(lane: usize) -> Self {
+        Self {
+            bytes: metrics::gauge!("strait_lane_bytes", "lane" => lane.to_string()),
+            too_many_events: metrics::counter!("strait_lane_overflows_total", "limit" => "events"),
+            too_many_bytes: metrics::counter!("strait_lane_overflows_total", "limit" => "bytes"),
+        }
+    }
 }
 
 enum Waiting {
@@ -45,30 +87,78 @@ enum Waiting {
 }
 
 impl Delivery {
-    pub(super) fn push(&self, members: &Arc<Members>, events: &[(Position, Arc<Event>)]) {
-        let mut waiting = self.waiting.lock();
-        for (position, event) in events {
-            if waiting.len() < MOST_WAITING {
-                waiting.push_back(Waiting::Event(Arc::clone(members), *position, Arc::clone(event)));
-            } else {
-                metrics::counter!("strait_events_dropped_total").increment(1);
-                note_gap(&mut waiting, members);
-            }
+    pub(super) fn new(lane: usize, most_bytes: usize) -> Self {
+        Self {
+            queue: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            most_bytes,
+            budget: Arc::new(Budget::new(most_bytes)),
+            metrics: LaneMetrics::new(lane),
+            arrived: Notify::new(),
+            drained: Notify::new(),
+            delivers: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         }
-        drop(waiting);
+    }
+
+    pub(super) fn budget(&self) -> Arc<Budget> {
+        Arc::clone(&self.budget)
+    }
+
+    pub(super) fn push(&self, members: &Arc<Members>, events: &[(Position, Arc<Event>)]) {
+        let mut queue = self.queue.lock();
+        let before = self.bytes.load(Ordering::Relaxed);
+        let mut bytes = before;
+        for (position, event) in events {
+            let size = event.payload.bytes().len();
+            let too_many = queue.waiting.len() >= MOST_WAITING;
+            // An event that is larger than the limit waits alone.
+            let too_large = bytes > 0 && bytes + size > self.most_bytes;
+            if !queue.overfull && !too_many && !too_large {
+                queue.waiting.push_back(Waiting::Event(Arc::clone(members), *position, Arc::clone(event)));
+                bytes += size;
+                continue;
+            }
+            metrics::counter!("strait_events_dropped_total").increment(1);
+            if !queue.overfull {
+                let limit = if too_many { &self.metrics.too_many_events } else { &self.metrics.too_many_bytes };
+                limit.increment(1);
+                queue.overfull = true;
+            }
+            note_gap(&mut queue.waiting, members);
+        }
+        self.bytes.fetch_add(bytes - before, Ordering::Relaxed);
+        drop(queue);
+        self.metrics.bytes.increment((bytes - before) as f64);
         self.arrived.notify_one();
     }
 
     pub(super) fn gap(&self, members: &Arc<Members>) {
-        note_gap(&mut self.waiting.lock(), members);
+        note_gap(&mut self.queue.lock().waiting, members);
         self.arrived.notify_one();
+    }
+
+    fn plenty_of_bytes(&self) -> usize {
+        self.most_bytes / PLENTY_OF_BYTES
+    }
+
+    /// Events of so many bytes are delivered, or nobody gets them any more.
+    fn release(&self, bytes: usize) {
+        let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+        self.metrics.bytes.decrement(bytes as f64);
+        let plenty = self.plenty_of_bytes();
+        if before > plenty && before - bytes <= plenty {
+            self.drained.notify_waiters();
+        }
     }
 
     /// Waits until the lane is not overfull, so that a publisher is no quicker than its node's deliveries.
     pub(super) async fn room(&self) {
         loop {
             let drained = self.drained.notified();
-            if self.waiting.lock().len() <= PLENTY || self.stopped.load(Ordering::Acquire) {
+            let few = self.queue.lock().waiting.len() <= PLENTY
+                && self.bytes.load(Ordering::Acquire) <= self.plenty_of_bytes();
+            if few || self.stopped.load(Ordering::Acquire) {
                 return;
             }
             drained.await;
@@ -78,26 +168,28 @@ impl Delivery {
     /// Nothing is delivered any more, and nobody waits for it.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
-        self.waiting.lock().clear();
+        let left = std::mem::take(&mut self.queue.lock().waiting);
+        self.release(left.iter().map(Waiting::bytes).sum());
         self.drained.notify_waiters();
     }
 
     fn take(&self) -> VecDeque<Waiting> {
-        let mut waiting = self.waiting.lock();
+        let mut queue = self.queue.lock();
         // Under the lock, so that a gap from here on is told behind what waits from here on.
-        for waiting in &*waiting {
+        for waiting in &queue.waiting {
             if let Waiting::Gap(members) = waiting {
                 members.gap_waits.store(false, Ordering::Release);
             }
         }
-        self.delivers.store(!waiting.is_empty(), Ordering::Release);
-        std::mem::take(&mut *waiting)
+        let taken = std::mem::take(&mut *queue).waiting;
+        self.delivers.store(!taken.is_empty(), Ordering::Release);
+        taken
     }
 
     /// Whether all that came so far has been handed to its members.
     fn is_idle(&self) -> bool {
-        let waiting = self.waiting.lock();
-        (waiting.is_empty() && !self.delivers.load(Ordering::Acquire)) || self.stopped.load(Ordering::Acquire)
+        let queue = self.queue.lock();
+        (queue.waiting.is_empty() && !self.delivers.load(Ordering::Acquire)) || self.stopped.load(Ordering::Acquire)
     }
 
     pub(super) async fn run(self: Arc<Self>, hub: EventHub) {
@@ -108,7 +200,9 @@ impl Delivery {
             let waiting = self.take();
             self.drained.notify_waiters();
             for topic in by_topic(waiting) {
+                let bytes = topic.bytes();
                 deliver_whatever_happens(topic, &hub).await;
+                self.release(bytes);
             }
             self.delivers.store(false, Ordering::Release);
         }
@@ -151,6 +245,12 @@ struct Batch {
     members: Arc<Members>,
     events: Vec<(Position, Arc<Event>)>,
     gap: bool,
+}
+
+impl Batch {
+    fn bytes(&self) -> usize {
+        self.events.iter().map(|(_, event)| event.payload.bytes().len()).sum()
+    }
 }
 
 fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
@@ -250,19 +350,41 @@ fn concerns(event: &Event, channel: &ChannelId) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
     use std::sync::Barrier;
+    use std::task::{Context, Waker};
 
     use super::*;
     use crate::event::Payload;
     use crate::name::Topic;
 
+    fn lane(most_bytes: usize) -> Delivery {
+        Delivery::new(0, most_bytes)
+    }
+
+    fn members() -> Arc<Members> {
+        Arc::new(Members::new(Topic::new("a").expect("a name"), None))
+    }
+
+    fn event(bytes: usize) -> [(Position, Arc<Event>); 1] {
+        let event = Event::message(Payload::text("x".repeat(bytes)));
+        [(Position { epoch: 1, offset: 1, check: 1 }, Arc::new(event))]
+    }
+
+    /// How many events wait, and whether a gap behind them does.
+    fn taken(lane: &Delivery) -> (usize, bool) {
+        let waiting = lane.take();
+        let gap = matches!(waiting.back(), Some(Waiting::Gap(_)));
+        (waiting.len() - usize::from(gap), gap)
+    }
+
     /// With two threads, so that each order comes about: what is lost while a lane is emptied is told of behind it.
     #[test]
     fn a_gap_is_told_behind_what_came_before_it() {
-        let members = Arc::new(Members::new(Topic::new("a").expect("a name"), false));
+        let members = Arc::new(Members::new(Topic::new("a").expect("a name"), None));
         let event = (Position { epoch: 1, offset: 1, check: 1 }, Arc::new(Event::message(Payload::text("event"))));
         for _ in 0..3_000 {
-            let (lane, meet) = (Delivery::default(), Barrier::new(2));
+            let (lane, meet) = (lane(usize::MAX), Barrier::new(2));
             lane.gap(&members);
             let first = std::thread::scope(|scope| {
                 let taking = scope.spawn(|| {
@@ -283,9 +405,9 @@ mod tests {
 
     #[test]
     fn what_is_too_much_for_a_lane_is_one_gap_behind_the_rest() {
-        let members = Arc::new(Members::new(Topic::new("a").expect("a name"), false));
+        let members = Arc::new(Members::new(Topic::new("a").expect("a name"), None));
         let event = (Position { epoch: 1, offset: 1, check: 1 }, Arc::new(Event::message(Payload::text("x"))));
-        let lane = Delivery::default();
+        let lane = lane(usize::MAX);
         for _ in 0..MOST_WAITING + 5_000 {
             lane.push(&members, std::slice::from_ref(&event));
         }
@@ -294,5 +416,51 @@ mod tests {
         assert!(matches!(waiting.back(), Some(Waiting::Gap(_))));
         let batches = by_topic(waiting);
         assert_eq!((batches.len(), batches[0].events.len(), batches[0].gap), (1, MOST_WAITING, true));
+    }
+
+    #[test]
+    fn a_lane_is_bounded_in_bytes_and_what_is_too_much_is_one_gap_behind_the_rest() {
+        let (lane, members) = (lane(1000), members());
+        for _ in 0..5 {
+            lane.push(&members, &event(300));
+        }
+        // It would fit, but the gap before it waits already.
+        lane.push(&members, &event(10));
+        assert_eq!(taken(&lane), (3, true));
+    }
+
+    #[test]
+    fn what_is_being_delivered_counts_until_it_is() {
+        let (lane, members) = (lane(1000), members());
+        lane.push(&members, &event(800));
+        assert_eq!(taken(&lane), (1, false));
+        lane.push(&members, &event(800));
+        assert_eq!(taken(&lane), (0, true));
+        lane.release(800);
+        lane.push(&members, &event(800));
+        assert_eq!(taken(&lane), (1, false));
+    }
+
+    #[test]
+    fn an_event_that_is_larger_than_a_lane_waits_alone() {
+        let (lane, members) = (lane(1000), members());
+        lane.push(&members, &event(5000));
+        lane.push(&members, &event(1));
+        assert_eq!(taken(&lane), (1, true));
+    }
+
+    #[test]
+    fn publishers_wait_while_many_bytes_are_to_be_delivered() {
+        let (lane, members) = (lane(1000), members());
+        lane.push(&members, &event(300));
+        lane.push(&members, &event(100));
+        let mut room = pin!(lane.room());
+        let mut poll = || room.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending());
+        assert_eq!(taken(&lane), (2, false));
+        lane.release(100);
+        assert!(poll().is_pending(), "300 bytes are more than a quarter");
+        lane.release(300);
+        assert!(poll().is_ready());
     }
 }

@@ -169,7 +169,7 @@ async fn disconnect(channel: &Channel, reason: DisconnectReason) {
     let context = DisconnectContext { channel: channel.clone(), reason };
     match timeout(endpoint.limits.handler, guarded(|| handler(context))).await {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::error!(channel = %channel.id(), error = ?error, "on_disconnect failed"),
+        Ok(Err(error)) => tracing::error!(channel = %channel.id(), error = %error.in_full(), "on_disconnect failed"),
         Err(_) => tracing::error!(channel = %channel.id(), "on_disconnect took too long"),
     }
 }

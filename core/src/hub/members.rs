@@ -89,7 +89,7 @@ impl Joined {
 
     #[cfg(test)]
     pub(super) fn of(topic: Topic) -> Self {
-        Self { members: Arc::new(Members::new(topic, false)), key: 0, stored: false, shown: None }
+        Self { members: Arc::new(Members::new(topic, None)), key: 0, stored: false, shown: None }
     }
 }
 
@@ -100,12 +100,12 @@ impl fmt::Debug for Joined {
 }
 
 impl Members {
-    pub(super) fn new(topic: Topic, retained: bool) -> Self {
+    pub(super) fn new(topic: Topic, retained: Option<Retained>) -> Self {
         Self {
             topic,
             next: AtomicU64::new(0),
             gap_waits: AtomicBool::new(false),
-            retained: retained.then(Box::default),
+            retained: retained.map(Box::new),
             list: Mutex::default(),
             interest: tokio::sync::Mutex::new(Interest::Off),
         }
@@ -203,8 +203,10 @@ impl EventHub {
     async fn add_member(&self, channel: &Channel, topic: &Topic) -> Result<Joined, Error> {
         loop {
             let members = {
-                let mut shard = self.0.topics[self.0.shard(topic)].write();
-                let new = || Arc::new(Members::new(topic.clone(), self.retention(topic).is_some()));
+                let at = self.0.shard(topic);
+                let retained = || self.retention(topic).map(|_| Retained::new(self.0.delivery[at].budget()));
+                let mut shard = self.0.topics[at].write();
+                let new = || Arc::new(Members::new(topic.clone(), retained()));
                 Arc::clone(shard.entry(topic.clone()).or_insert_with(new))
             };
             let mut interest = members.interest.lock().await;

@@ -5,9 +5,12 @@ mod delivery;
 mod direct;
 pub(crate) mod ending;
 pub(crate) mod gateways;
+mod held;
 pub(crate) mod lease;
+mod lines;
 mod members;
 mod memberships;
+mod not_ready;
 mod publish;
 mod recovery;
 mod strays;
@@ -27,12 +30,14 @@ use tokio::task::JoinHandle;
 pub(crate) use gateways::Gateways;
 pub use gateways::{Continuation, Work};
 pub(crate) use memberships::Memberships;
+pub use not_ready::NotReady;
 pub use publish::Publish;
 
 use comparison::Comparison;
 use delivery::Delivery;
 use ending::Undoing;
 use lease::LeaseClock;
+use lines::Lines;
 use members::Members;
 use publish::Lane;
 
@@ -41,6 +46,7 @@ use crate::channel::Channel;
 use crate::error::Error;
 use crate::event::Retention;
 use crate::name::{ChannelId, NodeId, Topic};
+use crate::observed::{StoreHealth, observe};
 use crate::store::{BusNode, Health, Sink, Store, StoreError, StoreErrorKind};
 
 /// How many lanes publications and deliveries run in; a topic is always in the same one.
@@ -56,11 +62,13 @@ pub(crate) struct HubSettings {
     /// Prefixes of topics and what is kept of them, the longest first.
     pub(crate) retentions: Vec<(String, Retention)>,
     pub(crate) lease: Duration,
+    /// How many bytes of events may wait in a delivery lane.
+    pub(crate) delivery_bytes: usize,
 }
 
 impl Default for HubSettings {
     fn default() -> Self {
-        Self { retentions: Vec::new(), lease: Duration::from_secs(15) }
+        Self { retentions: Vec::new(), lease: Duration::from_secs(15), delivery_bytes: 32 * 1024 * 1024 }
     }
 }
 
@@ -71,6 +79,8 @@ pub struct EventHub(Arc<Inner>);
 pub(crate) struct Inner {
     node: NodeId,
     store: Arc<dyn Store>,
+    store_health: Arc<StoreHealth>,
+    lines: Lines,
     settings: HubSettings,
     bus: OnceLock<Arc<dyn BusNode>>,
     hasher: RandomState,
@@ -124,21 +134,24 @@ impl EventHub {
         fn shards<K, V>() -> Sharded<K, V> {
             (0..LANES).map(|_| RwLock::default()).collect()
         }
+        let (store, store_health) = observe(store);
         Self(Arc::new(Inner {
             node,
             store,
+            store_health,
+            lines: Lines::default(),
             lease: LeaseClock::new(),
             gateways,
             undoing: Undoing::default(),
             comparison: Comparison::default(),
             started: AtomicBool::new(false),
+            delivery: (0..LANES).map(|lane| Arc::new(Delivery::new(lane, settings.delivery_bytes))).collect(),
             settings,
             bus: OnceLock::new(),
             hasher: RandomState::default(),
             channels: shards(),
             topics: shards(),
             lanes: (0..LANES).map(|_| Lane::default()).collect(),
-            delivery: (0..LANES).map(|_| Arc::default()).collect(),
             runtimes: Mutex::default(),
             tasks: Mutex::default(),
         }))
@@ -180,6 +193,10 @@ impl EventHub {
 
     pub(crate) fn store(&self) -> &Arc<dyn Store> {
         &self.0.store
+    }
+
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.0.lines
     }
 
     pub(crate) fn lease_term(&self) -> Duration {

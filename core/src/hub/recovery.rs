@@ -1,6 +1,6 @@
 //! What a node missed of a retained topic: replayed from the store to its members, in order, before what came since.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,14 +10,13 @@ use tokio::time::sleep;
 
 use super::EventHub;
 use super::delivery::{deliver, tell_gap};
+use super::held::{Budget, Held};
 use super::lease::jittered;
 use super::members::Members;
 use crate::event::{Event, Position};
 use crate::panics::survived;
 use crate::store::{Replay, StoreError};
 
-/// Events of one topic that may wait while what came before them is replayed; beyond, its members are told of a gap.
-const MOST_HELD: usize = 4096;
 /// How many events are asked for at once.
 const PAGE: usize = 256;
 /// While the store does not answer, the next attempt comes soon, then ever later.
@@ -27,20 +26,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 type Placed = (Position, Arc<Event>);
 
 /// How far the events of a retained topic were delivered to a node's members.
-#[derive(Default)]
 pub(super) struct Retained {
     progress: Mutex<Progress>,
     /// Where members joined, by key: what was published before is not replayed to them.
     joined: Mutex<HashMap<u64, Position>>,
 }
 
-#[derive(Default)]
 struct Progress {
     /// The last event that was delivered, or the head when the node began to hear the topic.
     last: Option<Position>,
     /// Somebody replays what is missing; what comes meanwhile is held.
     recovering: bool,
-    held: VecDeque<Placed>,
+    held: Held,
     /// More may be missing than what the replay began with.
     doubted: bool,
 }
@@ -63,6 +60,11 @@ fn is_over(last: &Position, event: &Position) -> bool {
 }
 
 impl Retained {
+    pub(super) fn new(budget: Arc<Budget>) -> Self {
+        let progress = Progress { last: None, recovering: false, held: Held::new(budget), doubted: false };
+        Self { progress: Mutex::new(progress), joined: Mutex::default() }
+    }
+
     pub(super) fn begin(&self, head: Position) {
         self.progress.lock().last.get_or_insert(head);
     }
@@ -119,11 +121,9 @@ impl Retained {
         progress.drop_delivered();
         let mut ready = Vec::new();
         let mut last = last;
-        while let Some(next) = progress.held.pop_front() {
-            if !follows(&last, &next.0) {
-                progress.held.push_front(next);
-                break;
-            }
+        while progress.held.front().is_some_and(|next| follows(&last, next))
+            && let Some(next) = progress.held.pop()
+        {
             last = next.0;
             ready.push(next);
         }
@@ -131,7 +131,7 @@ impl Retained {
         if !ready.is_empty() {
             return Next::Deliver(ready);
         }
-        if progress.held.is_empty() {
+        if progress.held.front().is_none() {
             progress.recovering = false;
             return Next::Done;
         }
@@ -142,7 +142,7 @@ impl Retained {
     fn skip(&self, head: Option<Position>) {
         let mut progress = self.progress.lock();
         progress.drop_delivered();
-        let held = progress.held.front().map(|(first, _)| *first);
+        let held = progress.held.front().copied();
         let before_held = held.map(|first| Position { offset: first.offset.saturating_sub(1), check: 0, ..first });
         progress.last = before_held.or(head).or(progress.last);
     }
@@ -158,17 +158,15 @@ impl Retained {
 impl Progress {
     /// Drops held events that a replay has delivered.
     fn drop_delivered(&mut self) {
-        while self.held.front().zip(self.last).is_some_and(|((position, _), last)| is_over(&last, position)) {
-            self.held.pop_front();
+        while self.held.front().zip(self.last).is_some_and(|(position, last)| is_over(&last, position)) {
+            self.held.pop();
         }
     }
 
     fn hold(&mut self, events: impl Iterator<Item = Placed>) {
-        self.held.extend(events);
-        if self.held.len() > MOST_HELD {
-            let dropped = self.held.len() as u64;
-            metrics::counter!("strait_events_dropped_total").increment(dropped);
-            self.held.clear();
+        let dropped = self.held.extend(events);
+        if dropped > 0 {
+            metrics::counter!("strait_events_dropped_total").increment(dropped as u64);
             // They are in the log, if it keeps so many.
             self.doubted = true;
         }
@@ -209,13 +207,25 @@ async fn try_recover(hub: &EventHub, members: &Members) {
             }
             Ok(false) => nothing_after = Some(after),
             Err(error) if error.is_retryable() && !members.is_empty() => {
-                tracing::warn!(error = %error.in_full(), "what a topic's members missed could not be replayed, trying again");
+                if let Some(count) = hub.lines().replay_waits.count() {
+                    tracing::warn!(
+                        count,
+                        error = %error.in_full(),
+                        "what a topic's members missed could not be replayed, trying again"
+                    );
+                }
                 retained.progress.lock().doubted = true;
                 sleep(jittered(pause)).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => {
-                tracing::error!(error = %error.in_full(), "what a topic's members missed could not be replayed");
+                if let Some(count) = hub.lines().replay_failed.count() {
+                    tracing::error!(
+                        count,
+                        error = %error.in_full(),
+                        "what a topic's members missed could not be replayed"
+                    );
+                }
                 tell_gap(members);
                 retained.skip(None);
             }
@@ -265,7 +275,7 @@ mod tests {
     /// it: 102 is still held then.
     #[test]
     fn what_a_replay_delivered_does_not_come_again_from_what_was_held() {
-        let retained = Retained::default();
+        let retained = Retained::new(Arc::new(Budget::new(usize::MAX)));
         retained.begin(at(1, 100).0);
         let mut events = vec![at(1, 102)];
         assert!(retained.admit(&mut events, false));

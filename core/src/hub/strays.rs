@@ -21,6 +21,7 @@ impl EventHub {
         if strays.is_empty() {
             return;
         }
+        self.0.store_health.closed(strays.len());
         tracing::warn!(channels = strays.len(), "channels without a record are closed one after the other");
         let mut tasks = self.0.tasks.lock();
         tasks.retain(|task| !task.is_finished());

@@ -81,7 +81,7 @@ impl Invocation {
     /// An earlier try may be under way, or may have ended.
     async fn run_on_connect_once(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
         let id = channel.id().clone();
-        let refused = |error: Error| Refusal::of_error(&error);
+        let refused = |error: Error| Refusal::of_error(self.hub(), &error);
         if held::is_held(self.hub(), &id).await.map_err(refused)? {
             // Whoever posts it holds the lock until the connection is there.
             return Ok(Some(id));
@@ -109,7 +109,7 @@ impl Invocation {
     async fn run_on_connect(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
         let ttl = Lock::ttl(&channel);
         let taken = Lock::take(self.hub(), channel.id(), ttl, self.posts).await;
-        let lock = taken.map_err(|error| Refusal::of_error(&error))?;
+        let lock = taken.map_err(|error| Refusal::of_error(self.hub(), &error))?;
         let lock = lock.ok_or_else(|| Refusal::unavailable("the connection is being made by another try"))?;
         let result = self.run_locked(channel, line, true).await;
         lock.release().await;
@@ -123,7 +123,7 @@ impl Invocation {
                 // Nobody was told of it, and the janitor would not find it.
                 ending::undo_now(hub, &channel, self.posts).await;
             }
-            return Err(Refusal::of_error(&error));
+            return Err(Refusal::of_error(self.hub(), &error));
         }
         let id = channel.id().clone();
         let opening =
@@ -135,7 +135,7 @@ impl Invocation {
             Ended::Done => return Err(Refusal::new(StatusCode::FORBIDDEN, "the channel has ended")),
             Ended::Close(close) => {
                 let refusal = match conversation.take_refusal() {
-                    Some(error) => Refusal::of_error(&error),
+                    Some(error) => Refusal::of_error(self.hub(), &error),
                     // There is no connection yet that could be closed.
                     None => Refusal::new(StatusCode::FORBIDDEN, close.reason().to_owned()),
                 };
@@ -160,7 +160,7 @@ impl Invocation {
             Ok(held) => Ok(held),
             Err(error) => {
                 drive(&mut conversation, line, |conversation, cx| conversation.lost(cx)).await;
-                Err(Refusal::of_error(&error))
+                Err(Refusal::of_error(self.hub(), &error))
             }
         }
     }

@@ -64,8 +64,15 @@ impl Invocation {
     }
 
     async fn look_at(&self, id: ChannelId, topics: &Mutex<BTreeSet<Topic>>) {
-        if let Err(error) = self.mend(&id, topics).await {
-            tracing::warn!(channel = %id, error = ?error, "a channel at a gateway could not be looked after");
+        if let Err(error) = self.mend(&id, topics).await
+            && let Some(count) = self.hub().lines().channel_not_mended.count()
+        {
+            tracing::warn!(
+                count,
+                channel = %id,
+                error = %error.in_full(),
+                "a channel at a gateway could not be looked after"
+            );
         }
     }
 

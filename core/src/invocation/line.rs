@@ -65,7 +65,13 @@ impl Line {
         let gateway = self.app.hub().gateways().gateway.as_ref();
         let carried = gateway.map(|gateway| gateway.capabilities().carry(frame));
         let frame = carried.flatten().or_else(|| {
-            tracing::error!(channel = %self.channel, "a message is too large for the gateway, or not text: the client is told that it misses one");
+            if let Some(count) = self.app.hub().lines().too_large.count() {
+                tracing::error!(
+                    count,
+                    channel = %self.channel,
+                    "a message is too large for the gateway, or not text: the client is told that it misses one"
+                );
+            }
             self.app.endpoint(&self.endpoint).map(|endpoint| endpoint.gap_frame(None))
         });
         self.state.lock().queue.extend(frame);
@@ -185,7 +191,9 @@ pub(super) async fn post_all(
         sending => sending,
     };
     if sending == Sending::Failed {
-        tracing::error!(%channel, "what a handler has sent could not be posted");
+        if let Some(count) = hub.lines().replies_not_posted.count() {
+            tracing::error!(count, %channel, "what a handler has sent could not be posted");
+        }
         metrics::counter!("strait_gateway_lost_total").increment(1);
     }
     sending
@@ -212,7 +220,9 @@ pub(super) async fn post_until(
             Ok(true) => return Sending::Gone,
             Ok(false) => {}
             Err(error) => {
-                tracing::warn!(error = %error.in_full(), "a connection that is gone was not looked up");
+                if let Some(count) = hub.lines().connection_not_looked_up.count() {
+                    tracing::warn!(count, error = %error.in_full(), "a connection that is gone was not looked up");
+                }
                 return Sending::Failed;
             }
         }

@@ -67,7 +67,9 @@ impl Invocation {
         if self.hub().gateways().goes_on_after(self.end) {
             tracing::debug!("what is not posted yet goes on in the time of this process's other invocations");
         } else {
-            tracing::error!("the invocation's time is over before everything was posted or handed over");
+            if let Some(count) = self.hub().lines().invocation_late.count() {
+                tracing::error!(count, "the invocation's time is over before everything was posted or handed over");
+            }
         }
     }
 

@@ -58,7 +58,9 @@ impl Lock {
         match Self::take(hub, channel.id(), ttl, Instant::now() + channel.inner.endpoint.limits.handler).await {
             Ok(lock) => lock,
             Err(error) => {
-                tracing::warn!(error = ?error, "a channel ends without waiting for its handlers");
+                if let Some(count) = hub.lines().lock_not_taken.count() {
+                    tracing::warn!(count, error = %error.in_full(), "a channel ends without waiting for its handlers");
+                }
                 None
             }
         }
@@ -67,8 +69,13 @@ impl Lock {
     pub(super) async fn release(mut self) {
         if let Some(held) = self.held.take()
             && let Err(error) = self.hub.store().unlock(&held).await
+            && let Some(count) = self.hub.lines().lock_not_given_back.count()
         {
-            tracing::warn!(error = %error.in_full(), "a channel's lock was not given back, it runs out by itself");
+            tracing::warn!(
+                count,
+                error = %error.in_full(),
+                "a channel's lock was not given back, it runs out by itself"
+            );
         }
     }
 }
@@ -79,8 +86,14 @@ impl Drop for Lock {
         if let Some(held) = self.held.take() {
             let hub = self.hub.clone();
             self.hub.in_background(async move {
-                if let Err(error) = hub.store().unlock(&held).await {
-                    tracing::warn!(error = %error.in_full(), "a channel's lock was not given back, it runs out by itself");
+                if let Err(error) = hub.store().unlock(&held).await
+                    && let Some(count) = hub.lines().lock_not_given_back.count()
+                {
+                    tracing::warn!(
+                        count,
+                        error = %error.in_full(),
+                        "a channel's lock was not given back, it runs out by itself"
+                    );
                 }
             });
         }

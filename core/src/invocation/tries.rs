@@ -20,7 +20,8 @@ pub(crate) async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
     loop {
         match call().await {
             Err(error) if error.is_retryable() && tries < TRIES && Instant::now() + pause < until => {
-                tracing::warn!(error = %error.in_full(), "the store is asked again");
+                // The failure itself is logged where the store is observed.
+                tracing::debug!(error = %error.in_full(), "the store is asked again");
                 tokio::time::sleep(jittered(pause)).await;
                 (tries, pause) = (tries + 1, pause * 2);
             }

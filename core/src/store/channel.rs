@@ -176,6 +176,12 @@ pub struct Served<'a> {
 /// All durations run on the store's clock.
 #[async_trait]
 pub trait ChannelStore: Debug + Send + Sync + 'static {
+    /// Whether the store is in this process's memory and answers at once. An application measures the calls of every
+    /// other store, and counts and logs their failures.
+    fn is_in_process(&self) -> bool {
+        false
+    }
+
     /// Makes a record of generation 1, in phase opening. Opening the same id at the same location again answers the
     /// record as it is.
     ///

@@ -1,6 +1,8 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use crate::in_full::in_full;
+
 /// Why a store could not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -33,6 +35,18 @@ pub struct StoreError {
 }
 
 impl StoreErrorKind {
+    /// The kind as metrics and logs name it: `unavailable`, `timeout`, `conflict`, `corrupt` or `misconfigured`.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Conflict => "conflict",
+            Self::Corrupt => "corrupt",
+            Self::Misconfigured => "misconfigured",
+        }
+    }
+
     fn text(self) -> &'static str {
         match self {
             Self::Unavailable => "the backend is unavailable, try again later",
@@ -66,26 +80,7 @@ impl StoreError {
 
     /// The error with what caused it, in one line, for whoever runs the server: for logs, not for clients.
     pub fn in_full(&self) -> impl fmt::Display + '_ {
-        InFull(self)
-    }
-}
-
-struct InFull<'a>(&'a StoreError);
-
-impl fmt::Display for InFull<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut told = self.0.to_string();
-        f.write_str(&told)?;
-        let mut next = self.0.source();
-        while let Some(error) = next {
-            let text = error.to_string();
-            // Some say what their source says, too.
-            if !told.ends_with(&text) {
-                write!(f, ": {text}")?;
-            }
-            (told, next) = (text, error.source());
-        }
-        Ok(())
+        in_full(self)
     }
 }
 

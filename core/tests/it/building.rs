@@ -18,6 +18,8 @@ fn a() -> Endpoint {
 fn store_and_endpoint_are_needed() {
     assert!(matches!(App::new().endpoint(a()).build(), Err(BuildError::NoStore)));
     assert!(matches!(App::new().store(MemoryStore::new()).build(), Err(BuildError::NoEndpoint)));
+    let no_room = App::new().endpoint(a()).store(MemoryStore::new()).delivery_bytes(0).build();
+    assert!(matches!(no_room, Err(BuildError::DeliveryBytes)));
 }
 
 #[test]

@@ -366,3 +366,15 @@ async fn a_node_that_is_not_running_says_so() {
     node.app.stop().await;
     assert!(!node.hub().health().hears);
 }
+
+/// The lane takes one event at a time: publishers on the node wait for it, so that nothing is dropped.
+#[tokio::test]
+async fn publishers_are_no_quicker_than_a_lane_of_few_bytes() {
+    let node = Node::start(app().delivery_bytes(1024).store(MemoryStore::new())).await;
+    let [listener] = members(&node, "/rooms/a").await;
+    let event = |number: usize| format!("{number}{}", "x".repeat(1000));
+    for number in 0..50 {
+        node.hub().publish(Publish::new(topic("a"), Payload::text(event(number)))).await.unwrap();
+    }
+    assert_eq!(texts(&listener, 50).await, (0..50).map(event).collect::<Vec<_>>());
+}

@@ -4,6 +4,8 @@
 
 mod anew;
 mod building;
+mod captured;
+mod causes;
 mod client;
 mod delivery;
 mod ending;
@@ -23,4 +25,6 @@ mod records;
 mod recovery;
 mod sessions;
 mod state;
+mod store_trouble;
+mod storms;
 mod subscribing;

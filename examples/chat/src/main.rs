@@ -1,6 +1,7 @@
 //! Serves the chat from a long-lived node.
 
 mod arguments;
+mod metrics;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -38,9 +39,7 @@ fn serve(arguments: Arguments) -> anyhow::Result<()> {
     let lines =
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
-        .install_recorder()
-        .context("the metrics recorder could not be installed")?;
+    let metrics = metrics::recorder()?;
     let app = if arguments.load_tests { chat::with_load_tests(chat::app()) } else { chat::app() };
     let app = arguments.store.give(app);
     #[cfg(feature = "lambda")]

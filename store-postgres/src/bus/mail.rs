@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use strait_core::store::{Command, Fence};
-use strait_core::{ChannelId, Close, Event, EventKind, Payload, Position};
+use strait_core::{ChannelId, Close, Event, EventKind, Payload, Position, in_full};
 
 use crate::database::Values;
 use crate::values::{EventColumns, Read, corrupt, event_of_kind, get};
@@ -68,7 +68,7 @@ pub(super) fn item(row: &PgRow) -> Read<Option<Item>> {
     let Some(note) = get::<Option<&str>>(row, "note")? else { return Ok(None) };
     let command = command(row, note).inspect_err(|error| {
         // It must not keep the node from all that comes after it.
-        tracing::error!(error = %error, "a command was not understood");
+        tracing::error!(error = %in_full(error), "a command was not understood");
     });
     Ok(Some(Item { seq: get(row, "seq")?, command: command.ok() }))
 }

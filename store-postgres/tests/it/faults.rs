@@ -141,7 +141,9 @@ async fn a_full_or_read_only_database_is_retryable_and_reads_go_on() {
         query(schema.sql(&raise)).execute(&mut connection).await.unwrap();
         let trigger = "CREATE TRIGGER fail BEFORE INSERT ON {s}.log EXECUTE FUNCTION {s}.fail()";
         query(schema.sql(trigger)).execute(&mut connection).await.unwrap();
-        assert_eq!(refused(&store).await.kind, StoreErrorKind::Unavailable);
+        let refused = refused(&store).await;
+        assert_eq!(refused.kind, StoreErrorKind::Unavailable);
+        assert!(refused.in_full().to_string().contains(code), "the SQLSTATE is named: {}", refused.in_full());
         assert_eq!(store.history(&topic("a"), 10).await.unwrap().last().unwrap().0, before);
         query(schema.sql("DROP FUNCTION {s}.fail CASCADE")).execute(&mut connection).await.unwrap();
     }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use strait_core::store::Sink;
-use strait_core::{Event, Position, Topic};
+use strait_core::{Event, Position, Topic, in_full};
 use tokio::runtime::Handle;
 
 use super::listener::Link;
@@ -139,7 +139,7 @@ impl Heard {
             match crate::event::decode(blob) {
                 Ok(event) => run.push((position, Arc::new(event))),
                 Err(error) => {
-                    tracing::error!(error = %error, "an event was not understood");
+                    tracing::error!(error = %in_full(&error), "an event was not understood");
                     self.hand_on(&mut run, sink);
                     self.gap(sink);
                 }

@@ -9,6 +9,7 @@ use redis::{PushInfo, PushKind, Value};
 use super::listener::{Ear, Listener};
 use super::node::Bus;
 use crate::event;
+use strait_core::in_full;
 
 impl Bus {
     /// What a connection does with what comes on it: runs in the connection's task, and never waits.
@@ -42,7 +43,7 @@ impl Bus {
             let heard = self.topics.read().get(topic).cloned();
             match (heard, event::split_frame(frame)) {
                 (Some(heard), Ok(events)) => heard.events(events, &*sink),
-                (Some(_), Err(error)) => tracing::error!(error = %error, "an event was not understood"),
+                (Some(_), Err(error)) => tracing::error!(error = %in_full(&error), "an event was not understood"),
                 (None, _) => self.unwanted(channel),
             }
         } else if channel == self.mailbox.channel {
@@ -54,7 +55,7 @@ impl Bus {
                         }
                     }
                 }
-                Err(error) => tracing::error!(error = %error, "a command was not understood"),
+                Err(error) => tracing::error!(error = %in_full(&error), "a command was not understood"),
             }
         } else {
             self.probed(listener, frame);

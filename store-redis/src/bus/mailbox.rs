@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use strait_core::Position;
 use strait_core::store::Sink;
+use strait_core::{Position, in_full};
 
 /// The node's mailbox: commands are kept for a while, so that a connection that breaks loses none.
 #[derive(Debug)]
@@ -98,6 +98,6 @@ impl Mailbox {
 fn obey(blob: Bytes, sink: &dyn Sink) {
     match crate::event::decode_command(blob) {
         Ok(command) => sink.command(command),
-        Err(error) => tracing::error!(error = %error, "a command was not understood"),
+        Err(error) => tracing::error!(error = %in_full(&error), "a command was not understood"),
     }
 }

@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use futures_util::future::try_join_all;
 use parking_lot::{Mutex, RwLock};
 use strait_core::store::{BusNode, Command, Health, Sink, StoreError, StoreErrorKind};
-use strait_core::{NodeId, Position, Topic};
+use strait_core::{NodeId, Position, Topic, in_full};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -314,7 +314,7 @@ impl Bus {
             if !channels.is_empty()
                 && let Err(error) = listener.unsubscribe(&link, &channels, self.deadline()).await
             {
-                tracing::debug!(error = %error, "a subscription could not be ended");
+                tracing::debug!(error = %in_full(&error), "a subscription could not be ended");
             }
         }
     }

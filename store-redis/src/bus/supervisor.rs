@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use strait_core::Position;
 use strait_core::store::StoreError;
+use strait_core::{Position, in_full};
 use tokio::time::{sleep, sleep_until, timeout, timeout_at};
 
 use super::heard::{Heard, Known};
@@ -49,7 +49,7 @@ async fn keep_mended(bus: &Arc<Bus>) {
             match mend(bus).await {
                 Ok(()) => pause = FIRST_PAUSE,
                 Err(failure) => {
-                    tracing::warn!(error = %failure, "the bus does not hear, trying again");
+                    tracing::warn!(error = %in_full(&failure), "the bus does not hear, trying again");
                     metrics::counter!("strait_bus_failures_total").increment(1);
                     let half = pause / 2;
                     sleep(half + half.mul_f64(f64::from(bus.store.random.check()) / f64::from(u32::MAX))).await;
@@ -291,7 +291,7 @@ async fn drop_unwanted(bus: &Arc<Bus>) {
         if let Some(link) = listener.link()
             && let Err(error) = listener.unsubscribe(&link, &unwanted, bus.deadline()).await
         {
-            tracing::debug!(error = %error, "a subscription could not be ended");
+            tracing::debug!(error = %in_full(&error), "a subscription could not be ended");
         }
     }
 }
@@ -351,7 +351,7 @@ async fn probe(bus: &Arc<Bus>, links: Vec<(Arc<Listener>, Link)>) {
     for (listener, link) in links {
         match hear_probes(bus, &listener, &link).await {
             Ok((channel, slot)) => drop(probes.insert(channel, slot)),
-            Err(failure) => tracing::debug!(error = %failure, "a probe cannot be heard"),
+            Err(failure) => tracing::debug!(error = %in_full(&failure), "a probe cannot be heard"),
         }
     }
     let sent = format!("{} {}", bus.token, bus.origin.elapsed().as_micros());

@@ -164,7 +164,9 @@ impl EventHub {
                 Ok(Some(members)) => members,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::error!(error = %error.in_full(), "the members at gateways could not be listed");
+                    if let Some(count) = self.lines().members_not_listed.count() {
+                        tracing::error!(count, error = %error.in_full(), "the members at gateways could not be listed");
+                    }
                     metrics::counter!("strait_gateway_lost_total").increment(1);
                     // Those that were listed are posted to.
                     while posting.next().await.is_some() {}
@@ -299,7 +301,9 @@ impl EventHub {
                     None
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error.in_full(), "a connection that is gone was not looked up");
+                    if let Some(count) = self.lines().connection_not_looked_up.count() {
+                        tracing::warn!(count, error = %error.in_full(), "a connection that is gone was not looked up");
+                    }
                     Some(parcel.rest())
                 }
             },
@@ -352,12 +356,18 @@ impl EventHub {
             let work = Work(Todo::Spread(Spread { rest, handed: spread.handed + 1, ..spread }));
             match continuation.hand_over(work).await {
                 Ok(()) => return true,
-                Err(error) => tracing::error!(error = ?error, "events could not be handed over"),
+                Err(error) => {
+                    if let Some(count) = self.lines().events_not_handed_over.count() {
+                        tracing::error!(count, error = %error.in_full(), "events could not be handed over");
+                    }
+                }
             }
         }
         self.lose(&topic, listed, retained);
         if !all_listed {
-            tracing::error!("a publication could not be posted to all members in time");
+            if let Some(count) = self.lines().events_not_posted.count() {
+                tracing::error!(count, "a publication could not be posted to all members in time");
+            }
             metrics::counter!("strait_gateway_lost_total").increment(1);
         }
         all_listed

@@ -234,7 +234,12 @@ impl EventHub {
     /// Posts messages, and counts what became of them.
     pub(crate) async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted> {
         let Some(gateway) = self.gateway() else {
-            tracing::error!("a channel is at a gateway that this process cannot post to, give one with `gateway`");
+            if let Some(count) = self.lines().no_gateway.count() {
+                tracing::error!(
+                    count,
+                    "a channel is at a gateway that this process cannot post to, give one with `gateway`"
+                );
+            }
             return vec![Posted::Misconfigured; posts.len()];
         };
         let given: Vec<bool> = posts.iter().map(|post| self.0.gateways.give(post)).collect();

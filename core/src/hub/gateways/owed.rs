@@ -37,8 +37,9 @@ impl EventHub {
                 let work = Work(Todo::Gap { channel: channel.clone(), topic: topic.clone() });
                 if let Some(continuation) = &self.0.gateways.continuation
                     && let Err(error) = continuation.hand_over(work).await
+                    && let Some(count) = self.lines().gap_not_told.count()
                 {
-                    tracing::error!(error = ?error, "a client is not told that it missed events");
+                    tracing::error!(count, error = %error.in_full(), "a client is not told that it missed events");
                 }
                 return;
             }
@@ -53,7 +54,9 @@ impl EventHub {
             Ok(Some(record)) if record.phase != RecordPhase::Dead => record,
             Ok(_) => return Told::Nobody,
             Err(error) => {
-                tracing::warn!(error = %error.in_full(), "a gap notice waits for the store");
+                if let Some(count) = self.lines().gap_waits.count() {
+                    tracing::warn!(count, error = %error.in_full(), "a gap notice waits for the store");
+                }
                 return Told::No;
             }
         };

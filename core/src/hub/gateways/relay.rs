@@ -57,8 +57,10 @@ fn batch(events: Vec<(Position, Arc<Event>)>, after: Position) -> (Vec<Passing>,
 impl EventHub {
     /// Posts what is new, unless somebody else does.
     pub(super) async fn relay_topic(&self, topic: &Topic) {
-        if let Err(error) = self.relay_until_head(topic).await {
-            tracing::warn!(error = %error.in_full(), "a topic's relay is left to who comes next");
+        if let Err(error) = self.relay_until_head(topic).await
+            && let Some(count) = self.lines().relay_left.count()
+        {
+            tracing::warn!(count, error = %error.in_full(), "a topic's relay is left to who comes next");
         }
     }
 
@@ -103,7 +105,13 @@ impl EventHub {
                     return;
                 }
                 Err(error) => {
-                    tracing::warn!(error = %error.in_full(), "a topic's relay could not be kept, it is tried again");
+                    if let Some(count) = self.lines().relay_not_kept.count() {
+                        tracing::warn!(
+                            count,
+                            error = %error.in_full(),
+                            "a topic's relay could not be kept, it is tried again"
+                        );
+                    }
                 }
             }
         }
@@ -174,8 +182,9 @@ impl EventHub {
     async fn hand_relay_over(&self, topic: &Topic) {
         if let Some(continuation) = &self.0.gateways.continuation
             && let Err(error) = continuation.hand_over(Work(Todo::Relay { topic: topic.clone() })).await
+            && let Some(count) = self.lines().relay_not_handed_over.count()
         {
-            tracing::error!(error = ?error, "a topic's relay waits for the janitor");
+            tracing::error!(count, error = %error.in_full(), "a topic's relay waits for the janitor");
         }
     }
 
