@@ -23,6 +23,7 @@ mod spare;
 pub mod store;
 #[cfg(feature = "testkit")]
 pub mod testkit;
+mod throttled;
 
 pub use app::{Accepted, Admitted, App, AppBuilder, BuildError, Gaps, OpeningData, Refusal};
 pub use channel::{Channel, ChannelState, Session};
