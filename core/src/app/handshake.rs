@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use percent_encoding::percent_decode_str;
 
 use super::{App, OpeningData};
-use crate::channel::{Channel, SessionValue};
+use crate::channel::{Channel, SessionValue, is_gone};
 use crate::conversation::Conversation;
 use crate::endpoint::EndpointInner;
 use crate::error::Error;
@@ -63,6 +63,9 @@ impl Refusal {
     pub(crate) fn of_error(error: &Error) -> Self {
         if let Some(source) = error.source() {
             tracing::warn!(code = error.code(), error = %source, "a handshake was refused");
+        }
+        if is_gone(error) {
+            return Self::unavailable(error.message().to_owned());
         }
         let retry_after = (error.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(2));
         Self { status: error.status(), message: error.message().to_owned().into(), retry_after }

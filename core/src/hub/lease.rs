@@ -316,7 +316,7 @@ impl EventHub {
                     for claim in claims {
                         let (app, room) = (app.clone(), room.split(1));
                         tokio::spawn(async move {
-                            survived("ending", ending::end_claimed(app, claim)).await;
+                            survived("ending", ending::end_claimed(app, claim, ending::PATIENCE)).await;
                             drop(room);
                         });
                     }

@@ -3,6 +3,7 @@
 mod delivery;
 mod direct;
 pub(crate) mod ending;
+mod ends;
 pub(crate) mod gateways;
 pub(crate) mod lease;
 mod members;
@@ -29,9 +30,9 @@ pub(crate) use memberships::Memberships;
 pub use publish::Publish;
 
 use delivery::Delivery;
-use ending::Undoing;
+use ends::Ends;
 use lease::LeaseClock;
-use members::Members;
+use members::{Emptied, Members};
 use publish::Lane;
 
 use crate::app::App;
@@ -45,6 +46,9 @@ use crate::store::{BusNode, Health, Sink, Store, StoreError, StoreErrorKind};
 const LANES: usize = 16;
 /// How many members of an index are asked for at once.
 pub(crate) const PAGE: usize = 256;
+
+/// How long a node that stops waits for a store that has not taken all ends.
+const LAST_ENDS: Duration = Duration::from_secs(5);
 
 type Sharded<K, V> = Box<[RwLock<std::collections::HashMap<K, V, RandomState>>]>;
 
@@ -80,7 +84,7 @@ pub(crate) struct Inner {
     runtimes: Mutex<Vec<Handle>>,
     lease: LeaseClock,
     gateways: Gateways,
-    undoing: Undoing,
+    ends: Ends,
     started: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -126,7 +130,7 @@ impl EventHub {
             store,
             lease: LeaseClock::new(),
             gateways,
-            undoing: Undoing::default(),
+            ends: Ends::default(),
             started: AtomicBool::new(false),
             settings,
             bus: OnceLock::new(),
@@ -197,7 +201,13 @@ impl EventHub {
 
     /// Takes a channel's connection off this node: no events come any more, nobody finds it here.
     pub(crate) async fn leave_here(&self, channel: &Channel) {
-        self.leave_all(channel).await;
+        let emptied = self.drop_here(channel);
+        self.end_interest(emptied).await;
+    }
+
+    /// As [`leave_here`](Self::leave_here), in memory alone.
+    fn drop_here(&self, channel: &Channel) -> Emptied {
+        let emptied = self.leave_memory(channel);
         let mut shard = self.0.channels[self.0.shard(channel.id())].write();
         // The channel may have come back to this node by another connection.
         if let Entry::Occupied(found) = shard.entry(channel.id().clone())
@@ -205,6 +215,7 @@ impl EventHub {
         {
             found.remove();
         }
+        emptied
     }
 
     /// Whether this is a node on the bus.
@@ -247,6 +258,7 @@ impl EventHub {
     }
 
     pub(crate) async fn stop(&self) {
+        self.wait_for_ends(LAST_ENDS).await;
         let tasks = std::mem::take(&mut *self.0.tasks.lock());
         tasks.iter().for_each(JoinHandle::abort);
         self.0.delivery.iter().for_each(|lane| lane.stop());

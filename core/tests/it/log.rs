@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 /// How long a test waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What happened, in order. Clones are the same log.
 #[derive(Debug, Clone, Default)]
