@@ -46,8 +46,8 @@ pub(super) enum Begun {
     Elsewhere,
 }
 
-/// Ends a channel of this node, once: others that end it too find it claimed. If the store does not take the end, a node
-/// tries it again later; where a gateway has the connection this tries until it is dropped.
+/// Ends a channel, once: others that end it too find it claimed. If the store does not take the end, a node tries it again
+/// later; without a node, in an invocation, this tries until it is dropped.
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
     let hub = channel.app().hub().clone();
     let emptied = hub.drop_here(&channel);
@@ -56,7 +56,7 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
     }
     let mut place = hub.0.ends.place().await;
     survived("ending", hub.end_interest(emptied)).await;
-    if channel.is_at_gateway() {
+    if !hub.is_started() {
         let begun = persist(&hub, "claim", &mut place, || begin(&hub, &channel, connected)).await;
         return go_on(&channel, begun, reason, connected, place).await;
     }
