@@ -9,7 +9,7 @@ use futures_util::future::{Either, select};
 use tokio::time::{sleep, timeout};
 
 use super::EventHub;
-use super::ends::{Pauses, Place, try_once};
+use super::ends::{Pauses, Place, ask};
 use crate::app::App;
 use crate::channel::Channel;
 use crate::conversation::guarded;
@@ -64,7 +64,9 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
     if hub.0.ends.is_away() {
         return hub.end_later(end);
     }
-    try_once(hub, end, place).await;
+    if let Some((end, begun)) = ask(&hub, end).await {
+        end.go_on(begun, place).await;
+    }
 }
 
 /// Removes the record of a channel that nobody was told of, if there is one.

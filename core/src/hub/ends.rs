@@ -14,7 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use super::EventHub;
-use super::ending::Unended;
+use super::ending::{Begun, Unended};
 use super::lease::jittered;
 use crate::panics::survived;
 use crate::store::StoreError;
@@ -41,19 +41,22 @@ pub(super) struct Ends {
     pub(super) lines: Lines,
 }
 
-/// Log lines of ends, of which an outage would make thousands.
+/// Log lines about single channels, of which an outage would make thousands.
 #[derive(Default)]
 pub(super) struct Lines {
     pub(super) failures: Throttled,
     pub(super) renewals: Throttled,
     pub(super) handlers: Throttled,
     pub(super) interest: Throttled,
+    pub(super) attached: Throttled,
     dropped: Throttled,
 }
 
 #[derive(Default)]
 struct Waiting {
     ends: VecDeque<Unended>,
+    /// How many ends of a round the store has not answered yet.
+    asked: usize,
     /// A task tries them.
     is_tried: bool,
 }
@@ -146,7 +149,14 @@ impl Ends {
     }
 
     fn next(&self) -> Option<Unended> {
-        self.waiting.lock().ends.pop_front()
+        let mut waiting = self.waiting.lock();
+        let next = waiting.ends.pop_front();
+        waiting.asked += usize::from(next.is_some());
+        next
+    }
+
+    fn answered(&self) {
+        self.waiting.lock().asked -= 1;
     }
 
     fn waiting(&self) -> usize {
@@ -156,7 +166,7 @@ impl Ends {
     /// Tells whether nothing waits any more: then the task that tries must end.
     fn is_done(&self) -> bool {
         let mut waiting = self.waiting.lock();
-        waiting.is_tried = !waiting.ends.is_empty();
+        waiting.is_tried = !waiting.ends.is_empty() || waiting.asked > 0;
         !waiting.is_tried
     }
 
@@ -194,11 +204,10 @@ impl EventHub {
                 sleep(FIRST_PAUSE / 2).await;
             }
         };
-        if tokio::time::timeout(most, idle).await.is_err() {
-            tracing::warn!(
-                channels = self.0.ends.waiting(),
-                "channels that could not be ended are left to other nodes"
-            );
+        let in_time = tokio::time::timeout(most, idle).await.is_ok();
+        let channels = self.0.ends.waiting();
+        if !in_time && channels > 0 {
+            tracing::warn!(channels, "channels that could not be ended are left to other nodes");
         }
     }
 }
@@ -216,7 +225,14 @@ async fn try_again(hub: EventHub) {
                 break;
             }
             let Some(end) = ends.next() else { break };
-            tokio::spawn(try_once(hub.clone(), end, place));
+            let hub = hub.clone();
+            tokio::spawn(async move {
+                let begun = ask(&hub, end).await;
+                hub.0.ends.answered();
+                if let Some((end, begun)) = begun {
+                    end.go_on(begun, place).await;
+                }
+            });
         }
         if ends.has_taken.swap(false, Ordering::AcqRel) {
             pauses = Pauses::for_store();
@@ -224,13 +240,13 @@ async fn try_again(hub: EventHub) {
     }
 }
 
-/// Tries an end; if the store does not take it, it waits for the next round.
-pub(super) async fn try_once(hub: EventHub, mut end: Unended, place: Place) {
+/// Asks the store to take an end; if it does not, the end waits for the next round.
+pub(super) async fn ask(hub: &EventHub, mut end: Unended) -> Option<(Unended, Begun)> {
     let ends = &hub.0.ends;
-    match survived("ending", end.begin(&hub)).await {
+    match survived("ending", end.begin(hub)).await {
         Some(Ok(begun)) => {
             ends.has_taken.store(true, Ordering::Release);
-            end.go_on(begun, place).await;
+            Some((end, begun))
         }
         failed => {
             let error = failed.and_then(Result::err);
@@ -239,6 +255,7 @@ pub(super) async fn try_once(hub: EventHub, mut end: Unended, place: Place) {
                 ends.is_away.store(true, Ordering::Release);
             }
             hub.end_later(end);
+            None
         }
     }
 }

@@ -233,8 +233,10 @@ impl EventHub {
                 Some((channel, Close::restart("ended or taken over while this node was away")))
             }
             failed => {
-                if let Some(Err(error)) = failed {
-                    tracing::warn!(error = %error.in_full(), "a channel could not be attached again");
+                if let Some(Err(error)) = failed
+                    && let Some(count) = self.0.ends.lines.attached.count()
+                {
+                    tracing::warn!(count, error = %error.in_full(), "a channel could not be attached again");
                 }
                 Some((channel, Close::restart("this node lost its lease")))
             }

@@ -147,6 +147,22 @@ async fn an_end_that_the_store_refuses_comes_about_once_it_is_taken() {
     }
 }
 
+#[tokio::test]
+async fn an_end_that_is_refused_is_tried_ever_more_slowly() {
+    let log = Log::default();
+    let (store, faults) = faulty();
+    let node = Node::start(app(endpoint().on_disconnect(note), &log).store(store)).await;
+    let client = node.connect("/rooms/a").await;
+    faults.always("claim", Fault::Refuse(StoreErrorKind::Misconfigured));
+    let began = Instant::now();
+    client.lose();
+    eventually("it was tried", || faults.calls("claim") >= 7).await;
+    // The pauses are 100 ms, 200 ms … 3.2 s, or half of that.
+    assert!(began.elapsed() >= Duration::from_secs(2), "seven tries within {:?}", began.elapsed());
+    faults.heal("claim");
+    log.wait_for("Lost").await;
+}
+
 /// One channel that the store refuses for ever keeps no other one from ending.
 #[tokio::test]
 async fn what_is_refused_for_ever_holds_nothing_up() {
