@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::EventHub;
@@ -88,10 +89,11 @@ pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) 
     }
 }
 
-/// Ends a channel that another node, or nobody, held. `on_disconnect` is run again for at most so long.
-pub(crate) async fn end_claimed(app: App, claim: Claim, patience: Duration) {
+/// Ends a channel that another node, or nobody, held. `on_disconnect` is run again for as long as there is patience. The
+/// `room` is free once the channel has ended, or waits for that.
+pub(crate) async fn end_claimed(app: App, claim: Claim, patience: Duration, room: Option<OwnedSemaphorePermit>) {
     let hub = app.hub().clone();
-    let place = hub.0.ends.no_place();
+    let place = hub.0.ends.no_place(room);
     match app.rehydrate(claim.record.clone()) {
         Some(channel) => run(&channel, claim, DisconnectReason::Expired, true, patience, place).await,
         None => {
@@ -236,7 +238,7 @@ async fn disconnect(
         if !again {
             return;
         }
-        place.leave();
+        place.leave_for_long();
         pauses.pause().await;
         place.take().await;
     }

@@ -36,7 +36,7 @@ pub(super) struct Ends {
     waiting: Mutex<Waiting>,
     /// An end did not reach the store since the present round of tries began: the others wait for the next round.
     is_away: AtomicBool,
-    /// The store took an end since the last round of tries.
+    /// The store took an end that had waited, since the last round of tries.
     has_taken: AtomicBool,
     pub(super) lines: Lines,
 }
@@ -65,6 +65,8 @@ struct Waiting {
 pub(super) struct Place {
     places: Arc<Semaphore>,
     permit: Option<OwnedSemaphorePermit>,
+    /// The janitor claims no more channels than it has room for.
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Place {
@@ -79,6 +81,12 @@ impl Place {
     /// Leaves the place to another end, for a pause.
     pub(super) fn leave(&mut self) {
         self.permit = None;
+    }
+
+    /// As [`leave`](Self::leave), for a pause that may last for minutes: others may be claimed meanwhile.
+    pub(super) fn leave_for_long(&mut self) {
+        self.leave();
+        self.room = None;
     }
 }
 
@@ -118,13 +126,13 @@ impl Default for Ends {
 }
 
 impl Ends {
-    /// A place that is yet to be taken.
-    pub(super) fn no_place(&self) -> Place {
-        Place { places: Arc::clone(&self.places), permit: None }
+    /// A place that is yet to be taken, of a channel for which the janitor has `room`.
+    pub(super) fn no_place(&self, room: Option<OwnedSemaphorePermit>) -> Place {
+        Place { places: Arc::clone(&self.places), permit: None, room }
     }
 
     pub(super) async fn place(&self) -> Place {
-        let mut place = self.no_place();
+        let mut place = self.no_place(None);
         place.take().await;
         place
     }
@@ -230,6 +238,7 @@ async fn try_again(hub: EventHub) {
                 let begun = ask(&hub, end).await;
                 hub.0.ends.answered();
                 if let Some((end, begun)) = begun {
+                    hub.0.ends.has_taken.store(true, Ordering::Release);
                     end.go_on(begun, place).await;
                 }
             });
@@ -244,10 +253,7 @@ async fn try_again(hub: EventHub) {
 pub(super) async fn ask(hub: &EventHub, mut end: Unended) -> Option<(Unended, Begun)> {
     let ends = &hub.0.ends;
     match survived("ending", end.begin(hub)).await {
-        Some(Ok(begun)) => {
-            ends.has_taken.store(true, Ordering::Release);
-            Some((end, begun))
-        }
+        Some(Ok(begun)) => Some((end, begun)),
         failed => {
             let error = failed.and_then(Result::err);
             ends.failed("claim", error.as_ref());

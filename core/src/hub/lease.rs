@@ -318,8 +318,7 @@ impl EventHub {
                     for claim in claims {
                         let (app, room) = (app.clone(), room.split(1));
                         tokio::spawn(async move {
-                            survived("ending", ending::end_claimed(app, claim, ending::PATIENCE)).await;
-                            drop(room);
+                            survived("ending", ending::end_claimed(app, claim, ending::PATIENCE, room)).await;
                         });
                     }
                     if last {

@@ -139,7 +139,7 @@ impl Invocation {
             let Ok(claims) = timeout_at(until.into(), hub.store().claim_due(node, CLAIMS, term)).await else { break };
             let claims = claims?;
             let last = claims.len() < CLAIMS;
-            let ends = claims.into_iter().map(|claim| ending::end_claimed(self.app.clone(), claim, PATIENCE));
+            let ends = claims.into_iter().map(|claim| ending::end_claimed(self.app.clone(), claim, PATIENCE, None));
             let ended = stream::iter(ends).for_each_concurrent(CLAIMS, |end| end);
             if timeout_at(self.posts.into(), ended).await.is_err() {
                 tracing::warn!("the janitor has no time to end all that it claimed, a later run does");

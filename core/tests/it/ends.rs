@@ -237,6 +237,29 @@ async fn on_disconnect_that_waits_for_its_next_run_holds_nothing_up() {
     assert_eq!(store.stats().records, 0);
 }
 
+/// The janitor claims no more than it has room for, and what waits for long needs no room.
+#[tokio::test]
+async fn a_dead_nodes_channels_that_wait_for_their_next_run_hold_nothing_up() {
+    let (log, store) = (Log::default(), Arc::new(MemoryStore::new()));
+    async fn leave(State(log): State<Log>) -> Result<(), Error> {
+        log.note("away");
+        Err(Error::unavailable("the database is away"))
+    }
+    let app = || {
+        let away = Endpoint::new("away", "/away").on_disconnect(leave);
+        app(endpoint().on_disconnect(note), &log).endpoint(away).lease(Duration::from_secs(1))
+    };
+    let doomed = Node::start_doomed(app().shared_store(store.clone())).await;
+    for _ in 0..300 {
+        doomed.connect("/away").await;
+    }
+    doomed.connect("/rooms/a").await;
+    let _survivor = Node::start(app().shared_store(store.clone())).await;
+    doomed.kill();
+    log.wait_for("Expired").await;
+    eventually("all others have run", || log.count("away") >= 300).await;
+}
+
 #[tokio::test]
 async fn an_outage_makes_few_lines() {
     for (op, fault) in [
