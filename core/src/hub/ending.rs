@@ -47,8 +47,8 @@ pub(super) enum Begun {
     Elsewhere,
 }
 
-/// Ends a channel, once: others that end it too find it claimed. If the store does not take the end, a node tries it again
-/// later; without a node, in an invocation, this tries until it is dropped.
+/// Ends a channel, once: others that end it too find it claimed. If the store does not take the end, a node tries it
+/// again later; without a node, in an invocation, this tries until it is dropped.
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
     let hub = channel.app().hub().clone();
     let emptied = hub.drop_here(&channel);
@@ -89,8 +89,8 @@ pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) 
     }
 }
 
-/// Ends a channel that another node, or nobody, held. `on_disconnect` is run again for as long as there is patience. The
-/// `room` is free once the channel has ended, or waits for that.
+/// Ends a channel that another node, or nobody, held. `on_disconnect` is run again for as long as there is patience.
+/// The `room` is free once the channel has ended, or waits for its next run.
 pub(crate) async fn end_claimed(app: App, claim: Claim, patience: Duration, room: Option<OwnedSemaphorePermit>) {
     let hub = app.hub().clone();
     let place = hub.0.ends.no_place(room);

@@ -1,7 +1,7 @@
 //! How many channels of a node end at once, and the ends that the store has not taken yet.
 //!
-//! When thousands of sockets break at once, their ends must not stand in the way of the clients that stay or come back. An
-//! end has a place while it asks the store; there are few places, and an end that pauses gives its place up.
+//! When thousands of sockets break at once, their ends must not stand in the way of the clients that stay or come back.
+//! An end has a place while it asks the store; there are few places, and an end that pauses gives its place up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
