@@ -15,7 +15,7 @@ use percent_encoding::percent_decode_str;
 
 use super::origin::{origin_passes, other_origin};
 use super::{App, OpeningData};
-use crate::channel::{Channel, SessionValue};
+use crate::channel::{Channel, SessionValue, is_gone};
 use crate::conversation::Conversation;
 use crate::endpoint::EndpointInner;
 use crate::error::Error;
@@ -69,6 +69,9 @@ impl Refusal {
             && let Some(count) = hub.lines().handshake_refused.count()
         {
             tracing::warn!(count, code = error.code(), error = %in_full(source), "a handshake was refused");
+        }
+        if is_gone(error) {
+            return Self::unavailable(error.message().to_owned());
         }
         let retry_after = (error.status() == StatusCode::SERVICE_UNAVAILABLE).then(|| Duration::from_secs(2));
         Self { retry_after, ..Self::new(error.status(), error.message().to_owned()) }

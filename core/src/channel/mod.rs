@@ -29,7 +29,7 @@ use crate::gateway::GatewayConnection;
 use crate::hub::{Memberships, Publish};
 use crate::name::{ChannelId, Topic};
 use crate::outlet::Outlet;
-use crate::store::{Change, Fence, Patch, PresenceEntry, Record, Versioned, Written};
+use crate::store::{Change, Fence, Patch, PresenceEntry, Record, StoreError, StoreErrorKind, Versioned, Written};
 
 /// One client's conversation with an endpoint. Clones are the same channel.
 ///
@@ -114,6 +114,23 @@ impl Live {
         self.unswept = Box::default();
         std::mem::take(&mut self.topics)
     }
+}
+
+/// Why an error of ours is a `conflict`, to tell it from one of the application.
+#[derive(Debug, thiserror::Error)]
+#[error("the store has no record of the channel at this connection")]
+struct Gone;
+
+/// The error of whatever needs the channel's record, where that is another's or is no more.
+pub(crate) fn gone() -> Error {
+    Error::conflict("the channel has ended or is connected elsewhere").because(Gone)
+}
+
+/// Whether an error says that the client should connect again: the channel's record is gone, or contradicts its node.
+pub(crate) fn is_gone(error: &Error) -> bool {
+    let Some(source) = error.source() else { return false };
+    let conflicts = |error: &StoreError| error.kind == StoreErrorKind::Conflict;
+    source.is::<Gone>() || source.downcast_ref().is_some_and(conflicts)
 }
 
 /// A close that the driver has yet to carry out.
@@ -423,7 +440,7 @@ impl Channel {
             }
             Written::Stale => {
                 self.app().hub().doubt(self).await;
-                Err(Error::conflict("the channel has ended or is connected elsewhere"))
+                Err(gone())
             }
         }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use tracing::Span;
 
-use crate::channel::Channel;
+use crate::channel::{Channel, is_gone};
 use crate::close::Close;
 use crate::error::Error;
 use crate::handler::DisconnectReason;
@@ -349,9 +349,12 @@ impl Conversation {
         match ended {
             Ended::Connect(Err(error)) => {
                 self.log(&error);
-                // Who was not refused may come again.
-                let ours = matches!(error.code(), "internal" | "unavailable" | "timeout");
-                let close = if ours { Close::internal } else { Close::policy };
+                // A client that was not refused may come again.
+                let close = match error.code() {
+                    "internal" | "unavailable" | "timeout" => Close::internal,
+                    _ if is_gone(&error) => Close::restart,
+                    _ => Close::policy,
+                };
                 let close = close(error.message().to_owned());
                 self.refused = Some(error);
                 self.handler_over();

@@ -202,7 +202,7 @@ impl EventHub {
             return Ok(false);
         };
         metrics::counter!("strait_ghosts_ended_total").increment(1);
-        ending::end_claimed(app.clone(), claim).await;
+        ending::end_claimed(app.clone(), claim, ending::PATIENCE, None).await;
         Ok(true)
     }
 }

@@ -1,50 +1,145 @@
 //! The end of a channel: claim it, run `on_disconnect`, sweep what is stored.
 
-use std::collections::VecDeque;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
-use parking_lot::Mutex;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
 use super::EventHub;
-use super::lease::jittered;
+use super::ends::{Pauses, Place, ask};
 use crate::app::App;
 use crate::channel::Channel;
 use crate::conversation::guarded;
+use crate::error::Error;
 use crate::handler::{DisconnectContext, DisconnectReason};
 use crate::invocation::tries::retried;
 use crate::name::{ChannelId, NodeId};
 use crate::panics::survived;
 use crate::store::{Claim, Ended, Fence, StoreError};
 
-/// Ends a channel of this node, once: others that end it too find it claimed.
+/// For how long a node runs `on_disconnect` again while it answers `unavailable`.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
+/// The first and the longest pause before it runs again.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// A handler that takes longer than this gives its place to other ends meanwhile.
+const LONG: Duration = Duration::from_secs(1);
+
+/// An end that the store has yet to take.
+pub(super) enum Unended {
+    /// A channel of this node.
+    Channel { channel: Channel, reason: DisconnectReason, connected: bool },
+    /// The record of a channel that nobody was told of, if there is one.
+    Record(ChannelId),
+    /// Such a record, claimed.
+    Claimed(Box<Claim>),
+}
+
+/// Whose business the end of a channel is.
+pub(super) enum Begun {
+    Here(Ended),
+    /// The store has lost the channel, and only this node knows of it.
+    Forgotten,
+    /// Another's, or nobody's.
+    Elsewhere,
+}
+
+/// Ends a channel, once: others that end it too find it claimed. If the store does not take the end, a node tries it
+/// again later; without a node, in an invocation, this tries until it is dropped.
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
     let hub = channel.app().hub().clone();
-    survived("ending", hub.leave_here(&channel)).await;
+    let emptied = hub.drop_here(&channel);
     if connected {
         channel.inner.endpoint.counters.closed.increment(1);
     }
-    let claim = || async {
-        if let Some(ended) = take(&hub, &channel, connected).await? {
-            return Ok(Ending::Here(ended));
-        }
-        if hub.attached_unheard(&channel).await? {
-            return Ok(take(&hub, &channel, connected).await?.map_or(Ending::Elsewhere, Ending::Here));
-        }
-        Ok(if hub.is_forgotten(&channel).await? { Ending::Forgotten } else { Ending::Elsewhere })
-    };
-    let Some(ending) = persist("claim", claim).await else { return };
-    let first = !matches!(ending, Ending::Elsewhere) && !channel.inner.ending.swap(true, Ordering::AcqRel);
-    match ending {
-        Ending::Here(Ended::Claimed(claim)) if first => Box::pin(run(&channel, *claim, reason, connected)).await,
-        // There is nothing to claim and nothing to sweep.
-        Ending::Forgotten if first && connected => disconnect(&channel, reason).await,
-        Ending::Here(_) | Ending::Forgotten | Ending::Elsewhere => {}
+    let mut place = hub.0.ends.place().await;
+    survived("ending", hub.end_interest(emptied)).await;
+    if !hub.is_started() {
+        let begun = persist(&hub, "claim", &mut place, || begin(&hub, &channel, connected)).await;
+        return go_on(&channel, begun, reason, connected, place).await;
     }
+    let end = Unended::Channel { channel, reason, connected };
+    if hub.0.ends.is_away() {
+        return hub.end_later(end);
+    }
+    if let Some((end, begun)) = ask(&hub, end).await {
+        end.go_on(begun, place).await;
+    }
+}
+
+/// Removes the record of a channel that nobody was told of, if there is one.
+pub(crate) fn undo(hub: &EventHub, id: ChannelId) {
+    hub.end_later(Unended::Record(id));
+}
+
+/// As [`undo`], at once and while there is time. What is left then is found when it is due.
+pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) {
+    let fence = channel.fence();
+    let undone = async {
+        if let Some(claim) = retried(until, || hub.store().claim(&fence, hub.node(), hub.lease_term())).await? {
+            retried(until, || hub.store().remove(std::slice::from_ref(&claim))).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    if let Err(error) = undone.await {
+        tracing::warn!(error = %error.in_full(), "a channel that nobody was told of waits until it is due");
+    }
+}
+
+/// Ends a channel that another node, or nobody, held. `on_disconnect` is run again for as long as there is patience.
+/// The `room` is free once the channel has ended, or waits for its next run.
+pub(crate) async fn end_claimed(app: App, claim: Claim, patience: Duration, room: Option<OwnedSemaphorePermit>) {
+    let hub = app.hub().clone();
+    let place = hub.0.ends.no_place(room);
+    match app.rehydrate(claim.record.clone()) {
+        Some(channel) => run(&channel, claim, DisconnectReason::Expired, true, patience, place).await,
+        None => {
+            metrics::counter!("strait_channels_unserved_total").increment(1);
+            let endpoint = &claim.record.endpoint;
+            tracing::warn!(%endpoint, "no node has had a channel's endpoint for long, it ends without on_disconnect");
+            remove(&hub, &claim, place).await;
+        }
+    }
+}
+
+impl Unended {
+    /// Asks the store to begin the end; what was reached is kept for the next try.
+    pub(super) async fn begin(&mut self, hub: &EventHub) -> Result<Begun, StoreError> {
+        let nothing = Ok(Begun::Here(Ended::Removed));
+        if let Self::Record(id) = self {
+            let fence = Fence { id: id.clone(), generation: 1 };
+            let Some(claim) = hub.store().claim(&fence, hub.node(), hub.lease_term()).await? else { return nothing };
+            *self = Self::Claimed(Box::new(claim));
+        }
+        match self {
+            Self::Channel { channel, connected, .. } => begin(hub, channel, *connected).await,
+            Self::Claimed(claim) => {
+                hub.store().remove(std::slice::from_ref(claim)).await?;
+                nothing
+            }
+            Self::Record(_) => nothing,
+        }
+    }
+
+    pub(super) async fn go_on(self, begun: Begun, place: Place) {
+        if let Self::Channel { channel, reason, connected } = self {
+            go_on(&channel, begun, reason, connected, place).await;
+        }
+    }
+}
+
+async fn begin(hub: &EventHub, channel: &Channel, connected: bool) -> Result<Begun, StoreError> {
+    if let Some(ended) = take(hub, channel, connected).await? {
+        return Ok(Begun::Here(ended));
+    }
+    if hub.attached_unheard(channel).await? {
+        return Ok(take(hub, channel, connected).await?.map_or(Begun::Elsewhere, Begun::Here));
+    }
+    Ok(if hub.is_forgotten(channel).await? { Begun::Forgotten } else { Begun::Elsewhere })
 }
 
 /// Claims a channel, or does away with it where there is no `on_disconnect` to run.
@@ -63,99 +158,54 @@ fn claimant(hub: &EventHub, channel: &Channel) -> NodeId {
     hub.node().part(Arc::as_ptr(&channel.inner) as usize)
 }
 
-/// Whose business the end of a channel is.
-enum Ending {
-    Here(Ended),
-    /// The store has lost the channel, and only this node knows of it.
-    Forgotten,
-    Elsewhere,
-}
-
-/// Ends a channel that another node, or nobody, held.
-pub(crate) async fn end_claimed(app: App, claim: Claim) {
-    match app.rehydrate(claim.record.clone()) {
-        Some(channel) => run(&channel, claim, DisconnectReason::Expired, true).await,
-        None => {
-            metrics::counter!("strait_channels_unserved_total").increment(1);
-            let endpoint = &claim.record.endpoint;
-            tracing::warn!(%endpoint, "no node has had a channel's endpoint for long, it ends without on_disconnect");
-            persist("remove", || app.store().remove(std::slice::from_ref(&claim))).await;
+async fn go_on(channel: &Channel, begun: Begun, reason: DisconnectReason, connected: bool, mut place: Place) {
+    let first = !matches!(begun, Begun::Elsewhere) && !channel.inner.ending.swap(true, Ordering::AcqRel);
+    match begun {
+        Begun::Here(Ended::Claimed(claim)) if first => {
+            Box::pin(run(channel, *claim, reason, connected, PATIENCE, place)).await;
         }
-    }
-}
-
-/// Records of channels that nobody was told of, which are removed one after the other: while the store is away they may
-/// become many.
-#[derive(Default)]
-pub(super) struct Undoing(Mutex<Undo>);
-
-#[derive(Default)]
-struct Undo {
-    waiting: VecDeque<ChannelId>,
-    is_running: bool,
-}
-
-impl Undoing {
-    fn next(&self) -> Option<ChannelId> {
-        let mut undo = self.0.lock();
-        let next = undo.waiting.pop_front();
-        undo.is_running = next.is_some();
-        next
-    }
-}
-
-/// Removes the record of a channel that nobody was told of, if there is one.
-pub(crate) fn undo(hub: &EventHub, id: ChannelId) {
-    // Without a runtime the node ends, and its lease with it.
-    let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    let mut undo = hub.0.undoing.0.lock();
-    undo.waiting.push_back(id);
-    if !std::mem::replace(&mut undo.is_running, true) {
-        runtime.spawn(undo_all(hub.clone()));
-    }
-}
-
-/// As [`undo`], at once and while there is time. What is left then is found when it is due.
-pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) {
-    let fence = channel.fence();
-    let undone = async {
-        if let Some(claim) = retried(until, || hub.store().claim(&fence, hub.node(), hub.lease_term())).await? {
-            retried(until, || hub.store().remove(std::slice::from_ref(&claim))).await?;
+        // There is nothing to claim and nothing to sweep.
+        Begun::Forgotten if first && connected => {
+            disconnect(channel, reason, PATIENCE, &mut place, &AtomicBool::new(true)).await;
         }
-        Ok::<_, StoreError>(())
-    };
-    if let Err(error) = undone.await {
-        tracing::warn!(error = %error.in_full(), "a channel that nobody was told of waits until it is due");
+        Begun::Here(_) | Begun::Forgotten | Begun::Elsewhere => {}
     }
 }
 
-async fn undo_all(hub: EventHub) {
-    while let Some(id) = hub.0.undoing.next() {
-        let fence = Fence { id, generation: 1 };
-        if let Some(Some(claim)) = persist("claim", || hub.store().claim(&fence, hub.node(), hub.lease_term())).await {
-            persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
-        }
-    }
-}
-
-async fn run(channel: &Channel, claim: Claim, reason: DisconnectReason, connected: bool) {
+/// Carries out the end of a claimed channel, and renews the claim meanwhile.
+async fn run(
+    channel: &Channel,
+    claim: Claim,
+    reason: DisconnectReason,
+    connected: bool,
+    patience: Duration,
+    mut place: Place,
+) {
     let hub = channel.app().hub();
     let term = hub.lease_term();
     channel.inner.generation.store(claim.fence.generation, Ordering::Release);
-    let renewing = Box::pin(async {
+    let is_held = AtomicBool::new(true);
+    let renewing = pin!(async {
         loop {
             sleep(term / 3).await;
-            if let Some(Err(error)) = survived("ending", hub.store().renew(&claim, term)).await {
-                tracing::warn!(error = %error.in_full(), "a claim could not be renewed");
+            match survived("ending", hub.store().renew(&claim, term)).await {
+                Some(Ok(held)) => is_held.store(held, Ordering::Release),
+                Some(Err(error)) => {
+                    if let Some(count) = hub.0.ends.lines.renewals.count() {
+                        tracing::warn!(count, error = %error.in_full(), "a claim could not be renewed");
+                    }
+                }
+                None => {}
             }
         }
     });
-    let ending = Box::pin(async {
+    let ending = pin!(async {
+        place.take().await;
         if connected {
-            disconnect(channel, reason).await;
+            disconnect(channel, reason, patience, &mut place, &is_held).await;
         }
         survived("ending", hub.leave_all(channel)).await;
-        persist("remove", || hub.store().remove(std::slice::from_ref(&claim))).await;
+        remove(hub, &claim, place).await;
     });
     match select(ending, renewing).await {
         Either::Left(_) => {}
@@ -163,32 +213,86 @@ async fn run(channel: &Channel, claim: Claim, reason: DisconnectReason, connecte
     }
 }
 
-async fn disconnect(channel: &Channel, reason: DisconnectReason) {
-    let endpoint = &channel.inner.endpoint;
-    let Some(handler) = &endpoint.disconnect else { return };
-    let context = DisconnectContext { channel: channel.clone(), reason };
-    match timeout(endpoint.limits.handler, guarded(|| handler(context))).await {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::error!(channel = %channel.id(), error = %error.in_full(), "on_disconnect failed"),
-        Err(_) => tracing::error!(channel = %channel.id(), "on_disconnect took too long"),
+/// Sweeps what a claimed channel has left.
+async fn remove(hub: &EventHub, claim: &Claim, mut place: Place) {
+    persist(hub, "remove", &mut place, || hub.store().remove(std::slice::from_ref(claim))).await;
+}
+
+/// Runs `on_disconnect`; again, while it answers `unavailable`, for as long as there is patience and the claim is held.
+async fn disconnect(
+    channel: &Channel,
+    reason: DisconnectReason,
+    patience: Duration,
+    place: &mut Place,
+    is_held: &AtomicBool,
+) {
+    let hub = channel.app().hub();
+    let mut waiting = None;
+    let mut pauses = Pauses::new(PAUSES.0, PAUSES.1);
+    let until = Instant::now() + patience;
+    while let Err((error, passes)) = try_disconnect(channel, reason, place).await {
+        let again = passes && Instant::now() < until && is_held.load(Ordering::Acquire);
+        if again && waiting.is_none() {
+            waiting = hub.0.ends.wait_patiently();
+        }
+        let (count, again) = (hub.0.ends.lines.handlers.count(), again && waiting.is_some());
+        if let Some(count) = count {
+            let (channel, error) = (channel.id(), error.in_full());
+            if again {
+                tracing::warn!(count, %channel, %error, "on_disconnect is run again, as something is away");
+            } else {
+                tracing::error!(count, %channel, %error, "on_disconnect failed");
+            }
+        }
+        if !again {
+            return;
+        }
+        place.leave_for_long();
+        pauses.pause().await;
+        place.take().await;
     }
 }
 
-/// Tries until the store answers, also if it panics. `None` if it answers what trying again does not change: the
-/// janitor of some node finds what is left.
-async fn persist<T, F: Future<Output = Result<T, StoreError>>>(op: &str, mut call: impl FnMut() -> F) -> Option<T> {
-    let mut pause = Duration::from_millis(100);
-    loop {
-        match survived("ending", call()).await {
-            Some(Ok(done)) => return Some(done),
-            Some(Err(error)) if !error.is_retryable() => {
-                tracing::error!(op, error = %error.in_full(), "a channel could not be ended");
-                return None;
-            }
-            Some(Err(error)) => tracing::warn!(op, error = %error.in_full(), "ending a channel waits for the store"),
-            None => {}
+/// Runs `on_disconnect` once. Tells of an error whether it may pass.
+async fn try_disconnect(channel: &Channel, reason: DisconnectReason, place: &mut Place) -> Result<(), (Error, bool)> {
+    let endpoint = &channel.inner.endpoint;
+    let Some(handler) = &endpoint.disconnect else { return Ok(()) };
+    let context = DisconnectContext { channel: channel.clone(), reason };
+    let mut running = pin!(timeout(endpoint.limits.handler, guarded(|| handler(context))));
+    let ended = match timeout(LONG, &mut running).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            place.leave();
+            let ended = running.await;
+            place.take().await;
+            ended
         }
-        sleep(jittered(pause)).await;
-        pause = (pause * 2).min(Duration::from_secs(5));
+    };
+    match ended {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => {
+            let passes = error.code() == "unavailable";
+            Err((error, passes))
+        }
+        Err(_) => Err((Error::timeout("on_disconnect took too long"), false)),
+    }
+}
+
+/// Tries until the store does it, whatever it answers before, also if it panics. The place is free between tries.
+async fn persist<T, F: Future<Output = Result<T, StoreError>>>(
+    hub: &EventHub,
+    op: &str,
+    place: &mut Place,
+    mut call: impl FnMut() -> F,
+) -> T {
+    let mut pauses = Pauses::for_store();
+    loop {
+        place.take().await;
+        match survived("ending", call()).await {
+            Some(Ok(done)) => return done,
+            failed => hub.0.ends.failed(op, failed.and_then(Result::err).as_ref()),
+        }
+        place.leave();
+        pauses.pause().await;
     }
 }

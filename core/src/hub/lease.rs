@@ -343,8 +343,7 @@ impl EventHub {
                     for claim in claims {
                         let (app, room) = (app.clone(), room.split(1));
                         tokio::spawn(async move {
-                            survived("ending", ending::end_claimed(app, claim)).await;
-                            drop(room);
+                            survived("ending", ending::end_claimed(app, claim, ending::PATIENCE, room)).await;
                         });
                     }
                     if last {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::EventHub;
 use super::recovery::Retained;
-use crate::channel::Channel;
+use crate::channel::{Channel, gone};
 use crate::error::Error;
 use crate::name::{Topic, UserId};
 use crate::outlet::Outlet;
@@ -72,6 +72,10 @@ struct Unfinished {
     hub: EventHub,
     members: Option<Arc<Members>>,
 }
+
+/// Topics that a channel has left without members.
+#[must_use]
+pub(super) struct Emptied(Vec<Unfinished>);
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
@@ -168,7 +172,7 @@ impl EventHub {
             self.remove_members([superfluous]).await;
         }
         if channel.inner.live.lock().left {
-            return Err(ended());
+            return Err(gone());
         }
         let shown = presence.as_ref().map(|entry| Box::new(Shown { data: entry.data.clone() }));
         let subscription = Subscription { fence: channel.fence(), topic: topic.clone(), indexed: false, presence };
@@ -188,7 +192,7 @@ impl EventHub {
             Ok(_) => {
                 self.forget(channel, topic).await;
                 self.doubt(channel).await;
-                Err(ended())
+                Err(gone())
             }
             Err(error) => {
                 // A membership that only was to be shown goes on as it was.
@@ -267,18 +271,40 @@ impl EventHub {
 
     /// Takes a channel out of all its topics in memory, for good.
     pub(crate) async fn leave_all(&self, channel: &Channel) {
+        let emptied = self.leave_memory(channel);
+        self.end_interest(emptied).await;
+    }
+
+    /// As [`leave_all`](Self::leave_all); the topics without members are to be handed to
+    /// [`end_interest`](Self::end_interest).
+    pub(super) fn leave_memory(&self, channel: &Channel) -> Emptied {
         let joined = channel.inner.live.lock().leave();
-        self.remove_members(joined).await;
+        self.take_members(joined)
     }
 
     async fn remove_members(&self, joined: impl IntoIterator<Item = Joined>) {
+        let emptied = self.take_members(joined);
+        self.end_interest(emptied).await;
+    }
+
+    fn take_members(&self, joined: impl IntoIterator<Item = Joined>) -> Emptied {
+        let mut emptied = Vec::new();
         for Joined { members, key, .. } in joined {
             members.remove(key);
             if members.is_empty() {
-                let mut unfinished = Unfinished { hub: self.clone(), members: Some(Arc::clone(&members)) };
-                self.tidy(&members).await;
-                unfinished.members = None;
+                emptied.push(Unfinished { hub: self.clone(), members: Some(members) });
             }
+        }
+        Emptied(emptied)
+    }
+
+    /// Ends interest in topics without members; when it is dropped before, in the background.
+    pub(super) async fn end_interest(&self, emptied: Emptied) {
+        for mut unfinished in emptied.0 {
+            if let Some(members) = &unfinished.members {
+                self.tidy(members).await;
+            }
+            unfinished.members = None;
         }
     }
 
@@ -290,8 +316,13 @@ impl EventHub {
         }
         if let Ok(bus) = self.0.bus()
             && let Err(error) = bus.interest(&[], std::slice::from_ref(&members.topic)).await
+            && let Some(count) = self.0.ends.lines.interest.count()
         {
-            tracing::warn!(error = %error.in_full(), "interest in a topic without members could not be ended");
+            tracing::warn!(
+                count,
+                error = %error.in_full(),
+                "interest in a topic without members could not be ended"
+            );
         }
         self.forget_topic(members, &mut interest);
     }
@@ -332,7 +363,7 @@ impl EventHub {
         match self.0.store.subscribe(&[subscription]).await?.first() {
             Some(Subscribed::Dead) | None => {
                 self.doubt(channel).await;
-                Err(ended())
+                Err(gone())
             }
             Some(_) => Ok(()),
         }
@@ -350,8 +381,4 @@ fn note(channel: &Channel, joined: Joined) -> Option<Joined> {
     let mut live = channel.inner.live.lock();
     // Only one of two subscriptions at once, or of one renewed with presence, is the member.
     if live.left { Some(joined) } else { live.topics.insert(joined) }
-}
-
-pub(super) fn ended() -> Error {
-    Error::conflict("the channel has ended or is connected elsewhere")
 }

@@ -4,6 +4,7 @@ mod comparison;
 mod delivery;
 mod direct;
 pub(crate) mod ending;
+mod ends;
 pub(crate) mod gateways;
 mod held;
 pub(crate) mod lease;
@@ -35,10 +36,10 @@ pub use publish::Publish;
 
 use comparison::Comparison;
 use delivery::Delivery;
-use ending::Undoing;
+use ends::Ends;
 use lease::LeaseClock;
 use lines::Lines;
-use members::Members;
+use members::{Emptied, Members};
 use publish::Lane;
 
 use crate::app::App;
@@ -53,6 +54,9 @@ use crate::store::{BusNode, Health, Sink, Store, StoreError, StoreErrorKind};
 const LANES: usize = 16;
 /// How many members of an index are asked for at once.
 pub(crate) const PAGE: usize = 256;
+
+/// How long a node that stops waits for a store that has not taken all ends.
+const LAST_ENDS: Duration = Duration::from_secs(5);
 
 type Sharded<K, V> = Box<[RwLock<std::collections::HashMap<K, V, RandomState>>]>;
 
@@ -92,7 +96,7 @@ pub(crate) struct Inner {
     runtimes: Mutex<Vec<Handle>>,
     lease: LeaseClock,
     gateways: Gateways,
-    undoing: Undoing,
+    ends: Ends,
     comparison: Comparison,
     started: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -142,7 +146,7 @@ impl EventHub {
             lines: Lines::default(),
             lease: LeaseClock::new(),
             gateways,
-            undoing: Undoing::default(),
+            ends: Ends::default(),
             comparison: Comparison::default(),
             started: AtomicBool::new(false),
             delivery: (0..LANES).map(|lane| Arc::new(Delivery::new(lane, settings.delivery_bytes))).collect(),
@@ -218,7 +222,13 @@ impl EventHub {
 
     /// Takes a channel's connection off this node: no events come any more, nobody finds it here.
     pub(crate) async fn leave_here(&self, channel: &Channel) {
-        self.leave_all(channel).await;
+        let emptied = self.drop_here(channel);
+        self.end_interest(emptied).await;
+    }
+
+    /// As [`leave_here`](Self::leave_here), in memory alone.
+    fn drop_here(&self, channel: &Channel) -> Emptied {
+        let emptied = self.leave_memory(channel);
         let mut shard = self.0.channels[self.0.shard(channel.id())].write();
         // The channel may have come back to this node by another connection.
         if let Entry::Occupied(found) = shard.entry(channel.id().clone())
@@ -227,6 +237,7 @@ impl EventHub {
             self.0.comparison.begin(channel.id());
             found.remove();
         }
+        emptied
     }
 
     /// Whether this is a node on the bus.
@@ -269,6 +280,7 @@ impl EventHub {
     }
 
     pub(crate) async fn stop(&self) {
+        self.wait_for_ends(LAST_ENDS).await;
         let tasks = std::mem::take(&mut *self.0.tasks.lock());
         tasks.iter().for_each(JoinHandle::abort);
         self.0.delivery.iter().for_each(|lane| lane.stop());

@@ -84,7 +84,7 @@ impl Invocation {
     /// Ends a channel that cannot go on, without a conversation.
     pub(super) async fn hang_up(&self, at: &GatewayConnection) {
         if let Some(gateway) = self.hub().gateways().gateway.as_ref() {
-            gateway.close(at, &Close::policy("the channel has ended"), self.posts).await;
+            gateway.close(at, &Close::restart("the channel has ended, connect again"), self.posts).await;
         }
     }
 }

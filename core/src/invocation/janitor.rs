@@ -1,7 +1,7 @@
 //! What is left behind at gateways: connections whose end nobody told of, relays and sequences that stopped half-way.
 
 use std::collections::BTreeSet;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use parking_lot::Mutex;
@@ -19,6 +19,8 @@ use crate::store::{LeaseTerm, Record, RecordPhase};
 
 /// How many channels are looked at at once.
 const AT_ONCE: usize = 16;
+/// For how long `on_disconnect` is run again while it answers `unavailable`: others are due as well.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How many abandoned channels are ended at once.
 const CLAIMS: usize = 32;
 
@@ -144,8 +146,12 @@ impl Invocation {
             let Ok(claims) = timeout_at(until.into(), hub.claim_due(&self.app, CLAIMS)).await else { break };
             let claims = claims?;
             let last = claims.len() < CLAIMS;
-            let ends = claims.into_iter().map(|claim| ending::end_claimed(self.app.clone(), claim));
-            stream::iter(ends).for_each_concurrent(CLAIMS, |end| end).await;
+            let ends = claims.into_iter().map(|claim| ending::end_claimed(self.app.clone(), claim, PATIENCE, None));
+            let ended = stream::iter(ends).for_each_concurrent(CLAIMS, |end| end);
+            if timeout_at(self.posts.into(), ended).await.is_err() {
+                tracing::warn!("the janitor has no time to end all that it claimed, a later run does");
+                break;
+            }
             if last {
                 break;
             }

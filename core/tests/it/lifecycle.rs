@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use strait_core::machine::Backlog;
-use strait_core::{App, Channel, Close, Endpoint, Error, Json, Limits, RateLimit, State};
+use strait_core::store::{ChannelStore, Fence};
+use strait_core::{
+    App, Channel, ChannelState, Close, Endpoint, Error, Json, Limits, NodeId, RateLimit, Session, State,
+};
 use strait_store_memory::MemoryStore;
 
 use crate::client::Seen;
 use crate::log::{Log, Turnstile};
-use crate::node::{Node, serve};
+use crate::node::{Node, serve, topic};
 
 fn logging(endpoint: Endpoint, log: &Log, turnstile: &Turnstile) -> strait_core::AppBuilder {
     App::new().endpoint(endpoint).state(log.clone()).state(turnstile.clone()).store(MemoryStore::new())
@@ -169,6 +172,39 @@ async fn a_refusal_by_on_connect_closes_and_handles_nothing() {
     assert_eq!(client.closed().await, (1008, "the room is full".to_owned()));
     client.ended().await;
     assert_eq!(log.all(), ["disconnect"]);
+}
+
+#[tokio::test]
+async fn a_client_whose_record_went_during_on_connect_is_told_to_come_back() {
+    async fn connect(
+        channel: Channel,
+        state: ChannelState<u32>,
+        State(step): State<&'static str>,
+        State(log): State<Log>,
+        State(turnstile): State<Turnstile>,
+    ) -> Result<(), Error> {
+        log.note("begins");
+        turnstile.pass().await;
+        match step {
+            "subscribe" => channel.subscribe(&topic("room")).await,
+            "login" => channel.login(Session::new("ann", ())?).await,
+            "state" => state.update(|count| *count += 1).await,
+            _ => Err(Error::conflict("this name is taken")),
+        }
+    }
+    for (step, code) in [("subscribe", 1012), ("login", 1012), ("state", 1012), ("own", 1008)] {
+        let (log, turnstile, store) = (Log::default(), Turnstile::new(), MemoryStore::new());
+        let app = App::new().endpoint(Endpoint::new("a", "/").public().on_connect(connect)).store(store.clone());
+        let node = Node::start(app.state(step).state(log.clone()).state(turnstile.clone())).await;
+        let client = node.connect("/").await;
+        log.wait_for("begins").await;
+        let fence = Fence { id: client.id.clone(), generation: 1 };
+        let claim = store.claim(&fence, &NodeId::unique(), Duration::from_secs(60)).await.expect("answers");
+        store.remove(&[claim.expect("it is claimed")]).await.expect("answers");
+        turnstile.let_pass(1);
+        assert_eq!(client.closed().await.0, code, "{step}");
+        client.ended().await;
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Memberships of channels at gateways: kept in the store alone.
 
 use super::EventHub;
-use crate::channel::Channel;
+use crate::channel::{Channel, gone};
 use crate::error::Error;
 use crate::hub::PAGE;
 use crate::name::{ChannelId, Topic, UserId};
@@ -40,7 +40,7 @@ impl EventHub {
         let subscription = Subscription { fence: channel.fence(), topic: topic.clone(), indexed: true, presence };
         match self.store().subscribe(&[subscription]).await?.first() {
             Some(Subscribed::Joined { .. } | Subscribed::Already { .. }) => Ok(()),
-            Some(Subscribed::Dead) | None => Err(crate::hub::members::ended()),
+            Some(Subscribed::Dead) | None => Err(gone()),
         }
     }
 

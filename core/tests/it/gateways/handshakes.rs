@@ -1,12 +1,14 @@
+use std::time::Duration;
+
 use http::StatusCode;
 use strait_core::store::{ChannelStore, RecordPhase, StoreErrorKind};
 use strait_core::testkit::Fault;
-use strait_core::{App, Channel, Endpoint, Error, Json, Payload, Session, State};
+use strait_core::{App, Channel, Endpoint, Error, Json, NodeId, Payload, Session, State};
 use strait_store_memory::MemoryStore;
 
 use super::fake::{FakeGateway, Function, at};
-use crate::log::Log;
-use crate::node::faulty;
+use crate::log::{Log, Turnstile};
+use crate::node::{faulty, topic};
 
 async fn welcome(channel: Channel, State(log): State<Log>) -> Result<(), Error> {
     log.note("connect");
@@ -136,6 +138,34 @@ async fn a_channel_that_cannot_be_listed_leaves_nothing() {
     faults.heal("subscribe");
     function.connect("c1", "/?path=/a").await;
     assert_eq!(function.gateway.seen("c1"), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_client_whose_record_went_during_on_connect_is_told_to_come_back() {
+    async fn subscribe(
+        channel: Channel,
+        State(log): State<Log>,
+        State(turnstile): State<Turnstile>,
+    ) -> Result<(), Error> {
+        log.note("begins");
+        turnstile.pass().await;
+        channel.subscribe(&topic("room")).await
+    }
+    let (store, log, turnstile) = (MemoryStore::new(), Log::default(), Turnstile::new());
+    let app = App::new().endpoint(Endpoint::new("a", "/a").public().on_connect(subscribe));
+    let app = app.state(log.clone()).state(turnstile.clone()).store(store.clone());
+    let function = Function::new(app, &FakeGateway::new());
+    let handshake = tokio::spawn({
+        let function = function.clone();
+        async move { function.handshake("c1", "/?path=/a").await }
+    });
+    log.wait_for("begins").await;
+    let record = store.find(&at("c1").location()).await.expect("answers").expect("it is there");
+    let claim = store.claim(&record.fence(), &NodeId::unique(), Duration::from_secs(60)).await.expect("answers");
+    store.remove(&[claim.expect("it is claimed")]).await.expect("answers");
+    turnstile.let_pass(1);
+    let refusal = handshake.await.expect("no panic").expect_err("refused");
+    assert_eq!(refusal.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
 #[tokio::test]

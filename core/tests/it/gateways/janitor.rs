@@ -93,6 +93,46 @@ async fn it_ends_what_somebody_died_ending() {
     ends(&function, &log).await;
 }
 
+/// The first run of each `on_disconnect` finds something away.
+fn app_that_needs_two_runs<S: Store + Clone>(store: &S, log: &Log) -> AppBuilder {
+    let leave = async |State(log): State<Log>| {
+        log.note("run");
+        if log.count("run") % 2 == 1 { Err(Error::unavailable("the database is away")) } else { Ok(()) }
+    };
+    let endpoint = Endpoint::new("a", "/a").public().on_disconnect(leave);
+    App::new().endpoint(endpoint).state(log.clone()).store(store.clone())
+}
+
+#[tokio::test]
+async fn on_disconnect_runs_again_in_the_same_invocation_while_something_is_away() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let function = Function::new(app_that_needs_two_runs(&store, &log), &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    function.disconnect("c1").await;
+    assert_eq!(log.all(), ["run", "run"]);
+    assert!(store.find(&at("c1").location()).await.expect("answers").is_none());
+}
+
+#[tokio::test]
+async fn it_runs_on_disconnect_again_while_something_is_away() {
+    let (store, log) = (MemoryStore::new(), Log::default());
+    let app = app_that_needs_two_runs(&store, &log).lease(Duration::from_secs(1));
+    let function = Function::new(app, &FakeGateway::new());
+    function.connect("c1", "/?path=/a").await;
+    let record = store.find(&at("c1").location()).await.expect("answers").expect("it is there");
+    let dead = strait_core::NodeId::unique();
+    store.claim(&record.fence(), &dead, Duration::from_millis(1)).await.expect("answers").expect("a claim");
+    // On a busy machine a look may come too late to claim anything.
+    for _ in 0..20 {
+        function.sweep().await;
+        if store.find(&at("c1").location()).await.expect("answers").is_none() {
+            break;
+        }
+    }
+    assert!(store.find(&at("c1").location()).await.expect("answers").is_none());
+    assert!(log.count("run") >= 2);
+}
+
 /// On a busy machine a look may come too late to claim anything.
 async fn ends(function: &Function, log: &Log) {
     for _ in 0..20 {
