@@ -5,8 +5,11 @@
 use std::collections::HashMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use strait_core::Work;
+
+use crate::texts::{Members, Texts};
 
 /// What an invocation is about.
 #[derive(Debug)]
@@ -27,18 +30,19 @@ pub(crate) enum Own {
     Sweep {},
 }
 
-/// A WebSocket API's event, as far as it is read. Members that are null are absent ones.
+/// A WebSocket API's event, as far as it is read. Members that are null are absent ones, and headers and fields of the query
+/// that are no text are passed over.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayEvent {
     #[serde(default)]
-    headers: Option<HashMap<String, String>>,
+    headers: Members<String>,
     #[serde(default)]
-    multi_value_headers: Option<HashMap<String, Vec<String>>>,
+    multi_value_headers: Members<Texts>,
     #[serde(default)]
-    query_string_parameters: Option<HashMap<String, String>>,
+    query_string_parameters: Members<String>,
     #[serde(default)]
-    multi_value_query_string_parameters: Option<HashMap<String, Vec<String>>>,
+    multi_value_query_string_parameters: Members<Texts>,
     pub(crate) request_context: RequestContext,
     #[serde(default)]
     pub(crate) body: Option<String>,
@@ -85,19 +89,49 @@ struct Kind<'a> {
     request_context: Option<&'a serde_json::value::RawValue>,
     /// Of an EventBridge event.
     source: Option<String>,
+    /// Of an authorizer's event, which is about a connection as well.
+    #[serde(rename = "methodArn", alias = "routeArn")]
+    asked_for: Option<IgnoredAny>,
+}
+
+/// Why an event is none that a function handles.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// It asks an authorizer.
+    Authorizer,
+    /// What serde says.
+    Malformed(serde_json::Error),
+}
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+/// Why an event does not say where its connection can be posted to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum NoEndpoint {
+    /// It names no API, or no stage.
+    Missing,
+    /// A name has characters that no API's or stage's has.
+    Forged,
 }
 
 impl Event {
     /// Reads an event; a scheduled one of EventBridge calls the janitor.
-    pub(crate) fn read(json: &str) -> Result<Self, serde_json::Error> {
+    pub(crate) fn read(json: &str) -> Result<Self, Unreadable> {
         let kind: Kind<'_> = serde_json::from_str(json)?;
+        if kind.asked_for.is_some() {
+            return Err(Unreadable::Authorizer);
+        }
         if kind.request_context.is_some() {
-            return serde_json::from_str(json).map(Self::Gateway);
+            return Ok(Self::Gateway(serde_json::from_str(json)?));
         }
         if matches!(kind.source.as_deref(), Some("aws.events" | "aws.scheduler")) {
             return Ok(Self::Own(Own::Sweep {}));
         }
-        serde_json::from_str(json).map(Self::Own)
+        Ok(Self::Own(serde_json::from_str(json)?))
     }
 }
 
@@ -105,7 +139,7 @@ impl GatewayEvent {
     /// The handshake's headers. What cannot be a header is left out.
     pub(crate) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        for (name, value) in all_values(self.multi_value_headers.as_ref(), self.headers.as_ref()) {
+        for (name, value) in all_values(&self.multi_value_headers, &self.headers) {
             if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
                 headers.append(name, value);
             }
@@ -115,8 +149,8 @@ impl GatewayEvent {
 
     /// The query, encoded; API Gateway has decoded it.
     pub(crate) fn query(&self) -> Option<String> {
-        let many = self.multi_value_query_string_parameters.as_ref();
-        let mut fields: Vec<(&str, &str)> = all_values(many, self.query_string_parameters.as_ref()).collect();
+        let many = &self.multi_value_query_string_parameters;
+        let mut fields: Vec<(&str, &str)> = all_values(many, &self.query_string_parameters).collect();
         // Maps have no order; a name's values do.
         fields.sort_by_key(|(name, _)| *name);
         let query = serde_urlencoded::to_string(&fields).unwrap_or_default();
@@ -125,22 +159,29 @@ impl GatewayEvent {
     }
 
     /// Where connections of the API are posted to.
-    pub(crate) fn endpoint(&self, region: &str) -> Option<String> {
+    pub(crate) fn endpoint(&self, region: &str) -> Result<String, NoEndpoint> {
         let RequestContext { api_id, stage, .. } = &self.request_context;
-        let (api, stage) = (api_id.as_deref()?, stage.as_deref()?);
-        Some(format!("https://{api}.execute-api.{region}.{}/{stage}", domain(region)))
+        let (Some(api), Some(stage)) = (api_id.as_deref(), stage.as_deref()) else { return Err(NoEndpoint::Missing) };
+        // Both become part of the URL that signed requests go to: an event must not choose another host.
+        let is_api = is_name(api, b"-");
+        let is_stage = stage == "$default" || is_name(stage, b"-_");
+        if !is_api || !is_stage {
+            return Err(NoEndpoint::Forged);
+        }
+        Ok(format!("https://{api}.execute-api.{region}.{}/{stage}", domain(region)))
     }
 }
 
+/// Whether a text has letters and digits of ASCII alone, and of other characters only `others`.
+fn is_name(text: &str, others: &[u8]) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte))
+}
+
 /// All values of a name where the event has them all, and else the one that it has.
-fn all_values<'a>(
-    many: Option<&'a HashMap<String, Vec<String>>>,
-    single: Option<&'a HashMap<String, String>>,
-) -> impl Iterator<Item = (&'a str, &'a str)> {
-    let known = move |name: &str| many.and_then(|many| many.get(name)).is_some_and(|values| !values.is_empty());
-    let all = many.into_iter().flatten();
-    let all = all.flat_map(|(name, values)| values.iter().map(move |value| (&**name, &**value)));
-    let rest = single.into_iter().flatten().filter(move |(name, _)| !known(name));
+fn all_values<'a>(many: &'a Members<Texts>, single: &'a Members<String>) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let known = move |name: &str| many.0.get(name).is_some_and(|values| !values.0.is_empty());
+    let all = many.0.iter().flat_map(|(name, values)| values.0.iter().map(move |value| (&**name, &**value)));
+    let rest = single.0.iter().filter(move |(name, _)| !known(name));
     all.chain(rest.map(|(name, value)| (&**name, &**value)))
 }
 
@@ -255,13 +296,18 @@ mod tests {
     fn an_event_needs_its_kind_and_its_connection_alone() {
         for kind in ["CONNECT", "MESSAGE", "DISCONNECT"] {
             let event = read(&format!(r#"{{"requestContext":{{"eventType":"{kind}","connectionId":"a"}}}}"#));
-            assert_eq!((event.headers(), event.query(), event.endpoint("eu-west-1")), (HeaderMap::new(), None, None));
+            let missing = Err(NoEndpoint::Missing);
+            assert_eq!(
+                (event.headers(), event.query(), event.endpoint("eu-west-1")),
+                (HeaderMap::new(), None, missing)
+            );
         }
         for less in
             [r#""eventType":"MESSAGE""#, r#""connectionId":"a""#, r#""eventType":"MESSAGE","connectionId":null"#]
         {
             let error = Event::read(&format!(r#"{{"requestContext":{{{less}}}}}"#)).expect_err(less);
             let missing = if less.contains("eventType") { "connectionId" } else { "eventType" };
+            let Unreadable::Malformed(error) = error else { panic!("{error:?}") };
             assert!(error.to_string().contains(missing) || error.to_string().contains("null"), "{error}");
         }
     }
@@ -270,9 +316,9 @@ mod tests {
     fn the_event_says_where_connections_are_posted_to() {
         let event = read(SAMPLES[1]);
         let expected = "https://abcd1234.execute-api.eu-west-1.amazonaws.com/prod";
-        assert_eq!(event.endpoint("eu-west-1").as_deref(), Some(expected));
+        assert_eq!(event.endpoint("eu-west-1").as_deref(), Ok(expected));
         let china = "https://abcd1234.execute-api.cn-north-1.amazonaws.com.cn/prod";
-        assert_eq!(event.endpoint("cn-north-1").as_deref(), Some(china));
+        assert_eq!(event.endpoint("cn-north-1").as_deref(), Ok(china));
     }
 
     #[test]

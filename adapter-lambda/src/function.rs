@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use base64::Engine;
@@ -11,10 +12,14 @@ use strait_core::{
     App, ChannelId, ConnectionId, DisconnectReason, Error, GatewayConnection, Handshake, Refusal, Transport, in_full,
 };
 
-use crate::event::{Answer, Event, EventType, GatewayEvent, Own};
+use crate::event::{Answer, Event, EventType, GatewayEvent, NoEndpoint, Own, Unreadable};
 
 /// API Gateway waits for 29 s for an answer to `$connect`.
 const INTEGRATION: Duration = Duration::from_secs(28);
+/// The longest time-out that Lambda knows, for a deadline that is none.
+const LONGEST: Duration = Duration::from_mins(15);
+/// What an answer is given before the deadline, so that it is out in time: a twentieth of what is left, at most this.
+const ANSWERING: Duration = Duration::from_millis(200);
 
 /// Handles a function's events, whoever runs it. Clones are the same function.
 #[derive(Debug, Clone)]
@@ -22,6 +27,8 @@ pub struct Function {
     app: App,
     endpoint: Option<Arc<str>>,
     region: String,
+    /// Whether a deadline in the past was told.
+    past_told: Arc<AtomicBool>,
 }
 
 /// What is to be answered to an event, and what is to be done once the answer was handed over.
@@ -45,11 +52,19 @@ pub struct After {
 #[non_exhaustive]
 pub enum Failure {
     /// The event is none of those that are known.
-    #[error("the event cannot be read: it is neither of a WebSocket API, nor scheduled, nor of this function")]
-    Unknown(#[source] serde_json::Error),
+    #[error("the event cannot be read as one of a WebSocket API, of a schedule or of this function: {0}")]
+    Unknown(serde_json::Error),
+    /// The event asks an authorizer.
+    #[error("the event is an authorizer's: attach the function to routes only, `authenticate` decides over handshakes")]
+    Authorizer,
     /// The event does not say where its connection can be posted to.
     #[error("the event names no API and stage: set AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI")]
     NoEndpoint,
+    /// The event would have its connection posted to at a host of its own choice.
+    #[error(
+        "the event's apiId or stage has characters that no API's has: set AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"
+    )]
+    ForgedEndpoint,
     /// The connection's id is none.
     #[error("the event's connection id is no name")]
     Connection(#[from] strait_core::InvalidName),
@@ -63,7 +78,8 @@ impl Function {
     /// says: `https://{api}.execute-api.{region}.amazonaws.com/{stage}`.
     #[must_use]
     pub fn new(app: App, region: &str, endpoint: Option<&str>) -> Self {
-        Self { app, endpoint: endpoint.map(Arc::from), region: region.to_owned() }
+        let past_told = Arc::new(AtomicBool::new(false));
+        Self { app, endpoint: endpoint.map(Arc::from), region: region.to_owned(), past_told }
     }
 
     /// The application.
@@ -72,63 +88,116 @@ impl Function {
         &self.app
     }
 
-    /// Handles one event, which must be done by `deadline`.
+    /// Handles one event, and answers before `deadline` whatever the store does. A deadline in the past counts as none:
+    /// emulators send such ones.
     ///
     /// # Errors
     /// [`Failure`]; the message, or the end, was not handled.
     pub async fn handle(&self, event: &str, deadline: SystemTime) -> Result<Handled, Failure> {
-        let left = deadline.duration_since(SystemTime::now()).unwrap_or_default();
-        let deadline = Instant::now() + left;
-        match Event::read(event).map_err(Failure::Unknown)? {
-            Event::Gateway(event) => self.of_gateway(*event, deadline).await,
-            Event::Own(own) => {
-                let invocation = self.app.invocation(deadline);
-                match own {
-                    Own::GoOn(work) => invocation.go_on(work).await,
-                    Own::Sweep {} => invocation.sweep().await,
-                }
-                .map_err(failed)?;
-                Ok(answered(&Answer::status(200), None))
-            }
+        let left = self.left(deadline);
+        let answering = (left / 20).min(ANSWERING);
+        // Core hands over what it has no time for; it is given up on half of an answer's time later.
+        let deadline = Instant::now() + (left - answering);
+        let handled = match Event::read(event) {
+            Ok(Event::Gateway(event)) => self.of_gateway(*event, deadline, answering / 2).await,
+            Ok(Event::Own(own)) => in_time(deadline + answering / 2, self.own(own, deadline)).await,
+            Err(Unreadable::Authorizer) => Err(Failure::Authorizer),
+            Err(Unreadable::Malformed(error)) => Err(Failure::Unknown(error)),
+        };
+        if let Err(failure) = &handled
+            && !matches!(failure, Failure::Failed(_))
+        {
+            tracing::error!(error = %failure, "an event is refused");
         }
+        handled
+    }
+
+    /// How much time is left.
+    fn left(&self, deadline: SystemTime) -> Duration {
+        if let Ok(left) = deadline.duration_since(SystemTime::now())
+            && !left.is_zero()
+        {
+            // Beyond any time-out of Lambda's an instant could not be told.
+            return left.min(LONGEST);
+        }
+        if !self.past_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the invocation's deadline is in the past, it counts as none; set this machine's clock, if it is wrong"
+            );
+        }
+        LONGEST
+    }
+
+    async fn own(&self, own: Own, deadline: Instant) -> Result<Handled, Failure> {
+        let invocation = self.app.invocation(deadline);
+        match own {
+            Own::GoOn(work) => invocation.go_on(work).await,
+            Own::Sweep {} => invocation.sweep().await,
+        }
+        .map_err(failed)?;
+        Ok(answered(&Answer::status(200), None))
     }
 
     /// Does what is left once the answer was handed over.
     pub async fn after(&self, after: After) {
-        if let Err(error) = self.app.invocation(after.deadline).connected(&after.held).await {
-            tracing::warn!(channel = %after.held, error = %error.in_full(), "what on_connect has sent waits for the first message");
+        let invocation = self.app.invocation(after.deadline);
+        let connected = in_time(after.deadline, async { invocation.connected(&after.held).await.map_err(failed) });
+        if let Err(error) = connected.await {
+            tracing::warn!(channel = %after.held, error = %in_full(&error), "what on_connect has sent waits for the first message");
         }
     }
 
-    async fn of_gateway(&self, event: GatewayEvent, deadline: Instant) -> Result<Handled, Failure> {
+    async fn of_gateway(&self, event: GatewayEvent, deadline: Instant, grace: Duration) -> Result<Handled, Failure> {
         let endpoint = match &self.endpoint {
             Some(endpoint) => Arc::clone(endpoint),
-            None => event.endpoint(&self.region).ok_or(Failure::NoEndpoint)?.into(),
+            None => match event.endpoint(&self.region) {
+                Ok(endpoint) => endpoint.into(),
+                Err(NoEndpoint::Missing) => return Err(Failure::NoEndpoint),
+                Err(NoEndpoint::Forged) => return Err(Failure::ForgedEndpoint),
+            },
         };
         let connection = GatewayConnection { endpoint, id: ConnectionId::new(&event.request_context.connection_id)? };
+        if event.request_context.event_type == EventType::Connect {
+            return Ok(self.connect(&event, connection, deadline, grace).await);
+        }
+        in_time(deadline + grace, self.of_connection(event, &connection, deadline)).await
+    }
+
+    /// A message of a connection, or its end.
+    async fn of_connection(
+        &self,
+        event: GatewayEvent,
+        connection: &GatewayConnection,
+        deadline: Instant,
+    ) -> Result<Handled, Failure> {
+        let invocation = self.app.invocation(deadline);
         match event.request_context.event_type {
-            EventType::Connect => Ok(self.connect(&event, connection, deadline).await),
-            EventType::Message => {
-                let invocation = self.app.invocation(deadline);
+            EventType::Message | EventType::Connect => {
                 let body = event.body.as_deref().unwrap_or_default();
                 let handled = if event.is_base64_encoded == Some(true) {
                     let bytes = BASE64_STANDARD.decode(body).map_err(|error| failed(error.into()))?;
-                    invocation.bytes(&connection, &bytes).await
+                    invocation.bytes(connection, &bytes).await
                 } else {
-                    invocation.message(&connection, body).await
+                    invocation.message(connection, body).await
                 };
                 handled.map_err(failed)?;
                 Ok(answered(&Answer::status(200), None))
             }
             EventType::Disconnect => {
                 let reason = reason(&event);
-                self.app.invocation(deadline).disconnect(&connection, reason).await.map_err(failed)?;
+                invocation.disconnect(connection, reason).await.map_err(failed)?;
                 Ok(answered(&Answer::status(200), None))
             }
         }
     }
 
-    async fn connect(&self, event: &GatewayEvent, connection: GatewayConnection, deadline: Instant) -> Handled {
+    async fn connect(
+        &self,
+        event: &GatewayEvent,
+        connection: GatewayConnection,
+        deadline: Instant,
+        grace: Duration,
+    ) -> Handled {
         let address = event.request_context.identity.as_ref().and_then(|identity| identity.source_ip.as_deref());
         let peer =
             address.and_then(|address| address.parse::<IpAddr>().ok()).map(|address| SocketAddr::new(address, 0));
@@ -137,8 +206,14 @@ impl Function {
         let transport = if connection.endpoint.starts_with("https") { Transport::Tls } else { Transport::Plain };
         let headers = event.headers();
         let handshake = Handshake { connection, path: "/", query: query.as_deref(), headers, peer, transport };
-        let invocation = self.app.invocation(deadline.min(Instant::now() + INTEGRATION));
-        match invocation.connect(handshake).await {
+        let until = deadline.min(Instant::now() + INTEGRATION);
+        let invocation = self.app.invocation(until);
+        let connected = tokio::time::timeout_at((until + grace).into(), invocation.connect(handshake)).await;
+        let late = |_| {
+            tracing::error!("a handshake did not end in its time");
+            Err(Refusal::unavailable("the handshake took too long"))
+        };
+        match connected.unwrap_or_else(late) {
             Ok(handshaken) => {
                 let mut answer = Answer::status(200);
                 if let Some(chosen) = handshaken.subprotocol.as_ref().and_then(|name| name.to_str().ok()) {
@@ -149,6 +224,13 @@ impl Function {
             Err(refusal) => answered(&refused(&refusal), None),
         }
     }
+}
+
+/// Gives up what does not end by `deadline`, so that the invocation is answered before Lambda kills the process.
+async fn in_time<T>(deadline: Instant, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let late =
+        |_| Err(failed(Error::unavailable("the invocation's time is over").because("a call did not end in time")));
+    tokio::time::timeout_at(deadline.into(), work).await.unwrap_or_else(late)
 }
 
 fn failed(error: Error) -> Failure {

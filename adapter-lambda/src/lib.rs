@@ -11,6 +11,7 @@ pub mod local;
 #[cfg(feature = "runtime")]
 mod runtime;
 mod self_invoke;
+mod texts;
 
 pub use function::{After, Failure, Function, Handled};
 pub use gateway::{ApiGateway, ConfigError, CredentialsError, Settings};

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod client;
+mod deadlines;
 mod disconnects;
+mod events;
 mod handshakes;
 mod kit;
 mod limits;

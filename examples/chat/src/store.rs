@@ -56,6 +56,19 @@ pub enum UnknownStore {
 }
 
 impl Store {
+    /// As parsed, for a function: its instances handle one invocation at a time and are many, so that one connection for work
+    /// is enough for Postgres, unless the URL has `connections`.
+    ///
+    /// # Errors
+    /// A text that names no store.
+    pub fn of_function(store: &str) -> Result<Self, UnknownStore> {
+        Ok(match store.parse()? {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(config) if !has_connections(store) => Self::Postgres(Box::new(config.connections(1))),
+            other => other,
+        })
+    }
+
     /// Gives an application this store.
     pub fn give(self, app: AppBuilder) -> AppBuilder {
         match self {
@@ -65,5 +78,31 @@ impl Store {
             #[cfg(feature = "postgres")]
             Self::Postgres(config) => app.store(PostgresStore::new(*config)),
         }
+    }
+}
+
+/// Whether a URL says how many connections there may be.
+#[cfg(feature = "postgres")]
+fn has_connections(url: &str) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    query.split('&').any(|pair| pair.starts_with("connections="))
+}
+
+#[cfg(all(test, feature = "postgres"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_takes_one_connection_of_postgres_unless_the_url_says_how_many() {
+        for (url, connections) in [
+            ("postgres://h/d", "connections: 1,"),
+            ("postgres://h/d?schema=connections", "connections: 1,"),
+            ("postgres://h/d?schema=a&connections=3", "connections: 3,"),
+        ] {
+            let store = format!("{:?}", Store::of_function(url).expect(url));
+            assert!(store.contains(connections), "{store} for {url}");
+        }
+        let node: Store = "postgres://h/d".parse().expect("a URL");
+        assert!(format!("{node:?}").contains("connections: 10,"));
     }
 }

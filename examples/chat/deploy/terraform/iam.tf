@@ -28,6 +28,11 @@ resource "aws_iam_role_policy" "chat" {
         Action   = "lambda:InvokeFunction"
         Resource = "arn:${local.aws}:lambda:${local.region}:${local.account}:function:${var.name}"
       },
+      {
+        Effect   = "Allow"
+        Action   = "sqs:SendMessage"
+        Resource = aws_sqs_queue.failures.arn
+      },
     ]
   })
 }

@@ -5,7 +5,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = ">= 5.0, < 7.0"
+      version = ">= 5.26, < 7.0"
     }
   }
 }
@@ -32,6 +32,13 @@ resource "aws_lambda_function" "chat" {
   # Longer than a handler's limit, and than a lease's term and a sweep.
   timeout = 40
   role    = aws_iam_role.chat.arn
+  # -1 reserves none.
+  reserved_concurrent_executions = var.reserved_concurrency
+
+  logging_config {
+    log_format = "Text"
+    log_group  = aws_cloudwatch_log_group.chat.name
+  }
 
   environment {
     variables = { CHAT_STORE = var.store_url }
@@ -44,6 +51,44 @@ resource "aws_lambda_function" "chat" {
       security_group_ids = var.security_group_ids
     }
   }
+
+  lifecycle {
+    precondition {
+      condition     = length(var.subnet_ids) == 0 || length(var.security_group_ids) > 0
+      error_message = "A function in subnets needs security_group_ids, too."
+    }
+  }
+
+  # The role can write the log, and live in the VPC, before the function first runs.
+  depends_on = [
+    aws_iam_role_policy.chat,
+    aws_iam_role_policy_attachment.log,
+    aws_iam_role_policy_attachment.vpc,
+  ]
+}
+
+resource "aws_cloudwatch_log_group" "chat" {
+  name              = "/aws/lambda/${var.name}"
+  retention_in_days = var.log_retention
+}
+
+# What invokes asynchronously, the function itself and the schedule, is tried again; what fails for good goes here.
+resource "aws_sqs_queue" "failures" {
+  name                      = "${var.name}-failures"
+  message_retention_seconds = 1209600
+  sqs_managed_sse_enabled   = true
+}
+
+resource "aws_lambda_function_event_invoke_config" "chat" {
+  function_name = aws_lambda_function.chat.function_name
+
+  destination_config {
+    on_failure {
+      destination = aws_sqs_queue.failures.arn
+    }
+  }
+
+  depends_on = [aws_iam_role_policy.chat]
 }
 
 resource "aws_apigatewayv2_api" "chat" {
@@ -73,8 +118,8 @@ resource "aws_apigatewayv2_stage" "chat" {
   depends_on  = [aws_apigatewayv2_route.chat]
 
   default_route_settings {
-    throttling_burst_limit = 5000
-    throttling_rate_limit  = 10000
+    throttling_burst_limit = var.throttling_burst
+    throttling_rate_limit  = var.throttling_rate
   }
 }
 

@@ -38,7 +38,31 @@ variable "subnet_ids" {
 }
 
 variable "security_group_ids" {
-  description = "Security groups of the function in these subnets."
+  description = "Security groups of the function in these subnets, needed there."
   type        = list(string)
   default     = []
+}
+
+variable "reserved_concurrency" {
+  description = "How many instances there may be at once, which bounds the store's connections; -1 reserves none."
+  type        = number
+  default     = -1
+}
+
+variable "throttling_rate" {
+  description = "How many messages and handshakes a second the stage takes."
+  type        = number
+  default     = 10000
+}
+
+variable "throttling_burst" {
+  description = "How many of them at once."
+  type        = number
+  default     = 5000
+}
+
+variable "log_retention" {
+  description = "For how many days logs are kept."
+  type        = number
+  default     = 14
 }

@@ -18,8 +18,8 @@ async fn main() -> anyhow::Result<()> {
     // CloudWatch adds the time to each line.
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false).without_time();
     tracing_subscriber::registry().with(filter).with(lines).init();
-    let store: Store = match std::env::var("CHAT_STORE") {
-        Ok(store) => store.parse().context("CHAT_STORE")?,
+    let store = match std::env::var("CHAT_STORE") {
+        Ok(store) => Store::of_function(&store).context("CHAT_STORE")?,
         Err(_) => Store::Memory,
     };
     let load_tests = std::env::var("CHAT_LOAD_TESTS").is_ok_and(|value| value == "1");
