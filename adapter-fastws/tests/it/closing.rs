@@ -10,7 +10,9 @@ use crate::kit::{CLOSING, Got, Notes, becomes, close, echo, frame, limits, ping,
 /// An endpoint whose channels tell their ids.
 fn closing(handled: &Notes) -> Endpoint {
     let noted = handled.clone();
-    echo("/echo")
+    Endpoint::new("closing", "/echo")
+        .public()
+        .limits(limits())
         .on("id", |channel: Channel| async move { channel.id().as_str().to_owned() })
         .on("close", |channel: Channel| async move {
             channel.send_json("goodbye").await?;

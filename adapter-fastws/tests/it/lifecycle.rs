@@ -8,14 +8,19 @@ use crate::kit::{CLOSING, Gate, Got, Node, Notes, TcpClient, close, limits, serv
 
 /// An endpoint whose handlers note what happens.
 fn noted(notes: &Notes) -> Endpoint {
-    let (connected, handled, ended) = (notes.clone(), notes.clone(), notes.clone());
+    let connected = notes.clone();
+    without_connect(notes).on_connect(move |channel: Channel| {
+        connected.add("connect");
+        async move { channel.subscribe(&Topic::new("all")?).await }
+    })
+}
+
+/// As [`noted`], for an `on_connect` of the test's own.
+fn without_connect(notes: &Notes) -> Endpoint {
+    let (handled, ended) = (notes.clone(), notes.clone());
     Endpoint::new("noted", "/noted")
         .public()
         .limits(limits())
-        .on_connect(move |channel: Channel| {
-            connected.add("connect");
-            async move { channel.subscribe(&Topic::new("all")?).await }
-        })
         .on_message(move |text: String| {
             handled.add(&*text);
             async move { text }
@@ -150,7 +155,7 @@ async fn a_lost_client_stays_lost_when_the_sweeper_or_a_drain_finds_its_channel(
 async fn no_message_is_handled_before_on_connect_has_ended() {
     let (notes, gate) = (Notes::default(), Gate::shut());
     let (connected, waiting) = (notes.clone(), gate.clone());
-    let endpoint = noted(&notes).on_connect(move || {
+    let endpoint = without_connect(&notes).on_connect(move || {
         let (notes, gate) = (connected.clone(), waiting.clone());
         async move {
             notes.add("connect");
@@ -176,7 +181,7 @@ async fn no_message_is_handled_before_on_connect_has_ended() {
 async fn a_client_that_leaves_during_on_connect_is_disconnected_after_it() {
     let (notes, gate) = (Notes::default(), Gate::shut());
     let (connected, waiting) = (notes.clone(), gate.clone());
-    let endpoint = noted(&notes).on_connect(move |channel: Channel| {
+    let endpoint = without_connect(&notes).on_connect(move |channel: Channel| {
         let (notes, gate) = (connected.clone(), waiting.clone());
         async move {
             gate.pass().await;
@@ -208,7 +213,7 @@ async fn who_is_refused_by_on_connect_is_closed_and_not_heard() {
     ];
     for (refuse, code, expected) in cases {
         let notes = Notes::default();
-        let endpoint = noted(&notes).on_connect(move || async move { Err::<(), _>(refuse()) });
+        let endpoint = without_connect(&notes).on_connect(move || async move { Err::<(), _>(refuse()) });
         let node = serve(endpoint).await;
         let mut client = node.client("/noted").await;
         client.text("too early").await;
@@ -222,11 +227,11 @@ async fn who_is_refused_by_on_connect_is_closed_and_not_heard() {
 async fn on_connect_that_panics_or_takes_too_long_refuses() {
     let notes = Notes::default();
     let quick = Limits { handler: Duration::from_millis(50), ..limits() };
-    let panics = noted(&notes).on_connect(|| async { panic!("on purpose") as () });
+    let panics = without_connect(&notes).on_connect(|| async { panic!("on purpose") as () });
     let node = serve(panics).await;
     node.client("/noted").await.closes(1011).await;
     node.end().await;
-    let hangs = noted(&notes).limits(quick).on_connect(|| async { std::future::pending::<()>().await });
+    let hangs = without_connect(&notes).limits(quick).on_connect(|| async { std::future::pending::<()>().await });
     let node = serve(hangs).await;
     node.client("/noted").await.closes(1011).await;
     node.end().await;
@@ -236,7 +241,8 @@ async fn on_connect_that_panics_or_takes_too_long_refuses() {
 #[tokio::test]
 async fn a_broken_on_disconnect_holds_nobody_up() {
     let quick = Limits { handler: Duration::from_millis(50), ..limits() };
-    let panics = noted(&Notes::default()).on_disconnect(|| async { panic!("on purpose") as () });
+    let panics =
+        Endpoint::new("noted", "/noted").limits(limits()).on_disconnect(|| async { panic!("on purpose") as () });
     let hangs =
         Endpoint::new("hangs", "/hangs").limits(quick).on_disconnect(|| async { std::future::pending::<()>().await });
     let node = serve_app(App::new().endpoint(panics).endpoint(hangs)).await;

@@ -94,7 +94,7 @@ fn serves() {
     runtime.block_on(async {
         let store = MemoryStore::new();
         let app = app(store.clone(), &limits(handshake));
-        let limits = ServerLimits { handshake, connections: 20_000, ..server_limits() };
+        let limits = ServerLimits { handshake, keep_alive: handshake, connections: 20_000, ..server_limits() };
         let server = Server::new(app.clone()).limits(limits);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there is a port");
         println!("\n{SAYS}{}", listener.local_addr().expect("it listens"));
