@@ -215,8 +215,8 @@ impl AppBuilder {
         self.gateways.continuation.is_some()
     }
 
-    /// Sets the retention of topics whose names begin with `prefix`. The longest matching prefix decides. Without a
-    /// match, nothing is kept.
+    /// Sets the retention of topics with a name that begins with `prefix`. The longest matching prefix decides. Without
+    /// a match, nothing is kept.
     pub fn retain(mut self, prefix: impl Into<String>, retention: Retention) -> Self {
         self.settings.retentions.push((prefix.into(), retention));
         self

@@ -228,7 +228,7 @@ impl Channel {
 
     /// Whether no handler may start: the node is not sure of its lease, or the channel has no record any more.
     pub(crate) fn is_suspended(&self, now: Instant) -> bool {
-        // A channel at a gateway is on no node whose lease could end.
+        // A channel at a gateway depends on no lease.
         !self.is_at_gateway() && (!self.app().hub().is_sure_at(now) || self.inner.stray.load(Ordering::Acquire))
     }
 

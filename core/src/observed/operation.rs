@@ -1,4 +1,4 @@
-//! The operations of a store, as metrics and log lines name them.
+//! The operations of a store, by their names in metrics and log lines.
 
 macro_rules! operations {
     ($($variant:ident $name:literal,)*) => {

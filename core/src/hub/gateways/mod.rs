@@ -42,8 +42,7 @@ pub(crate) struct Gateways {
     topics: Mutex<HashMap<Topic, VecDeque<Waiting>>>,
     /// The handlers that run in invocations of this process, and whether their reply is out.
     replying: Mutex<HashMap<(ChannelId, u32), watch::Receiver<bool>>>,
-    /// Connections whose handshake an invocation of this process is answering, with the outlet that holds their
-    /// messages.
+    /// Connections with a handshake that an invocation of this process is answering, and the outlet for their messages.
     opening: Mutex<HashMap<GatewayConnection, Arc<dyn Outlet>>>,
     /// Gap notices that are under way.
     owed: Mutex<HashSet<(ChannelId, Topic)>>,
