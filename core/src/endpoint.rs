@@ -209,7 +209,7 @@ impl Endpoint {
         self
     }
 
-    /// Runs once the client is let in, before any message is handled. An error refuses the client: on a node with
+    /// Runs once the client may connect, before any message is handled. An error refuses the client: on a node with
     /// close code 1008, on Lambda with the handshake's HTTP status.
     pub fn on_connect<H, Args>(mut self, handler: H) -> Self
     where
@@ -243,7 +243,7 @@ impl Endpoint {
         self.route(key, Route::new(handler))
     }
 
-    /// Handles messages with the routing key `key`, by a route with policies of its own.
+    /// Handles messages with the routing key `key`, by a route with its own policies.
     pub fn route(mut self, key: impl Into<String>, route: Route) -> Self {
         self.routes.push((key.into(), route));
         self
@@ -258,7 +258,7 @@ impl Endpoint {
         self.message_route(Route::new(handler))
     }
 
-    /// Handles text that no other route takes, by a route with policies of its own.
+    /// Handles text that no other route takes, by a route with its own policies.
     pub fn message_route(mut self, route: Route) -> Self {
         let before = self.message.replace(route);
         self.replaces("on_message", &before);
@@ -274,7 +274,7 @@ impl Endpoint {
         self.binary_route(Route::new(handler))
     }
 
-    /// Handles binary messages, by a route with policies of its own.
+    /// Handles binary messages, by a route with its own policies.
     pub fn binary_route(mut self, route: Route) -> Self {
         let before = self.binary.replace(route);
         self.replaces("on_binary", &before);

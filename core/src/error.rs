@@ -133,7 +133,7 @@ impl Error {
     /// An [`anyhow::Error`], which is no `std::error::Error` and so cannot pass by `?` alone:
     /// `work().await.map_err(Error::from_anyhow)?`.
     ///
-    /// A [`StoreError`] or [`InvalidName`] anywhere among its causes counts as if it had come without `anyhow`; every
+    /// A [`StoreError`] or [`InvalidName`] anywhere among its causes counts as if it came without `anyhow`. Every
     /// other error is `internal`, with the whole chain in the log.
     #[cfg(feature = "anyhow")]
     #[must_use]

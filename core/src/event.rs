@@ -135,8 +135,8 @@ pub struct Position {
 /// The part of a topic's log that is kept for recovery. Without retention a publication is fan-out only, at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// At most so many events.
+    /// The most events that are kept.
     pub count: u32,
-    /// None older than this.
+    /// The age at which an event is dropped.
     pub age: Duration,
 }

@@ -33,8 +33,8 @@ use crate::store::{Change, Fence, Patch, PresenceEntry, Record, StoreError, Stor
 
 /// One client's conversation with an endpoint. Clones are the same channel.
 ///
-/// A handler may keep a clone after it has ended, even after the channel has ended. Sends then reach nobody, changes of
-/// the channel answer `conflict`, and publishing still works.
+/// A handler may keep a clone after it has ended, even after the channel has ended. Sends then reach no client, changes
+/// of the channel answer `conflict`, and publishing still works.
 #[derive(Clone)]
 pub struct Channel {
     pub(crate) inner: Arc<Inner>,
@@ -262,7 +262,7 @@ impl Channel {
     /// Sends a value as JSON.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and a value that cannot be serialised.
+    /// The errors of [`send`](Self::send), and a value that cannot be serialised.
     pub async fn send_json<T: Serialize + ?Sized + Sync>(&self, value: &T) -> Result<(), Error> {
         self.send(&Payload::json(value)?).await
     }
@@ -316,7 +316,7 @@ impl Channel {
     /// Subscribes as [`subscribe`](Self::subscribe) does, and shows the channel in the topic's presence, with `data`.
     ///
     /// # Errors
-    /// As [`subscribe`](Self::subscribe), and data that cannot be serialised.
+    /// The errors of [`subscribe`](Self::subscribe), and data that cannot be serialised.
     pub async fn subscribe_present<T: Serialize + Sync>(&self, topic: &Topic, data: Option<&T>) -> Result<(), Error> {
         let data = data.map(serde_json::to_vec).transpose()?.map(Into::into);
         let user = self.session_value().map(|session| session.user().clone());
@@ -343,7 +343,7 @@ impl Channel {
     /// Publishes on a topic, to every subscriber but this channel.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish).
+    /// The errors of [`publish`](Self::publish).
     pub async fn publish_to_others(&self, topic: &Topic, payload: Payload) -> Result<Position, Error> {
         self.publish_event(topic, payload, Some(self.inner.id.clone())).await
     }
@@ -376,7 +376,7 @@ impl Channel {
     /// Forgets the client's session, at once.
     ///
     /// # Errors
-    /// As [`login`](Self::login).
+    /// The errors of [`login`](Self::login).
     pub async fn logout(&self) -> Result<(), Error> {
         self.set_session(None).await
     }
@@ -391,7 +391,7 @@ impl Channel {
             let expected = {
                 let mut live = self.inner.live.lock();
                 if session.is_none() {
-                    // A logout holds here even if the store does not hear of it.
+                    // A logout holds here even if the write to the store fails.
                     live.session = None;
                 }
                 live.session_version

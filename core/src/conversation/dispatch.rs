@@ -29,7 +29,7 @@ impl Conversation {
                 handler(ConnectContext { channel: channel.clone() }).await?;
             }
             if resumable {
-                // Only an open channel is detached when its node dies.
+                // When its node dies, only an open channel becomes detached.
                 channel.write(Patch { opened: true, ..Patch::default() }).await?;
             }
             Ok(())

@@ -34,7 +34,7 @@ use run::{Ended, Run, Task, Work};
 pub enum Driven {
     /// Send the queue and a close frame, and end the connection.
     Close(Close),
-    /// The channel has come to its end, or lives elsewhere: drop the conversation.
+    /// The channel has ended, or lives elsewhere: drop the conversation.
     Done,
 }
 
@@ -159,7 +159,7 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        // The handlers of earlier messages may have taken long: read the clock anew.
+        // The handlers of earlier messages may have taken long: read the clock again.
         self.look_at_the_lease(Instant::now(), cx);
         let step = if self.machine.try_begin() {
             Some(Step::Message(message))
@@ -182,7 +182,7 @@ impl Conversation {
         self.handle(Event::PeerClosed { leaves: true }, cx);
     }
 
-    /// The connection is gone, or nothing comes from it any more.
+    /// The connection is gone, or no message can come from it any more.
     pub fn lost(&mut self, cx: &mut Context<'_>) {
         self.reason.get_or_insert(DisconnectReason::Lost);
         self.handle(Event::Lost, cx);
@@ -378,7 +378,7 @@ impl Conversation {
     fn handler_over(&mut self) {
         self.channel.inner.outlet.handler_ended();
         if let Some(close) = self.asked_close() {
-            // The machine still counts the handler as running, so that this starts nothing.
+            // The machine still counts the handler as running, so that this starts no other one.
             self.step(close);
         }
     }

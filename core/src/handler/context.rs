@@ -26,7 +26,7 @@ pub trait HasChannel: Context {
     fn channel(&self) -> &Channel;
 }
 
-/// The handshake, before anything of the client is trusted: for `authenticate`.
+/// The handshake, before the client is trusted: for `authenticate`.
 #[derive(Debug)]
 pub struct OpenContext {
     pub(crate) app: App,
@@ -76,7 +76,7 @@ impl MessageContext {
 pub enum DisconnectReason {
     /// The client closed the connection.
     Client,
-    /// The connection broke, or nothing came from it for too long.
+    /// The connection broke, or was silent for too long.
     Lost,
     /// The server closed it: a handler, a limit or a drain.
     Server,

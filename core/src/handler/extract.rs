@@ -115,7 +115,7 @@ impl<T: DeserializeOwned> Extract<MessageContext> for Json<T> {
     }
 }
 
-/// Input with rules of its own.
+/// Input with its own validation rules.
 pub trait Validate {
     /// Checks the rules.
     ///

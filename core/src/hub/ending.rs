@@ -164,7 +164,7 @@ async fn go_on(channel: &Channel, begun: Begun, reason: DisconnectReason, connec
         Begun::Here(Ended::Claimed(claim)) if first => {
             Box::pin(run(channel, *claim, reason, connected, PATIENCE, place)).await;
         }
-        // There is nothing to claim and nothing to sweep.
+        // There is no record to claim or to remove.
         Begun::Forgotten if first && connected => {
             disconnect(channel, reason, PATIENCE, &mut place, &AtomicBool::new(true)).await;
         }

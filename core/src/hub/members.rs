@@ -59,7 +59,7 @@ pub(crate) struct Joined {
     key: u64,
     /// Whether the store has confirmed it.
     stored: bool,
-    /// The channel's presence data here, beside its user.
+    /// The channel's presence data here, in addition to its user.
     shown: Option<Box<Shown>>,
 }
 

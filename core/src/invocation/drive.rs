@@ -17,7 +17,7 @@ pub(super) enum Ended {
     Idle,
     /// The server closes.
     Close(Close),
-    /// The channel has come to its end.
+    /// The channel has ended.
     Done,
 }
 

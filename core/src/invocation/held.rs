@@ -55,7 +55,7 @@ impl Invocation {
     /// Posts the held messages. Call it once the answer to a handshake was handed over, if that answer named a channel.
     ///
     /// # Errors
-    /// The store's error; the client's first message, or the janitor, goes on.
+    /// The store's error; the client's first message, or the janitor, then posts them.
     pub async fn connected(&self, channel: &ChannelId) -> Result<(), Error> {
         let deadline = self.posts.min(Instant::now() + ESTABLISHING);
         let posted = self.post_held(channel, deadline).await?;

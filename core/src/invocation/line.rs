@@ -34,7 +34,7 @@ pub(super) struct Line {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Frame>,
-    /// Tells the publisher's own fan-out that the handler's reply is out.
+    /// Releases the publisher's own events once the handler's reply is out.
     replying: Option<(u32, watch::Sender<bool>)>,
     ended: bool,
 }

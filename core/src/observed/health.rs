@@ -12,7 +12,7 @@ use super::operation::Operation;
 use super::outage::{Channel, Outages, Refuses};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Counts, measures and logs. A call that succeeds takes no lock while nothing has failed.
+/// Counts, measures and logs. A call that succeeds takes no lock while no call has failed.
 pub(crate) struct StoreHealth {
     /// The duration of calls, by operation; empty if they are not measured.
     calls: Vec<Histogram>,

@@ -55,7 +55,7 @@ operations! {
 }
 
 impl Operation {
-    /// Whether it stores something new for a client. A full disk refuses these, while removing and renewing may work.
+    /// Whether it stores new data for a client. A full disk refuses these, while removals and renewals may work.
     pub(super) const fn is_write(self) -> bool {
         matches!(
             self,

@@ -17,7 +17,7 @@ pub struct NewChannel {
     pub id: ChannelId,
     /// The name of its endpoint.
     pub endpoint: Arc<str>,
-    /// Where its connection is.
+    /// The place of its connection.
     pub location: Location,
     /// Path and query, as JSON.
     pub opening: Bytes,
@@ -59,7 +59,7 @@ pub enum AttachAs {
 pub struct Attach {
     /// The connection's proof.
     pub by: AttachAs,
-    /// Where the new connection is.
+    /// The place of the new connection.
     pub location: Location,
     /// The hash of the token that replaces the present one. The one shown stays valid until it is confirmed.
     pub next_token: Option<TokenHash>,
@@ -106,7 +106,7 @@ pub struct Patch {
 pub enum Written {
     /// Everything was written; versions went up by 1.
     Done,
-    /// A version was not the expected one, and nothing was written.
+    /// A version was not the expected one, and the record is unchanged.
     Conflict(Box<Record>),
     /// The fence is older than the record, or the channel is dead or unknown.
     Stale,
@@ -141,7 +141,7 @@ pub enum Ended {
     Claimed(Box<Claim>),
 }
 
-/// Whether a lease is asked for anew or renewed.
+/// Whether a call begins a lease or renews it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseTerm {
     /// Begin a new term, even if another one has ended or still runs.
@@ -171,8 +171,8 @@ pub struct Served<'a> {
 /// Keeps the records of channels.
 ///
 /// A record dies in one atomic step ([`claim`](Self::claim), [`claim_due`](Self::claim_due)): it becomes a tombstone
-/// with a new generation, which refuses every write of older generations and every subscription, until
-/// [`remove`](Self::remove) has swept its topic rows and, last, the record itself.
+/// with a new generation. The tombstone refuses every write of older generations and every subscription. Finally
+/// [`remove`](Self::remove) deletes its topic rows and, last, the record itself.
 ///
 /// All durations run on the store's clock.
 #[async_trait]
@@ -221,7 +221,7 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn detach(&self, fence: &Fence, grace: Duration) -> Result<Detached, StoreError>;
 
-    /// Changes a record, all of the patch or nothing. A claim's fence may write to the tombstone that it holds.
+    /// Applies all of a patch to a record, or none of it. A claim's fence may write to the tombstone that it holds.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -243,9 +243,9 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// Ends a channel: a tombstone and a claim for `ttl` in one step. `None` if the fence is stale, the channel is
     /// unknown, or another claimant holds a claim that has not run out.
     ///
-    /// `by` names the claimant. A claimant that asks again with the same fence, because the answer was lost, gets the
-    /// same claim for another `ttl`, unless it was taken over. Two that may end a channel at the same time use
-    /// different names.
+    /// `by` names the claimant. After a lost answer, the claimant may repeat the call with the same fence. It gets the
+    /// same claim for another `ttl`, unless the claim was taken over. Two claimants that may end a channel at the same
+    /// time use different names.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -286,8 +286,8 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer; the lease ends by itself.
     async fn release(&self, node: &NodeId) -> Result<(), StoreError>;
 
-    /// Claims up to `limit` channels that are due: those on nodes without a lease, and those with an expired grace,
-    /// claim or time at a gateway ([`NewChannel::due`]). An open resumable channel on a node without a lease is
+    /// Claims up to `limit` due channels: those on nodes without a lease, and those with an expired grace, claim or
+    /// time at a gateway ([`NewChannel::due`]). An open resumable channel on a node without a lease is
     /// detached instead, and due when its grace ends. The call may answer fewer channels than are due, even none:
     /// callers repeat it.
     ///

@@ -56,7 +56,7 @@ pub enum Subscribed {
 pub struct Page<T> {
     /// The items. A page may hold fewer than asked for, also none, before the last one.
     pub items: Vec<T>,
-    /// Where the next page begins; `None` after the last one.
+    /// The cursor of the next page; `None` after the last one.
     pub next: Option<String>,
 }
 
@@ -65,7 +65,7 @@ pub struct Page<T> {
 pub struct Member {
     /// The channel and the generation that it has now.
     pub fence: Fence,
-    /// Where its connection is.
+    /// The place of its connection.
     pub location: Location,
     /// The topic's last event when it joined: the member gets the events after it.
     pub joined: Position,
@@ -78,7 +78,7 @@ pub struct Present {
     pub channel: ChannelId,
     /// Its presence entry.
     pub entry: PresenceEntry,
-    /// Since when, by the store's clock.
+    /// The start of its presence, by the store's clock.
     pub since: SystemTime,
 }
 
@@ -124,7 +124,7 @@ pub struct Publication {
     pub topic: Topic,
     /// The event, with a payload of at most [`MAX_PAYLOAD`] bytes.
     pub event: Arc<Event>,
-    /// How much of the topic is kept; `None` keeps nothing and delivers at most once.
+    /// The part of the topic's log that is kept; `None` keeps no event and delivers at most once.
     pub retention: Option<Retention>,
     /// Two publications with the same key are one if they are on the same topic: a key's scope is its topic. The store
     /// remembers it as long as the topic's retention, and at least five minutes. A key has 1 to [`MAX_KEY`] bytes.
@@ -134,11 +134,11 @@ pub struct Publication {
 /// The answer to one [`Publication`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// Where the event is.
+    /// The event's place in the topic.
     pub position: Position,
     /// Whether the topic has indexed members, which the bus does not reach.
     pub indexed: bool,
-    /// Whether a publication with the same key had been there before; nothing was delivered again.
+    /// Whether an earlier publication had the same key; this one was then not delivered.
     pub duplicate: bool,
 }
 
@@ -168,7 +168,7 @@ pub enum Delivered {
     Stored(Position),
     /// The channel is connected there; resumable channels keep the event in the inbox as well.
     At {
-        /// Where its connection is.
+        /// The place of its connection.
         location: Location,
         /// The place in the inbox.
         position: Option<Position>,
@@ -194,7 +194,7 @@ pub struct Relay {
 #[async_trait]
 pub trait EventHubStore: Debug + Send + Sync + 'static {
     /// Adds members. Joining with presence publishes a `Join` event ([`Present::event`]) in the same step, and `head`
-    /// is that event; on a topic with a log it is kept like the last publication was.
+    /// is that event. On a topic with a log it is kept like the last publication.
     ///
     /// A call for a member updates it: indexed or not, present or not, with this entry. A change of the entry alone
     /// publishes no event.
@@ -216,8 +216,8 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn topics(&self, id: &ChannelId) -> Result<Vec<Topic>, StoreError>;
 
-    /// The indexed members of a topic that have living records. `cursor` is `None` or a page's `next`. A channel that is
-    /// a member throughout the listing is listed once.
+    /// The indexed members of a topic that have living records. `cursor` is `None` or a page's `next`. A channel that
+    /// is a member throughout the listing is listed once.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::name::{ChannelId, ConnectionId, NodeId, UserId};
 
-/// Where a channel's connection is.
+/// The place of a channel's connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// On a long-lived node.
@@ -122,7 +122,7 @@ pub enum RecordPhase {
     Opening,
     /// Connected.
     Open,
-    /// Without a connection; dies at `until` unless a client attaches before. By the store's clock.
+    /// Without a connection. The channel dies at `until`, by the store's clock, unless a client attaches before.
     Detached {
         /// The end of the grace.
         until: SystemTime,
@@ -142,7 +142,7 @@ pub struct Record {
     pub generation: u64,
     /// Its phase.
     pub phase: RecordPhase,
-    /// Where its connection is; kept while the channel is detached or dead, as the last one.
+    /// The place of its connection; while the channel is detached or dead, of its last one.
     pub location: Location,
     /// The client's request when it connected: path and query, as JSON.
     pub opening: Bytes,
@@ -153,7 +153,7 @@ pub struct Record {
     /// The time that a resumable channel stays without a connection, in whole milliseconds; `None` if it is not
     /// resumable.
     pub grace: Option<std::time::Duration>,
-    /// When it was opened, by the store's clock.
+    /// The time at which it was opened, by the store's clock.
     pub opened_at: SystemTime,
 }
 

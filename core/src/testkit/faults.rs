@@ -119,7 +119,7 @@ impl Faults {
         self.operations.lock().entry(op).or_default().always = Some(fault);
     }
 
-    /// An operation works again. Calls that hang go on hanging.
+    /// An operation works again. Calls that hang already stay so.
     pub fn heal(&self, op: &'static str) {
         if let Some(operation) = self.operations.lock().get_mut(op) {
             operation.next.clear();

@@ -273,7 +273,7 @@ impl EventHub {
         Ok(Absent::Ended)
     }
 
-    /// As [`absent`](Self::absent): whether the channel has ended.
+    /// Whether the channel has ended, by [`absent`](Self::absent).
     pub(crate) async fn is_absent(&self, id: &ChannelId, at: &GatewayConnection) -> Result<bool, StoreError> {
         Ok(matches!(self.absent(id, at).await?, Absent::Ended))
     }

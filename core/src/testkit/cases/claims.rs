@@ -88,7 +88,7 @@ pub async fn an_unknown_channel_is_not_claimed(t: Trial) {
 pub async fn the_claimer_writes_to_the_tombstone(t: Trial) {
     let record = t.open().await;
     let claim = t.claim(&record).await;
-    // A late `on_connect` brings nothing back.
+    // A late `on_connect` does not revive the channel.
     let patch = Patch { opened: true, ..set_state(0, "last") };
     assert_eq!(t.store.write(&claim.fence, patch).await.unwrap(), Written::Done);
     let tombstone = t.record(&record.id).await;
