@@ -322,8 +322,8 @@ impl Admitted {
     }
 }
 
-/// Removes a channel that the store may hold although the handshake failed: the store answered an error, the client left,
-/// or the lease was lost.
+/// Removes a channel that the store may hold although the handshake failed: the store answered an error, the client
+/// left, or the lease was lost.
 struct Unanswered {
     hub: EventHub,
     id: Option<ChannelId>,
