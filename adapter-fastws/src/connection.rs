@@ -43,7 +43,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A socket whose handshake is answered.
+/// A socket after its handshake's answer.
 pub(crate) enum Wire {
     Tcp(TcpStream),
     Other(Box<dyn Stream>),
@@ -351,7 +351,7 @@ impl Connection {
     }
 }
 
-/// Wakes the task after the other ready tasks, and after those whose sockets become ready meanwhile. A plain wake-up
+/// Wakes the task after all other ready tasks, and after tasks with newly ready sockets. A plain wake-up
 /// would starve them: the runtime polls the sockets only once in some sixty tasks.
 fn go_on_later(cx: &mut Context<'_>) {
     // The first poll of `yield_now` is always pending, and leaves the waker with the runtime.

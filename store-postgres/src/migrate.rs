@@ -22,7 +22,7 @@ const OWN_NAMES: &str = "SET LOCAL search_path = pg_catalog";
 /// The schema's version for this crate.
 pub(crate) const LATEST: i32 = VERSIONS.len() as i32;
 
-/// Fills in the schema, whose name needs no escaping within quotes.
+/// Fills in the schema's name, which needs no escaping within quotes.
 pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
     sql.replace("{s}", &format!("\"{schema}\""))
 }

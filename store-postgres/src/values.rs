@@ -149,7 +149,7 @@ pub(crate) fn format(format: Format) -> i16 {
     }
 }
 
-/// An event in columns whose names begin with `prefix`.
+/// An event in columns with this prefix.
 pub(crate) fn event(row: &PgRow, prefix: &str) -> Read<Event> {
     let column = |name: &str| format!("{prefix}{name}");
     let kind = match get::<i16>(row, &column("kind"))? {

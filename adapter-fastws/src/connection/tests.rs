@@ -39,7 +39,7 @@ async fn connection(endpoint: Endpoint) -> (Connection, DuplexStream) {
     (connection, client)
 }
 
-/// A socket whose other end reads nothing.
+/// A socket with another end that reads nothing.
 struct Unwritable(DuplexStream);
 
 impl AsyncRead for Unwritable {

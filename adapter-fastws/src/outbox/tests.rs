@@ -1,4 +1,4 @@
-//! Frames come out in order, whatever the socket takes; a notice tells of missing ones.
+//! Frames come out in order for every behaviour of the socket; a notice tells of missing ones.
 
 mod load;
 mod property;

@@ -26,7 +26,7 @@ pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool)
     Ok(())
 }
 
-/// Reports a gap in all topics without a log after a crash, whatever their heads say. The crash rolled back
+/// Reports a gap in all topics without a log after a crash, even if their heads show none. The crash rolled back
 /// acknowledged events that were not yet on the disk, so a head may equal this node's position.
 async fn tell_of_crash(store: &PostgresStore, node: &Node, starts: &[Start]) -> Result<(), StoreError> {
     if !node.hearing().is_some_and(|hearing| hearing.has_crashed) {

@@ -20,7 +20,7 @@ use crate::event::{Foreign, parse_position};
 use crate::reply::{bytes, integer, list, position, text};
 use crate::scripts;
 
-/// The topics whose heads are compared in one call.
+/// The topics of one comparison with the heads.
 const TOPICS_AT_ONCE: usize = 512;
 /// After this many probes the supervisor checks everything again.
 const LOOKS: u32 = 5;

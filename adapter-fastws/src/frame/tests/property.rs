@@ -129,7 +129,7 @@ fn message() -> impl Strategy<Value = Bytes> {
     })
 }
 
-/// A frame whose header may be wrong in any of its parts, on its own.
+/// A frame with a header that may be wrong in each of its parts.
 fn odd() -> impl Strategy<Value = Bytes> {
     let first = prop_oneof![
         any::<u8>(),
