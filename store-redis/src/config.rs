@@ -40,7 +40,7 @@ pub enum ConfigError {
     /// A server's address is invalid.
     #[error("a Redis URL names its servers as host, host:port or [IPv6]:port, separated by commas")]
     Address,
-    /// What follows the servers is not a database's number.
+    /// The path of the URL is no database number.
     #[error("the path of a Redis URL is the number of the database, and nothing else")]
     Database,
     /// A part of the URL is not valid percent-encoding of UTF-8.
@@ -94,9 +94,9 @@ impl RedisConfig {
         }
     }
 
-    /// `redis://[user[:password]@]host[:port][,host[:port]…][/database][?prefix=…&connect_timeout=…&command_timeout=…]`,
-    /// `rediss://` for TLS. Several servers must belong to one cluster; one that answers is enough. Times are in
-    /// milliseconds; names are percent-encoded.
+    /// `redis://[user[:password]@]host[:port][,host[:port]…][/database][?name=value&…]`, `rediss://` for TLS. Several
+    /// servers must belong to one cluster; one that answers is enough. The parameters are `prefix`, and
+    /// `connect_timeout` and `command_timeout` in milliseconds. Names are percent-encoded.
     ///
     /// # Errors
     /// [`ConfigError`] names the wrong part, and repeats no secret.

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 
-/// Ends the server when the script's input ends, so also when the test is killed. The second signal makes a server end
-/// at once that still waits.
+/// Kills the server when the script's input ends, so also when the test is killed.
 const KEEPER: &str = r#"
 redis-server "$@" >"$LOG" 2>&1 &
 server=$!
