@@ -1,6 +1,6 @@
-//! Limits the input that an endpoint's limits do not count: control frames, tiny fragments, messages beyond the rate,
-//! and bytes after the end of a conversation. The node answers it, but beyond a limit for each window it stops reading
-//! until the window is over. The input then waits in the client's own kernel.
+//! Limits input beyond the endpoint's limits: control frames, tiny fragments, messages beyond the rate, and bytes after
+//! the end of a conversation. The node answers it, but beyond a limit for each window it stops reading until the window
+//! is over. The input then waits in the client's own kernel.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -52,7 +52,7 @@ async fn store(admitted: Admitted, place: Place) -> Result<Opened, Refusal> {
     Ok(Opened(Some(Box::new(Connection::new(peer, conversation, max_message, registered)))))
 }
 
-/// Stores a channel, and is never cancelled half-way. If the client goes away, the storing goes on in the background: a
+/// Stores a channel, and is never cancelled half-way. If the client goes away, the storing goes on in the background. A
 /// store may complete a call that it has begun, even if no task waits for the answer.
 struct Storing(Option<Pin<Box<dyn Future<Output = Result<Opened, Refusal>> + Send>>>);
 

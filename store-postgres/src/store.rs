@@ -93,7 +93,7 @@ impl PostgresStore {
         self.inner.database.close().await;
     }
 
-    /// Makes this process's nodes look for events at once, and the others soon: call it, for example, after the commit
+    /// Makes this process's nodes look for events at once, and the others soon. Call it, for example, after the commit
     /// of a transaction that has [published](crate::Outgoing). Otherwise nodes find the events with their next poll.
     pub fn wake(&self) {
         self.inner.nodes.wake_all();

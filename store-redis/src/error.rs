@@ -140,9 +140,9 @@ fn is_of_configuration(code: &str) -> bool {
     matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" | "NOPROTO")
 }
 
-/// Whether an error of a standalone server means that calls belong to another server: it is a replica now, it loads its
-/// new master's data, or its own replicas follow another server. Returns the least age of a connection that is given up
-/// for it. So connections are remade at most this often while the address leads to the same server.
+/// Whether an error of a standalone server means that another one has its place. The server is then a replica, loads
+/// its new master's data, or has lost its own replicas to another server. Returns the least age of a connection that is
+/// given up for it. So connections are remade at most this often while the address leads to the same server.
 pub(crate) fn leads_elsewhere(error: &ServerError) -> Option<Duration> {
     match error.code() {
         "READONLY" | "MASTERDOWN" | "LOADING" => Some(Duration::from_secs(1)),

@@ -9,7 +9,7 @@
 //! 3. `assembly` joins fragments, and limits the message rather than the frame.
 //!
 //! The instructions for a message of 32 bytes, compared with `read_frame` over the same bytes in memory. `read_frame`
-//! runs behind the same guard, with a new reader for each chunk: a kept reader would hold an 8 KiB buffer, and in time
+//! runs behind the same guard, with a new reader for each chunk. A kept reader would hold an 8 KiB buffer, and in time
 //! a read future, for each idle connection.
 //!
 //! | | 16 a chunk | 1 a chunk |

@@ -1,5 +1,5 @@
-//! Time limits of requests' heads. hyper has one limit for both a head and the pause before it. A pause may be longer
-//! here: load balancers reuse sockets that were quiet for a minute, while a head in drops is cut off in seconds.
+//! Time limits of requests' heads. hyper has one limit for both a head and the pause before it. Here a pause may be
+//! longer: load balancers reuse sockets after a minute of silence. A head that comes in drops is cut off in seconds.
 
 use std::future::Future;
 use std::io::{self, IoSlice};

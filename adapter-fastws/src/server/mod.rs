@@ -54,7 +54,7 @@ pub struct ServerLimits {
     /// How long an answered socket may pause before its next request: 75 s. Load balancers reuse sockets after up to a
     /// minute of silence, and would meet closed ones.
     pub keep_alive: Duration,
-    /// A drain spreads its closes over this time, so that not all clients come back at once: at most 10 s, and no more
+    /// A drain spreads its closes over this time, so that not all clients come back at once. At most 10 s, and no more
     /// than 20 ms a connection.
     pub spread: Duration,
     /// After that a drain waits this long for running handlers and closing handshakes: 35 s.

@@ -1,5 +1,5 @@
-//! Paces sockets that are no connections yet: only a few have a turn between two polls of all sockets, however many the
-//! runtime wakes at once. So connections get their turns in between.
+//! Paces sockets that are no connections yet: only a few have a turn between two polls of all sockets, however many are
+//! woken. So connections get their turns in between.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};

@@ -90,8 +90,8 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     /// `None` once the node has left: this drops the sink, which may own the node in turn.
     hearing: Mutex<Option<Hearing>>,
-    /// Many tasks at a time change the node's topics (read), or one renews its place (write): a topic that ended
-    /// meanwhile would begin again in the database.
+    /// Many tasks at a time change the node's topics (read), or one renews its place (write). Otherwise a topic that
+    /// ended meanwhile would begin again in the database.
     pub(super) changing: tokio::sync::RwLock<()>,
     /// Commands that the node has taken out of the mailbox, but that may still be in it.
     pub(super) taken: Mutex<HashSet<i64>>,

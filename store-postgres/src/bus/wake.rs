@@ -1,5 +1,5 @@
-//! `NOTIFY` as a mere wake-up. Its commit takes a lock of the whole database, so it has a transaction of its own, is
-//! sent at most once in a while, and waits for no disk.
+//! `NOTIFY` as a mere wake-up. Its commit takes a lock of the whole database. So it is sent at most once in a while, in
+//! its own transaction, and waits for no disk.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;

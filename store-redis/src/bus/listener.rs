@@ -164,7 +164,7 @@ impl Listener {
     }
 
     /// Counts on the listener's own runtime how long a connection has been silent. At most `most` of the time since the
-    /// last count is added: if the process or the runtime stood still for longer, the probes of that time lie unread in
+    /// last count is added. If the process or the runtime stood still for longer, the probes of that time lie unread in
     /// the socket, or were never sent.
     pub(crate) fn count_silence(&self, link: &Link, most: Duration) -> Duration {
         let mut silence = self.silence.lock();

@@ -99,8 +99,8 @@ pub(super) fn compare(max_message: usize, bytes: &[u8], lengths: &[usize], break
     verdict
 }
 
-/// Runs a fuzzer's input. It holds the limit on messages, the number of different chunk lengths, a byte for each (its
-/// length, and whether a break follows an item), and the stream.
+/// Runs a fuzzer's input. It holds the limit on messages, the number of different chunk lengths, a byte for each, and
+/// the stream. That byte gives the length, and whether a break follows an item.
 #[cfg(fuzzing)]
 pub fn fuzz(data: &[u8]) {
     let Some((&[limit, ways], rest)) = data.split_first_chunk() else { return };
