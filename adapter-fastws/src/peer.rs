@@ -200,7 +200,7 @@ impl Peer {
         self.seen.store(millis(now), Ordering::Relaxed);
     }
 
-    /// The client reads our bytes while the node reads none of its own: its unfinished message gets more time.
+    /// The client reads while the node reads nothing from it: its unfinished message gets more time.
     pub(crate) fn seen_reading(&self, now: Instant) {
         self.seen_at(millis(now));
     }

@@ -64,8 +64,9 @@ impl PostgresStore {
     /// In SQL it is `SELECT strait.publish('topic', '{"a":1}')`.
     ///
     /// # Errors
-    /// `Conflict` for a topic of Strait's own (`$…`), a payload of more than [`MAX_PAYLOAD`] bytes, and a key that has
-    /// not 1 to [`MAX_KEY`] bytes: the transaction goes on. After an error of the database it can only be rolled back.
+    /// `Conflict` for a topic of Strait's own (`$…`), a payload of more than [`MAX_PAYLOAD`] bytes, or a key that has
+    /// not 1 to [`MAX_KEY`] bytes. The transaction can go on after these. After an error of the database it can only be
+    /// rolled back.
     pub async fn publish_in(
         &self,
         transaction: &mut Transaction<'_, Postgres>,

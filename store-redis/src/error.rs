@@ -140,8 +140,8 @@ fn is_of_configuration(code: &str) -> bool {
     matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" | "NOPROTO")
 }
 
-/// Whether an error of a standalone server means that another one has its place. The server is then a replica, loads
-/// its new master's data, or has lost its own replicas to another server. Returns the least age of a connection that is
+/// Whether an error of a standalone server means that calls belong to another server. This one is a replica now, loads
+/// its new master's data, or has replicas that follow another server. Returns the least age of a connection that is
 /// given up for it. So connections are remade at most this often while the address leads to the same server.
 pub(crate) fn leads_elsewhere(error: &ServerError) -> Option<Duration> {
     match error.code() {

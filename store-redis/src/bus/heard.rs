@@ -31,7 +31,7 @@ struct State {
     acknowledged: Option<Position>,
     /// The run of the server that last confirmed the subscription, see [`Link`].
     run: Option<u64>,
-    /// Another run of a server has the topic now. It may lack the last events, even if the heads are equal.
+    /// Another run of a server has the topic now. It may lack the last events, even if the heads show no loss.
     doubted: bool,
 }
 

@@ -104,7 +104,7 @@ impl Listener {
         !self.connected.load(Ordering::Acquire)
     }
 
-    /// Whether published events arrive here, as far as is known after this time.
+    /// Whether published events arrive here, with a proof within `limit`.
     pub(crate) fn hears(&self, limit: Duration) -> bool {
         (self.link().is_some() || self.is_new()) && self.silent_for().is_some_and(|silent| silent <= limit)
     }

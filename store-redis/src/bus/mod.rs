@@ -3,7 +3,7 @@
 //!
 //! The bus checks each event against the last position: it reports every hole as a gap. After a reconnect it makes
 //! every subscription again, and compares the heads of all topics with the received and the acknowledged positions.
-//! Another run of a server may lack the last writes, so the bus then reports a gap even if the heads are equal. In
+//! Another run of a server may lack the last writes, so the bus then reports a gap even if the heads show no loss. In
 //! between, a published probe must arrive: it proves that messages come through, and that the server takes writes.
 
 mod heard;

@@ -49,7 +49,7 @@ pub(super) type Place = (Arc<Listener>, Vec<Arc<Heard>>);
 pub(crate) struct Bus {
     pub(super) store: Arc<Inner>,
     pub(super) node: NodeId,
-    /// Tells this start of the node from other starts with the same name.
+    /// Differs for each start of a node with this name.
     pub(super) token: String,
     pub(super) origin: Instant,
     pub(super) topics: RwLock<HashMap<Topic, Arc<Heard>, RandomState>>,

@@ -42,7 +42,7 @@ async fn keep_mended(bus: &Arc<Bus>) {
     let comparison = config.topic_time / 4;
     loop {
         let wait = if mended.is_none() { Duration::ZERO } else { config.probe_interval };
-        // Every need wakes the supervisor; it also looks around by itself now and then.
+        // Tasks wake the supervisor when they need it; it also looks around by itself now and then.
         let woken = timeout(wait, bus.needed.notified()).await.is_ok();
         if woken || mended.is_none_or(|at| at.elapsed() >= config.probe_interval * LOOKS) {
             mended = Some(Instant::now());
