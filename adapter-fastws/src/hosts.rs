@@ -36,8 +36,8 @@ impl Hosts {
     }
 }
 
-/// Checks that a target in absolute form names the same host as the header: a proxy may have checked only one of them
-/// (RFC 9112 §3.2.2).
+/// Checks that a target in absolute form names the same host as the header (RFC 9112 §3.2.2). A proxy may have checked
+/// only one of them.
 ///
 /// # Errors
 /// 400 if it does not.

@@ -7,7 +7,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use strait_core::store::{Command, Fence, PresenceEntry};
 use strait_core::{ChannelId, Close, Event, EventKind, Format, Payload, Position, Publisher, UserId};
 
-/// The bytes are no event or command of Strait's.
+/// The bytes are no event or command of this version of Strait.
 #[derive(Debug, thiserror::Error)]
 #[error("what Redis holds is not of Strait's making, or of another version of it")]
 pub(crate) struct Foreign;

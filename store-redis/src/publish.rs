@@ -24,7 +24,7 @@ pub(crate) const MOST_EVENTS: usize = 256;
 pub(crate) const MOST_BYTES: usize = 256 * 1024;
 /// A script lets keys live an eighth longer than they must. The expiry is extended again after this share of the time.
 const PUT_OFF: u32 = 16;
-/// Slots for remembered expiries. Two topics in one slot extend theirs more often than they need.
+/// Entries for remembered expiries. Two topics with one entry extend theirs more often than they need.
 const PLACES: usize = 4096;
 
 /// The publications of one topic in one call.

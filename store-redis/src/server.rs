@@ -98,7 +98,7 @@ impl Connection {
             Ok(Err(error)) => Failure::requesting(address, &error),
             Err(_) => Failure::Timeout { address: address.to_owned() },
         };
-        // A half-open connection would keep every caller waiting, and a late answer could reach the wrong request.
+        // Give the connection up, even if later answers might come: a half-open one would keep every caller waiting.
         self.give_up();
         Err(failure)
     }

@@ -49,7 +49,7 @@ pub struct ServerLimits {
     /// Sockets that all runtimes together accept in a second: 20,000, and once as many more after a quiet second.
     /// Further sockets wait in the kernel's queue.
     pub accepts_per_second: u32,
-    /// The time limit of a TLS handshake, of a request's head, and of sending a handshake's answer: 10 s.
+    /// The time limit of a TLS handshake, of a request's head, and of the delivery of a handshake's answer: 10 s.
     pub handshake: Duration,
     /// How long an answered socket may pause before its next request: 75 s. Load balancers reuse sockets after up to a
     /// minute of silence, and would meet closed ones.

@@ -123,7 +123,7 @@ pub(super) struct Connected {
     opened: Arc<Mutex<Passed>>,
 }
 
-/// The channel of an accepted handshake; it keeps its socket's room while the answer is sent.
+/// The channel of an accepted handshake; the guard keeps the handshake's slot until the answer is out.
 pub(super) type Passed = Option<(Opened, Answering)>;
 
 impl hyper::service::Service<Request<Incoming>> for Connected {
@@ -153,7 +153,7 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
         };
         let refused = ours(refuse(&refusal));
         match &router.fallback {
-            // The fallback may have a page at this path, so a missing endpoint is no error.
+            // The fallback may have a page at an endpoint's path. If it has none, the refusal replaces its 404.
             Some(fallback) => {
                 let answer = fallback(request);
                 Box::pin(async move {

@@ -182,7 +182,7 @@ fn end_all_on_error(server: &Server, failed: &mpsc::Sender<io::Error>, result: i
     }
 }
 
-/// Refuses to run on a runtime's thread, as it would have to wait. tokio itself would only panic.
+/// Refuses to run on a runtime's thread, which must not wait for another runtime. tokio reports that only by a panic.
 fn check_thread() -> io::Result<()> {
     let Ok(handle) = Handle::try_current() else { return Ok(()) };
     catch_unwind(|| handle.block_on(std::future::ready(()))).map_err(|_| {

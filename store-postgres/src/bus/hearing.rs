@@ -38,7 +38,7 @@ pub(super) struct Hearing {
 struct Heard {
     topic: Topic,
     last: Position,
-    /// The number of the last call for this topic.
+    /// The number of the last call that asked for the topic.
     asked: i64,
 }
 
