@@ -128,7 +128,7 @@ impl Inner {
                 }
             }
         }
-        // Another node may claim some of them: those do not count.
+        // Some are left to other nodes: those do not count.
         let (mut claims, mut rest) = (Vec::new(), &due[..]);
         while claims.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));
@@ -157,7 +157,7 @@ impl Inner {
         let mut orphans = self.orphans(places, ORPHANS_AT_ONCE.max(limit)).await?;
         let dead = self.without_lease(orphans.iter().map(|orphan| &orphan.node)).await?;
         orphans.retain(|orphan| dead.contains(&orphan.node));
-        // Some may only be detached, or claimed by another node: those do not count.
+        // Some are only detached, or left to other nodes: those do not count.
         let mut rest = &orphans[..];
         while claims.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));

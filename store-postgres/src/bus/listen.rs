@@ -45,7 +45,7 @@ impl Drop for Listening {
 }
 
 async fn run(inner: Weak<Inner>) {
-    // A failure is logged once until it lasts no more.
+    // The end is logged once, until `LISTEN` has been steady again.
     let mut is_told = false;
     let mut pause = PAUSES[0];
     loop {
