@@ -1,6 +1,6 @@
-//! What a client may send that its endpoint's limits do not count: control frames, parts of messages that carry next to nothing,
-//! messages beyond its rate, and whatever comes after the end of a conversation. It is answered, and costs the others little:
-//! beyond so much of it in a window the client is not read from until the window is over, so that it waits in its own kernel.
+//! Limits input beyond the endpoint's limits: control frames, tiny fragments, messages beyond the rate, and bytes after
+//! the end of a conversation. The node answers it, but beyond a limit for each window it stops reading until the window
+//! is over. The input then waits in the client's own kernel.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Sleep, sleep_until};
 
-/// How much passes in a window. Clients that mean well send a ping now and then.
+/// The limit of one window. A well-behaved client sends a ping now and then.
 pub(crate) const MOST: u32 = 32;
 const WINDOW: Duration = Duration::from_millis(100);
-/// A part that carries less than its header costs.
+/// A fragment below this length carries less than its header costs.
 const TINY: usize = 8;
-/// So many bytes that are thrown away count as one.
+/// This many dropped bytes count as one.
 const WASTE: usize = 8 * 1024;
 
 /// See the [module's documentation](self).
 #[derive(Debug, Default)]
 pub(crate) struct Chatter {
-    /// When the window began, and how much came in it.
+    /// The beginning of the window, and the count in it.
     since: Option<Instant>,
     count: u32,
     rest: Option<Pin<Box<Sleep>>>,
@@ -31,14 +31,14 @@ impl Chatter {
         self.add_many(1, now);
     }
 
-    /// A part of a message.
+    /// Counts a fragment of a message.
     pub(crate) fn add_part(&mut self, length: usize, now: Instant) {
         if length < TINY {
             self.add(now);
         }
     }
 
-    /// Bytes that nobody wants.
+    /// Counts bytes that are dropped.
     pub(crate) fn add_waste(&mut self, length: usize, now: Instant) {
         self.add_many(1 + (length / WASTE) as u32, now);
     }
@@ -54,7 +54,7 @@ impl Chatter {
         self.count >= MOST
     }
 
-    /// Pending while the client has to wait.
+    /// Pending while the node must not read from the client.
     pub(crate) fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some(since) = self.since
             && self.is_too_much()

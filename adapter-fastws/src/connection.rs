@@ -1,4 +1,4 @@
-//! The task of one connection: it reads what is there, runs handlers, and writes what they answer.
+//! The task of one connection: it reads messages, runs handlers and writes their answers.
 
 #[cfg(test)]
 mod tests;
@@ -25,45 +25,45 @@ use crate::frame::{self, Decoder, Incoming};
 use crate::peer::{Peer, flag, millis};
 use crate::registry::Registered;
 
-/// How much is read at once, into a buffer that all connections of a thread share.
+/// Bytes of one read, into a buffer that all connections of a thread share.
 const CHUNK: usize = 32 * 1024;
-/// After so many messages others get their turn…
+/// After this many messages the task yields to other connections…
 const MESSAGES_A_TURN: usize = 64;
-/// …and so many bytes count as one, whether they bring messages or not…
+/// …and this many bytes count as one message, even if they end none…
 const BYTES_A_MESSAGE: usize = 512;
-/// …or once so many bytes of replies wait to be written.
+/// …or once this many bytes of replies wait to be written.
 const REPLIES_A_TURN: usize = 64 * 1024;
 
 thread_local! {
     static SCRATCH: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
 }
 
-/// Any socket that is not a plain TCP one.
+/// Any socket except a plain TCP one.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A socket whose handshake is answered.
+/// A socket after its handshake's answer.
 pub(crate) enum Wire {
     Tcp(TcpStream),
     Other(Box<dyn Stream>),
 }
 
-/// Where bytes come from, and go to unless publishers write them themselves.
+/// The connection reads from this socket. It also writes to it, unless publishers hold the writing half.
 pub(crate) enum Socket {
     Tcp(OwnedReadHalf),
     Other(Box<dyn Stream>),
-    /// Not there yet, or not any more.
+    /// Before the handshake's answer, or after the connection's end.
     Gone,
 }
 
-/// How far the connection has come.
+/// The state of the closing handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Open,
-    /// Our close frame is on its way; the peer's answer, or its end, is awaited.
+    /// Our close frame is queued; the node waits for the peer's answer, or its end.
     Closing,
-    /// Both have closed, or the peer has: what is queued goes out, and then the socket is dropped.
+    /// Both sides have sent a close frame, or the peer alone has: the node writes the outbox, then drops the socket.
     Leaving,
     Down,
 }
@@ -71,22 +71,22 @@ enum Link {
 /// One connection, until its channel has ended and its socket is gone.
 pub(crate) struct Connection {
     socket: Socket,
-    /// What came with the handshake's last bytes.
+    /// Bytes that followed the handshake's request.
     early: Box<[u8]>,
     peer: Arc<Peer>,
     decoder: Decoder,
     conversation: Conversation,
     chatter: Chatter,
     link: Link,
-    /// The client broke the protocol: its answer to our close cannot be read any more, only its end.
+    /// The client broke the protocol: the node can no longer decode its answer to our close, only see its end.
     failed: bool,
     ended: bool,
-    /// Counts the connection until it is dropped.
+    /// Counts the connection until this field is dropped.
     registered: Registered,
 }
 
 impl Connection {
-    /// A connection whose handshake has yet to be answered.
+    /// A connection before its handshake's answer.
     pub(crate) fn new(peer: Arc<Peer>, conversation: Conversation, max_message: usize, registered: Registered) -> Self {
         Self {
             socket: Socket::Gone,
@@ -102,7 +102,7 @@ impl Connection {
         }
     }
 
-    /// Its handshake is answered. `early` came with the handshake's last bytes.
+    /// The handshake is answered. `early` holds the bytes that followed its request.
     pub(crate) fn connect(&mut self, wire: Wire, early: &[u8]) {
         self.early = early.into();
         self.socket = match wire {
@@ -115,23 +115,24 @@ impl Connection {
         };
     }
 
-    /// The answer to its handshake never reached the client: removes what was stored.
+    /// The answer to the handshake never reached the client: removes the stored channel.
     pub(crate) async fn abandon(self) {
         let Self { conversation, registered, .. } = self;
         conversation.abandon().await;
         drop(registered);
     }
 
-    /// Runs `on_connect`; to be called once, before anything else.
+    /// Runs `on_connect`. Call it once, before anything else.
     pub(crate) fn open(&mut self, cx: &mut Context<'_>) {
         self.peer.register(cx);
         self.conversation.opened(cx);
     }
 
-    /// After a panic in the task: the client is told if it can be, its socket is gone, and the channel comes to its end.
+    /// Ends a connection after a panic in its task: sends a close frame if possible, drops the socket, ends the
+    /// channel.
     pub(crate) async fn fail(self, panic: Box<dyn Any + Send>) {
         let Self { mut socket, peer, conversation, link, registered, .. } = self;
-        // Whatever is broken may be so here, too.
+        // The broken state may make this panic as well.
         let told = catch_unwind(AssertUnwindSafe(|| {
             if link == Link::Open {
                 peer.close(frame::close(Some(1011), "something went wrong on the server"), Instant::now());
@@ -177,7 +178,7 @@ impl Connection {
         }
     }
 
-    /// Runs handlers and carries out closes until nothing more can be done.
+    /// Runs handlers and carries out closes until the conversation is pending.
     fn converse(&mut self, cx: &mut Context<'_>) {
         if self.link == Link::Open && self.peer.is_too_slow() {
             self.conversation.close(Close::policy("you read too slowly"), cx);
@@ -195,7 +196,7 @@ impl Connection {
         }
     }
 
-    /// Whether there is a reason to read: messages are wanted, or the peer's close is.
+    /// Whether the node reads now: the channel wants messages, or the node waits for the peer's close.
     fn wants_to_read(&self) -> bool {
         match self.link {
             Link::Open => self.conversation.reads() && !self.peer.is_full_with(self.peer.waiting()),
@@ -204,7 +205,7 @@ impl Connection {
         }
     }
 
-    /// Reads and handles until nothing is there, or others must get their turn.
+    /// Reads and handles messages until the socket is empty, or other connections must get their turn.
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut budget = MESSAGES_A_TURN;
         let mut scratch = SCRATCH.take().unwrap_or_else(|| vec![0; CHUNK].into());
@@ -235,7 +236,7 @@ impl Connection {
         result
     }
 
-    /// Decodes a chunk and hands over what is whole in it.
+    /// Decodes a chunk and hands its complete messages to the conversation.
     fn take(&mut self, chunk: &[u8], budget: &mut usize, cx: &mut Context<'_>) {
         let now = Instant::now();
         self.peer.seen(now);
@@ -247,7 +248,7 @@ impl Connection {
         let result = decoder.decode(chunk, |incoming| {
             *budget = budget.saturating_sub(1);
             let mut message = None;
-            // After our close frame only the peer's is of interest.
+            // After our close frame only the peer's close frame matters.
             match incoming {
                 Incoming::Close(given) => close = Some(given),
                 _ if *link != Link::Open => {}
@@ -280,7 +281,7 @@ impl Connection {
             }
         });
         *budget = budget.saturating_sub(chunk.len() / BYTES_A_MESSAGE);
-        // What is whole and waits for its turn is not under way any more.
+        // A complete message that waits for its turn is no longer under way.
         let under_way = decoder.is_within_message() || !(decoder.is_idle() || decoder.has_pending());
         let since = if under_way { millis(now) } else { 0 };
         if since == 0 || ended_one || peer.message_since.load(Ordering::Relaxed) == 0 {
@@ -316,7 +317,7 @@ impl Connection {
         }
     }
 
-    /// Writes what waits; when everything is said, the socket is dropped.
+    /// Writes the outbox; drops the socket once both sides are closed and the outbox is empty.
     fn write(&mut self, cx: &mut Context<'_>) {
         if self.link == Link::Down {
             return;
@@ -327,7 +328,7 @@ impl Connection {
         };
         match self.peer.poll_write(other, cx) {
             Poll::Ready(Ok(())) if self.link == Link::Leaving => {
-                // A TLS stream says that this is the end; the peer's close has been answered, so nothing is awaited.
+                // TLS sends its own end. The peer's close is already answered, so the node waits for nothing else.
                 if let Socket::Other(stream) = &mut self.socket
                     && Pin::new(stream).poll_shutdown(cx).is_pending()
                 {
@@ -336,8 +337,8 @@ impl Connection {
                 self.drop_socket(cx);
             }
             Poll::Ready(Ok(())) if self.link == Link::Closing && self.failed => {
-                // RFC 6455 §7.1.7: after our close frame our side ends. What still comes is read and dropped until the
-                // client's side has ended too, as a reset would take the close frame from it.
+                // RFC 6455 §7.1.7: after our close frame our side ends. The node reads and drops bytes until the
+                // client's side ends too: a reset would make the client lose the close frame.
                 match &mut self.socket {
                     Socket::Other(stream) => drop(Pin::new(stream).poll_shutdown(cx)),
                     Socket::Tcp(_) => self.peer.end_writing(),
@@ -350,10 +351,10 @@ impl Connection {
     }
 }
 
-/// Wakes the task once the others that are ready have had their turn, and those whose sockets have become so meanwhile. A plain wake-up
-/// would not do: the runtime looks at sockets only after some sixty of them.
+/// Wakes the task after all other ready tasks, and after tasks with newly ready sockets. A plain wake-up
+/// would starve them: the runtime polls the sockets only once in some sixty tasks.
 fn go_on_later(cx: &mut Context<'_>) {
-    // Its first poll is always pending, and leaves the waker with the runtime.
+    // The first poll of `yield_now` is always pending, and leaves the waker with the runtime.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
 
@@ -375,7 +376,7 @@ impl Future for Connection {
         if this.peer.is_full_with(before) {
             let after = this.peer.waiting();
             if after < before {
-                // It is not read from, so that this is its only sign of life.
+                // The node does not read from this client now, so that progress here is its only sign of life.
                 this.peer.seen_reading(Instant::now());
             }
             if !this.peer.is_full_with(after) {

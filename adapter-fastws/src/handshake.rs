@@ -8,7 +8,7 @@ use strait_core::Refusal;
 
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// What the headers of a request say of a handshake, read in one pass: each look-up by name would hash it.
+/// The handshake headers of a request, read in one pass: each look-up by name would compute a hash.
 #[derive(Debug, Default)]
 pub(crate) struct Asked<'a> {
     /// `Upgrade: websocket`
@@ -21,7 +21,7 @@ pub(crate) struct Asked<'a> {
     key: Once<'a>,
 }
 
-/// A header that must stand once.
+/// A header that must occur once.
 #[derive(Debug, Clone, Copy, Default)]
 enum Once<'a> {
     #[default]
@@ -63,7 +63,7 @@ impl<'a> Asked<'a> {
         self.host.get().and_then(|host| host.to_str().ok())
     }
 
-    /// Checks the request and tells `Sec-WebSocket-Accept`.
+    /// Checks the request; returns `Sec-WebSocket-Accept`.
     pub(crate) fn check(&self, method: &Method, version: Version) -> Result<HeaderValue, Refusal> {
         if !self.websocket || !self.upgrade {
             return Err(Refusal::new(StatusCode::UPGRADE_REQUIRED, "this takes WebSocket connections only"));
@@ -71,7 +71,7 @@ impl<'a> Asked<'a> {
         if method != Method::GET || version != Version::HTTP_11 {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "a WebSocket handshake is a GET request of HTTP/1.1"));
         }
-        // RFC 9112 §3.2. Where a proxy and we could read two hosts, or a body, differently, neither is taken.
+        // RFC 9112 §3.2. Refuse a request in which a proxy could read another host, or a body, than we do.
         if !self.host.get().is_some_and(is_host) {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "a request has one Host, a name or an address"));
         }
@@ -110,7 +110,7 @@ fn is_host(value: &HeaderValue) -> bool {
     value.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"-.:_~[]%!$&'()*+,;=".contains(byte))
 }
 
-/// Whether this is base64 of 16 bytes: what they are is of no interest. The last digit has two bits.
+/// Whether this is base64 of any 16 bytes. The last digit has two bits.
 fn is_nonce(key: &HeaderValue) -> bool {
     let is_digit = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/".contains(byte);
     match key.as_bytes() {

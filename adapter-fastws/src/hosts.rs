@@ -1,4 +1,4 @@
-//! Which hosts requests may be meant for.
+//! The hosts that requests may name.
 
 use std::sync::Arc;
 
@@ -36,8 +36,8 @@ impl Hosts {
     }
 }
 
-/// Checks that a target in absolute form names the host that the header does: a proxy may have looked at the other one
-/// (RFC 9112 §3.2.2).
+/// Checks that a target in absolute form names the same host as the header (RFC 9112 §3.2.2). A proxy may have checked
+/// only one of them.
 ///
 /// # Errors
 /// 400 if it does not.

@@ -17,7 +17,7 @@ mod task;
 pub use server::{Runtimes, Server, ServerHandle, ServerLimits};
 pub use service::{Answer, Channels, RemoteAddr};
 
-/// What the repository's fuzz targets call; there only when they are built.
+/// Entry points of the repository's fuzz targets; present only in their builds.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

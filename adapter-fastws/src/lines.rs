@@ -1,4 +1,4 @@
-//! Log lines that strangers can cause: so many a second at most, and a count of those that were left out.
+//! Log lines that strangers can cause: a limited number a second, and a count of omitted ones.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Lines of one kind, of the whole process.
+/// Log lines of one kind, for the whole process.
 #[derive(Debug)]
 pub(crate) struct Lines {
     most: u32,
@@ -27,7 +27,7 @@ impl Lines {
         Self { most, state: Mutex::new(State { since: None, lines: 0, left_out: 0 }) }
     }
 
-    /// Whether a line may be logged now; then the answer is how many were left out before it.
+    /// Whether a line may be logged now; then returns the number of omitted lines before it.
     pub(crate) fn next(&self) -> Option<u64> {
         self.next_at(Instant::now())
     }

@@ -1,4 +1,4 @@
-//! A channel between its handshake and its socket: stored, counted, and removed again if nobody comes.
+//! A channel between its handshake and its socket: stored, counted, and removed again if its client does not come.
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
@@ -14,20 +14,20 @@ use crate::connection::{Connection, Wire};
 use crate::peer::Peer;
 use crate::registry::Place;
 
-/// A channel that is stored and waits for its socket. A client that goes away before it has its answer leaves nothing behind: when
-/// this is dropped, what was stored is removed.
+/// A stored channel that waits for its socket. If its client goes away before the answer, the drop of this value
+/// removes the stored channel.
 ///
-/// It has the place in memory that the connection stays in.
+/// The connection later stays in this same allocation.
 pub(crate) struct Opened(Option<Box<Connection>>);
 
 impl Opened {
-    /// Stores the channel of who was let in.
+    /// Stores the channel of an admitted client.
     pub(crate) fn store(admitted: Admitted, place: Place) -> impl Future<Output = Result<Self, Refusal>> {
         let storing = AssertUnwindSafe(store(admitted, place)).catch_unwind();
         Storing(Some(Box::pin(storing.map(|ended| ended.unwrap_or_else(|panic| Err(Refusal::after_panic(&*panic)))))))
     }
 
-    /// The client has its answer: from here on it is a connection.
+    /// The client has its answer: the channel becomes a connection.
     pub(crate) fn connect(mut self, wire: Wire, early: &[u8]) -> Box<Connection> {
         let mut connection = self.0.take().expect("it is connected once");
         connection.connect(wire, early);
@@ -52,8 +52,8 @@ async fn store(admitted: Admitted, place: Place) -> Result<Opened, Refusal> {
     Ok(Opened(Some(Box::new(Connection::new(peer, conversation, max_message, registered)))))
 }
 
-/// The storing of a channel, which is not given up half-way: when the client goes away it comes to its end behind it, as what
-/// a store has begun to take it may take whoever waits for the answer.
+/// Stores a channel, and is never cancelled half-way. If the client goes away, the storing goes on in the background. A
+/// store may complete a call that it has begun, even if no task waits for the answer.
 struct Storing(Option<Pin<Box<dyn Future<Output = Result<Opened, Refusal>> + Send>>>);
 
 impl Future for Storing {
@@ -75,7 +75,7 @@ impl Drop for Storing {
     }
 }
 
-/// Runs what is left to do for a client that has gone. Without a runtime the node ends, and its lease with it.
+/// Cleans up in the background for a client that has gone. Without a runtime the node ends, and so does its lease.
 fn behind(work: impl Future<Output = ()> + Send + 'static) {
     if let Ok(runtime) = Handle::try_current() {
         runtime.spawn(work);

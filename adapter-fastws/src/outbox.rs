@@ -1,4 +1,4 @@
-//! What waits to be written to one client: bounded in bytes, written many frames at a time.
+//! The frames that wait to be written to one client: bounded in bytes, written many at a time.
 
 mod queue;
 #[cfg(test)]
@@ -12,13 +12,13 @@ use strait_core::{Frame, FrameKind, Gaps, SlowClient, Topic, frame_header};
 
 use queue::{Kind, LEAST, Queue};
 
-/// How many slices go into one vectored write.
+/// The slices of one vectored write.
 pub(crate) const SLICES: usize = 64;
-/// How many times the limit a burst may be before the socket has been tried.
+/// Until the socket refuses bytes, a burst may be this many times the limit.
 const BURST: usize = 4;
-/// Small events are copied behind each other rather than written from a slice each.
+/// An event up to this size is copied behind the last one: a slice of its own would cost more.
 const SMALL: usize = 512;
-/// What the tail has room for from the first reply on, in bytes.
+/// The first reply reserves this many bytes for the tail.
 const TAIL: usize = 1024;
 
 type Slices<'a> = SmallVec<[IoSlice<'a>; 8]>;
@@ -27,28 +27,28 @@ type Slices<'a> = SmallVec<[IoSlice<'a>; 8]>;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: Queue,
-    /// Replies behind the last piece, one after the other; small events too.
+    /// Replies and small events behind the last piece of the queue, one after the other.
     tail: BytesMut,
-    /// Whether there are events in the tail.
+    /// Whether the tail holds events.
     tail_events: bool,
-    /// Events that the running handler's own channel has published, and what came behind them; without a frame, a gap.
+    /// Events that the running handler's own channel has published, and later events. `None` stands for a gap.
     held: Vec<(Topic, Option<Frame>)>,
     held_bytes: usize,
     state: State,
-    /// The socket took no more the last time.
+    /// The last write filled the socket.
     pub(crate) blocked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// More waits than may, and no policy helps.
+    /// The outbox is over its limit, and the policy allows no drop.
     TooSlow,
     /// The close frame is queued: nothing follows it.
     Closed,
 }
 
-/// How a client that does not keep up is treated.
+/// The treatment of a client that does not keep up.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     pub(crate) limit: usize,
@@ -75,12 +75,12 @@ impl Outbox {
         }
     }
 
-    /// How much waits, in bytes.
+    /// Bytes that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.queue.bytes() + self.tail.len()
     }
 
-    /// What it counts against the limit: tiny events count as what they take here.
+    /// The outbox's share of the limit: a tiny event counts as the memory that it takes.
     fn cost(&self) -> usize {
         self.queue.cost() + self.tail.len()
     }
@@ -93,7 +93,7 @@ impl Outbox {
         self.state == State::TooSlow
     }
 
-    /// A reply: never dropped; who does not read replies is not read from either.
+    /// Queues a reply. Replies are never dropped: the node stops reading from a client that does not read them.
     pub(crate) fn reply(&mut self, kind: FrameKind, parts: &[&[u8]]) {
         if self.state == State::Closed {
             return;
@@ -105,8 +105,8 @@ impl Outbox {
         parts.iter().for_each(|part| self.tail.extend_from_slice(part));
     }
 
-    /// A direct send: never dropped; a client for which too many wait is too slow. One that is longer than may wait still
-    /// goes to a client that has read all before.
+    /// Queues a direct send. Sends are never dropped: a client with too many of them is too slow. A send longer than
+    /// the limit still goes to a client with an empty outbox.
     pub(crate) fn send(&mut self, bytes: Bytes, policy: &Policy) {
         if self.state == State::Closed {
             return;
@@ -123,19 +123,19 @@ impl Outbox {
         }
     }
 
-    /// Ping or pong; there is never more than a few of them.
+    /// Queues a ping or a pong; there are never more than a few.
     pub(crate) fn control(&mut self, bytes: &Bytes) {
         if self.state == State::Open {
             self.append(bytes);
         }
     }
 
-    /// The close frame, after all that waits.
+    /// Queues the close frame behind everything that waits.
     pub(crate) fn close(&mut self, frame: Bytes) {
         if self.state != State::Closed {
             self.held.clear();
             if self.tail.is_empty() {
-                // Nothing will follow that would need more room.
+                // Nothing follows the close frame, so the tail needs no spare room.
                 self.tail = frame.into();
             } else {
                 self.append(&frame);
@@ -144,12 +144,12 @@ impl Outbox {
         }
     }
 
-    /// The socket is gone: nothing that waits is of use, and nothing follows.
+    /// The socket is gone: drops everything that waits, and everything that is queued later.
     pub(crate) fn discard(&mut self) {
         *self = Self { state: State::Closed, ..Self::new() };
     }
 
-    /// An event that is held back until the handler has ended, or as much is held as may wait.
+    /// Holds an event back until the handler ends or the held events exceed the limit.
     pub(crate) fn hold(&mut self, topic: &Topic, frame: &Frame, policy: &Policy) {
         if self.state == State::Open {
             self.held.push((topic.clone(), Some(frame.clone())));
@@ -160,7 +160,7 @@ impl Outbox {
         }
     }
 
-    /// Tells of lost events behind those that are held back.
+    /// Queues a notice of lost events behind the events that are held back.
     pub(crate) fn hold_gap(&mut self, topic: &Topic) {
         let told = self.held.iter().rev().find(|(held, _)| held == topic).is_some_and(|(_, frame)| frame.is_none());
         if self.state == State::Open && !told {
@@ -168,12 +168,12 @@ impl Outbox {
         }
     }
 
-    /// Whether events are held back: later ones must not overtake them.
+    /// Whether events are held back: later events must not overtake them.
     pub(crate) fn holds(&self) -> bool {
         !self.held.is_empty()
     }
 
-    /// The handler has ended: what was held back goes.
+    /// The handler has ended: sends the events that were held back.
     pub(crate) fn release(&mut self, policy: &Policy) {
         self.held_bytes = 0;
         for (topic, frame) in std::mem::take(&mut self.held) {
@@ -184,13 +184,13 @@ impl Outbox {
         }
     }
 
-    /// How much may wait. A client whose socket has not refused anything yet is not slow: its task has just not had its
-    /// turn, and a burst may be longer.
+    /// The limit in bytes. Until the socket refuses bytes, the client is not slow: its task only waits for its turn. So
+    /// a burst may be longer.
     fn limit(&self, policy: &Policy) -> usize {
         if self.blocked { policy.limit } else { policy.limit.saturating_mul(BURST) }
     }
 
-    /// Events that the socket may take at once.
+    /// Writes events to the socket at once, as far as it takes them, and queues the rest.
     pub(crate) fn write_through(
         &mut self,
         topic: &Topic,
@@ -203,14 +203,14 @@ impl Outbox {
             return;
         }
         let slices: Slices<'_> = frames.iter().map(|frame| IoSlice::new(frame.bytes())).collect();
-        // What is wrong with the socket its task finds out.
+        // The connection's task will meet the socket's error and handle it.
         let mut taken = write(&slices).unwrap_or(0);
         for (at, frame) in frames.iter().enumerate() {
             let length = frame.bytes().len();
             if taken < length {
                 self.blocked = true;
                 let (begun, rest) = if taken > 0 { frames[at..].split_at(1) } else { (&[][..], &frames[at..]) };
-                // What the client has begun to read must go on.
+                // The client has read the beginning of this frame, so its rest must follow.
                 begun.iter().for_each(|frame| self.push(frame.bytes().slice(taken..), Kind::Kept));
                 rest.iter().for_each(|frame| self.event(topic, frame.bytes(), policy));
                 return;
@@ -219,7 +219,7 @@ impl Outbox {
         }
     }
 
-    /// An event of a topic.
+    /// Queues an event of a topic.
     pub(crate) fn event(&mut self, topic: &Topic, bytes: &Bytes, policy: &Policy) {
         if self.state != State::Open {
             return;
@@ -235,7 +235,7 @@ impl Outbox {
                     return;
                 }
                 SlowClient::DropOldest | SlowClient::LatestPerTopic => {
-                    // Further than is needed now, so that not each event costs a look at all that waits.
+                    // Drops a quarter of the limit more than is needed: otherwise each event would search the queue.
                     let most = (limit - limit / 4).saturating_sub(bytes.len() + self.tail.len());
                     self.queue.drop_oldest(most, |topic| policy.notice(topic));
                 }
@@ -245,7 +245,7 @@ impl Outbox {
             metrics::counter!("strait_events_dropped_total").increment(1);
             return self.gap(topic, policy);
         }
-        // Where no event is dropped, a small one need not be told from a reply.
+        // A small event may join the tail if no policy will drop it there.
         let kept = !self.blocked || policy.slow == SlowClient::Disconnect;
         if kept && bytes.len() <= SMALL {
             self.append(bytes);
@@ -255,7 +255,7 @@ impl Outbox {
         }
     }
 
-    /// Tells of lost events behind what waits, once for a run of losses.
+    /// Queues a notice of lost events, one for each run of losses.
     pub(crate) fn gap(&mut self, topic: &Topic, policy: &Policy) {
         let told = !self.tail_events && self.queue.is_told(topic);
         if self.state == State::Open && !told {
@@ -264,7 +264,8 @@ impl Outbox {
         }
     }
 
-    /// Room in the tail; at first for more than one, as growing costs more than memory that is given back once all is written.
+    /// Reserves room in the tail. The first reservation is larger: growing costs more than memory that is freed after
+    /// the write.
     fn make_room(&mut self, length: usize) {
         let room = if self.tail.capacity() == 0 { length.max(TAIL) } else { length };
         self.tail.reserve(room);
@@ -284,7 +285,7 @@ impl Outbox {
         self.queue.push(bytes, kind);
     }
 
-    /// Writes what one vectored write takes; tells how much it was.
+    /// Makes one vectored write; returns the bytes that the socket took.
     pub(crate) fn write(&mut self, write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<usize> {
         let mut slices: Slices<'_> = self.queue.slices().take(SLICES).collect();
         if slices.len() < SLICES && !self.tail.is_empty() {
@@ -296,7 +297,7 @@ impl Outbox {
         Ok(taken)
     }
 
-    /// Writes until nothing waits or the socket takes no more. What is wrong with it its task finds out.
+    /// Writes until the outbox is empty or the socket takes no more. The connection's task handles the socket's errors.
     pub(crate) fn write_out(&mut self, mut write: impl FnMut(&[IoSlice<'_>]) -> io::Result<usize>) {
         while !self.is_empty() && !self.blocked {
             self.blocked = !matches!(self.write(&mut write), Ok(taken) if taken > 0);
@@ -308,10 +309,10 @@ impl Outbox {
         self.tail_events &= !self.tail.is_empty();
     }
 
-    /// Gives the memory of an empty outbox back.
+    /// Frees the memory of an empty outbox.
     pub(crate) fn shrink(&mut self) {
         if self.is_empty() {
-            // Whatever its capacity: what has been written of a full one leaves none, and still has all its memory.
+            // Not only if it has capacity: a full buffer that was written has none left, yet keeps its memory.
             self.tail = BytesMut::new();
             self.queue.shrink();
             if self.held.is_empty() && self.held.capacity() > 0 {

@@ -1,4 +1,4 @@
-//! A connection as the rest of the node sees it: its outbox, and the flags that its task looks at when it is woken.
+//! The shared part of a connection: its outbox, and flags for its task.
 
 #[cfg(test)]
 mod tests;
@@ -20,11 +20,11 @@ use tokio::net::tcp::OwnedWriteHalf;
 
 use crate::outbox::{Outbox, Policy, SLICES};
 
-/// What the sweeper asks of a connection's task.
+/// The sweeper's requests to a connection's task.
 pub(crate) mod flag {
     /// Send a ping.
     pub(crate) const PING: u8 = 1;
-    /// Nothing has come for too long.
+    /// The client has been silent for too long.
     pub(crate) const SILENT: u8 = 2;
     /// The closing handshake has taken too long.
     pub(crate) const CLOSE_LATE: u8 = 4;
@@ -36,17 +36,17 @@ pub(crate) mod flag {
     pub(crate) const STOP: u8 = 32;
 }
 
-/// Milliseconds since the process looked at the clock for the first time.
+/// Milliseconds since the process first read the clock.
 pub(crate) fn millis(at: Instant) -> u64 {
     static ORIGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
     let origin = *ORIGIN.get_or_init(Instant::now);
-    // Not `as_millis`, whose division of 128 bits every message would wait for.
+    // Not `as_millis`: its 128-bit division would cost every message.
     let passed = at.saturating_duration_since(origin);
-    // 1 is the earliest, so that 0 can say never.
+    // Never 0: 0 stands for "never".
     passed.as_secs() * 1_000 + u64::from(passed.subsec_millis()) + 1
 }
 
-/// Beside the number of a running handler: events that it published are held back.
+/// A bit beside the number of a running handler: the outbox holds back events that the handler published.
 const HOLDING: u64 = 1 << 32;
 
 /// See the [module's documentation](self).
@@ -54,19 +54,20 @@ pub(crate) struct Peer {
     out: Mutex<Out>,
     waker: AtomicWaker,
     flags: AtomicU8,
-    /// The number of the handler that runs, 0 while none does, and [`HOLDING`].
+    /// The number of the running handler, or 0, and the bit [`HOLDING`].
     handling: AtomicU64,
-    /// As much as waits, and whether that is too much: kept beside the outbox for the task, which asks after each message.
+    /// The outbox's size, and whether it is too large. Atomics: the task reads them after each message, without the
+    /// lock.
     waiting: AtomicUsize,
     too_slow: AtomicBool,
-    /// When the last bytes came.
+    /// The time of the last bytes from the client.
     seen: AtomicU64,
     pinged: AtomicU64,
-    /// When the first bytes of an unfinished message came; 0 between messages.
+    /// The time of the first bytes of an unfinished message; 0 between messages.
     pub(crate) message_since: AtomicU64,
-    /// When our close frame was queued; 0 before.
+    /// The time at which our close frame was queued; 0 before.
     pub(crate) closing_since: AtomicU64,
-    /// No message is wanted for now, so that silence means nothing.
+    /// The node does not read from the client now, so that silence means nothing.
     pub(crate) paused: AtomicBool,
     times: Times,
     policy: Policy,
@@ -75,11 +76,11 @@ pub(crate) struct Peer {
 #[derive(Debug)]
 struct Out {
     outbox: Outbox,
-    /// The socket's writing half, where publishers may write to it.
+    /// The socket's writing half, if publishers may write to it.
     socket: Option<OwnedWriteHalf>,
 }
 
-/// The locked outbox; tells the peer what waits when it is unlocked.
+/// The locked outbox; the unlock updates the peer's atomics.
 struct Locked<'a> {
     out: MutexGuard<'a, Out>,
     peer: &'a Peer,
@@ -101,13 +102,13 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        // The guard is dropped after this, so that what is told is in the order of the locks.
+        // The guard is dropped after these stores, so that their order is that of the locks.
         self.peer.waiting.store(self.out.outbox.waiting(), Ordering::Relaxed);
         self.peer.too_slow.store(self.out.outbox.is_too_slow(), Ordering::Relaxed);
     }
 }
 
-/// In milliseconds.
+/// Time limits in milliseconds.
 #[derive(Debug, Clone, Copy)]
 struct Times {
     ping: u32,
@@ -117,7 +118,7 @@ struct Times {
 
 impl Times {
     fn of(limits: &Limits) -> Self {
-        // Seven weeks at most; more is never.
+        // A `u32` holds seven weeks; its maximum stands for "never".
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         Self { ping: millis(limits.ping), silent: millis(limits.silent), closing: millis(limits.closing) }
     }
@@ -152,26 +153,26 @@ impl Peer {
         Locked { out: self.out.lock(), peer: self }
     }
 
-    /// How finely the sweeper must look at this connection.
+    /// The interval at which the sweeper must visit this connection.
     pub(crate) fn tick(&self) -> Duration {
         let Times { ping, silent, closing } = self.times;
         Duration::from_millis(ping.min(silent).min(closing).into()) / 4
     }
 
-    /// From here on publishers write to the socket themselves where it takes what they have.
+    /// From now on publishers write to the socket themselves, as far as it takes their events.
     pub(crate) fn connect(&self, socket: OwnedWriteHalf) {
         self.lock().socket = Some(socket);
     }
 
-    /// Nothing is written any more: the client sees the end of what we send.
+    /// Ends our side: the client sees the end of the stream.
     pub(crate) fn end_writing(&self) {
         self.lock().socket = None;
     }
 
-    /// The socket is gone.
+    /// The socket is gone: drops the writing half and the outbox.
     pub(crate) fn disconnect(&self) {
         let mut out = self.lock();
-        // Its other half is gone too: that closes it, and a system call for this half's end would be in vain.
+        // The reading half is gone too, which closes the socket: a shutdown of this half would waste a system call.
         if let Some(socket) = out.socket.take() {
             socket.forget();
         }
@@ -199,7 +200,7 @@ impl Peer {
         self.seen.store(millis(now), Ordering::Relaxed);
     }
 
-    /// The client reads, while nothing is read from it: its own message cannot go on meanwhile.
+    /// The client reads while the node reads nothing from it: its unfinished message gets more time.
     pub(crate) fn seen_reading(&self, now: Instant) {
         self.seen_at(millis(now));
     }
@@ -211,7 +212,7 @@ impl Peer {
         }
     }
 
-    /// What the sweeper finds at `now`; tells whether it has woken the task for it.
+    /// Checks the time limits at `now`; returns whether one has passed and the task was woken.
     pub(crate) fn sweep(&self, now: u64) -> bool {
         let found = self.due(now);
         found.into_iter().for_each(|flags| self.flag(flags));
@@ -253,23 +254,23 @@ impl Peer {
         self.closing_since.store(millis(now), Ordering::Relaxed);
     }
 
-    /// How much waits, in bytes.
+    /// Bytes that wait.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Whether this is as much as may wait: then the client is not read from.
+    /// Whether this many bytes reach the limit: the node then stops reading from the client.
     pub(crate) fn is_full_with(&self, waiting: usize) -> bool {
         waiting >= self.policy.limit
     }
 
-    /// Whether more waits than may, and no policy helps.
+    /// Whether the outbox is over its limit and the policy allows no drop.
     pub(crate) fn is_too_slow(&self) -> bool {
         self.too_slow.load(Ordering::Relaxed)
     }
 
-    /// Writes what waits, until all is written or the socket takes no more. `other` is the socket where publishers
-    /// cannot write to it.
+    /// Writes the outbox until it is empty or the socket takes no more. `other` is a socket that publishers cannot
+    /// write to.
     pub(crate) fn poll_write<S>(&self, mut other: Option<&mut S>, cx: &mut Context<'_>) -> Poll<io::Result<()>>
     where
         S: AsyncWrite + Unpin + ?Sized,
@@ -281,7 +282,7 @@ impl Peer {
             let written = outbox.write(|slices| {
                 let polled = match (&mut other, &mut *socket) {
                     (Some(other), _) => Pin::new(&mut **other).poll_write_vectored(cx, slices),
-                    // Tried without tokio's budget first: that this is used up does not make the socket full.
+                    // Try without tokio's budget first: a used-up budget does not make the socket full.
                     (None, Some(socket)) => match try_write(socket, slices) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                             Pin::new(socket).poll_write_vectored(cx, slices)
@@ -314,19 +315,19 @@ impl Peer {
         }
     }
 
-    /// Whether the events of handler `turn` are to be held back as it still runs; its end will see that there are some.
+    /// Whether handler `turn` still runs, so that its events are held back; its end will then release them.
     fn holds_for(&self, turn: u32) -> bool {
         let running = u64::from(turn);
         let note = || self.handling.compare_exchange(running, running | HOLDING, Ordering::AcqRel, Ordering::Acquire);
         turn != 0 && note().unwrap_or_else(|found| found & !HOLDING) == running
     }
 
-    /// Pushes events and, where the socket takes them, writes them at once.
+    /// Queues events or, if the socket takes them, writes them at once.
     fn push(&self, topic: &Topic, frames: &[Frame], turn: Option<u32>) {
         let mut out = self.lock();
         let Out { outbox, socket } = &mut *out;
         if outbox.holds() || turn.is_some_and(|turn| self.holds_for(turn)) {
-            // More than may be held goes at once.
+            // `hold` releases the events once they exceed the limit.
             frames.iter().for_each(|frame| outbox.hold(topic, frame, &self.policy));
         } else {
             for frames in frames.chunks(SLICES) {
@@ -346,7 +347,7 @@ impl Peer {
     }
 }
 
-/// Writes what the socket takes now. For one slice there is a quicker system call.
+/// Writes the bytes that the socket takes now. A single slice has a faster system call.
 fn try_write(socket: &OwnedWriteHalf, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     match slices {
         [one] => socket.try_write(one),
@@ -378,7 +379,7 @@ impl Outlet for Peer {
             && !outbox.blocked
             && self.is_full_with(outbox.waiting())
         {
-            // Whoever sends much at once must not be the reason why a client that reads is taken for a slow one.
+            // A large burst of sends must not make a client that reads look slow.
             outbox.write_out(|slices| try_write(socket, slices));
         }
         drop(out);

@@ -1,4 +1,4 @@
-//! The connections of one runtime, and the sweeper that looks after all of them: no connection has a timer of its own.
+//! The connections of one runtime, and their sweeper: no connection has a timer of its own.
 
 use std::sync::Arc;
 use std::sync::Weak;
@@ -14,18 +14,18 @@ use crate::peer::{Peer, flag, millis};
 
 const COARSEST: Duration = Duration::from_secs(1);
 const FINEST: Duration = Duration::from_millis(5);
-/// After so many tasks were woken they get their turn, and others with them: thousands may be due at the same time.
+/// After this many wake-ups the woken tasks get their turn, and others too: thousands may be due at once.
 const WOKEN_AT_ONCE: usize = 16;
-/// Room for so many connections is not given back: where few come and go, each would pay for it anew.
+/// Room for this many connections is kept: with few connections each new one would otherwise allocate it again.
 const KEPT: usize = 64;
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
 pub(crate) struct Registry {
     peers: Mutex<Slab<Arc<Peer>>>,
-    /// Places that are taken here, by connections and by handshakes that may become some.
+    /// Places taken in this registry, by connections and by pending handshakes.
     taken: AtomicUsize,
-    /// Those of all registries of a server.
+    /// The same count over all registries of a server.
     of_all: Arc<AtomicUsize>,
     tick: AtomicU64,
     /// Says that `tick` is shorter now.
@@ -34,11 +34,11 @@ pub(crate) struct Registry {
     connections: metrics::Gauge,
 }
 
-/// Room for one connection, until it is dropped.
+/// A place for one connection, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Registry>);
 
-/// A connection that the sweeper looks after, until it is dropped.
+/// A connection under the sweeper's watch, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Registered {
     place: Place,
@@ -46,7 +46,7 @@ pub(crate) struct Registered {
 }
 
 impl Registry {
-    /// A registry whose places count together with those of others.
+    /// A registry that shares its count of places with others.
     pub(crate) fn new(of_all: Arc<AtomicUsize>) -> Arc<Self> {
         Arc::new(Self {
             peers: Mutex::default(),
@@ -59,7 +59,7 @@ impl Registry {
         })
     }
 
-    /// Takes one of so many places of all registries; `None` if there is none left.
+    /// Takes one of `places` in all registries together; `None` if none is left.
     pub(crate) fn take_place(self: &Arc<Self>, places: usize) -> Option<Place> {
         let taken = self.of_all.fetch_add(1, Ordering::AcqRel);
         self.taken.fetch_add(1, Ordering::AcqRel);
@@ -76,7 +76,7 @@ impl Registry {
         self.draining.load(Ordering::Acquire)
     }
 
-    /// From here on nobody is let in.
+    /// From here on the registry admits no client.
     pub(crate) fn begin_drain(&self) {
         self.draining.store(true, Ordering::Release);
     }
@@ -85,7 +85,7 @@ impl Registry {
         self.peers.lock().iter().map(|(_, peer)| Arc::clone(peer)).collect()
     }
 
-    /// Looks after the connections until the registry is gone.
+    /// Sweeps the connections until the registry is gone.
     pub(crate) async fn sweep(registry: Weak<Self>) {
         let look = |registry: Arc<Self>| (registry.tick.load(Ordering::Relaxed), Arc::clone(&registry.finer));
         while let Some((tick, finer)) = registry.upgrade().map(look) {
@@ -104,7 +104,7 @@ impl Registry {
         }
     }
 
-    /// Looks at the connections from a key on; tells where to go on if enough were woken.
+    /// Sweeps the connections from a key on; returns the next key if enough tasks were woken.
     fn sweep_from(&self, from: usize, now: u64) -> Option<usize> {
         let peers = self.peers.lock();
         let due = |key: &usize| peers.get(*key).is_some_and(|peer| peer.sweep(now));
@@ -114,7 +114,7 @@ impl Registry {
 }
 
 impl Place {
-    /// The handshake has become a connection.
+    /// The handshake was accepted: registers its connection.
     pub(crate) fn register(self, peer: &Arc<Peer>) -> Registered {
         let registry = &self.0;
         let tick = peer.tick().clamp(FINEST, COARSEST).as_millis() as u64;

@@ -1,4 +1,4 @@
-//! Channels as a [`tower_service::Service`]: answers handshakes, and runs the connections that come of them.
+//! Channels as a [`tower_service::Service`]: answers handshakes, and runs their connections.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -35,8 +35,8 @@ pub struct RemoteAddr(pub SocketAddr);
 
 /// Answers WebSocket handshakes for the endpoints of an application. Clones are the same service.
 ///
-/// It takes part in any HTTP/1.1 server on hyper: with axum, for example, as a route's or the fallback service. The
-/// application must have been started on the runtime ([`App::start`]).
+/// Works in any HTTP/1.1 server on hyper: with axum, for example, as a route's or the fallback service. Start the
+/// application on the runtime first ([`App::start`]).
 #[derive(Clone)]
 pub struct Channels {
     app: App,
@@ -54,7 +54,7 @@ impl fmt::Debug for Channels {
     }
 }
 
-/// What a handshake is answered with.
+/// The response to a handshake.
 pub type Answer = Response<Full<Bytes>>;
 
 impl Channels {
@@ -64,7 +64,7 @@ impl Channels {
         Self::with_places(app, connections, Arc::default())
     }
 
-    /// As [`new`](Self::new), counted together with the other runtimes' connections.
+    /// As [`new`](Self::new), with a limit on the connections of several runtimes together.
     pub(crate) fn with_places(app: App, connections: usize, places: Arc<AtomicUsize>) -> Self {
         let registry = Registry::new(places);
         tokio::spawn(Registry::sweep(Arc::downgrade(&registry)));
@@ -79,24 +79,24 @@ impl Channels {
         }
     }
 
-    /// Says that clients speak TLS, with this server or with a proxy in front of it: then pages of this host pass only if
-    /// they came by `https` themselves ([`Origins::SameHost`](strait_core::Origins::SameHost)).
+    /// Declares that clients speak TLS, with this server or with a proxy in front of it. Pages of this host then pass
+    /// only if they came by `https` themselves ([`Origins::SameHost`](strait_core::Origins::SameHost)).
     #[must_use]
     pub fn behind_tls(mut self) -> Self {
         self.transport = Transport::Tls;
         self
     }
 
-    /// Answers only requests whose `Host` is one of these, with any port where a host is given without one; others are
-    /// refused with 421. A page whose own name was made to resolve to the server's address (DNS rebinding) gets nowhere.
+    /// Accepts only requests with one of these values of `Host`; a host without a port matches any port. Others get
+    /// 421, which stops a page of another name that resolves to the server's address (DNS rebinding).
     #[must_use]
     pub fn hosts<S: Into<String>>(mut self, hosts: impl IntoIterator<Item = S>) -> Self {
         self.hosts = Hosts::listed(hosts);
         self
     }
 
-    /// Takes an endpoint's path in the query of `/` too, as API Gateway has it: `/?path=/rooms/a`. A proxy's rules for
-    /// paths do not see such a path: an endpoint that is closed to strangers by its path is open by this form.
+    /// Also takes an endpoint's path from the query of `/`, as API Gateway does: `/?path=/rooms/a`. A proxy's path
+    /// rules do not see this form: an endpoint that they close to strangers is then open.
     #[must_use]
     pub fn path_in_query(mut self) -> Self {
         self.path_in_query = true;
@@ -108,7 +108,7 @@ impl Channels {
         self
     }
 
-    /// Checks which host a request is meant for.
+    /// Checks the host that a request is meant for.
     pub(crate) fn check_host(&self, asked: &Asked<'_>, target: &Uri) -> Result<(), Refusal> {
         check_target(target, asked.host())?;
         self.hosts.check(asked.host())
@@ -124,7 +124,7 @@ impl Channels {
         self.app.accept(path, query, headers, self.transport)
     }
 
-    /// Checks a request that is meant as a handshake, and tells `Sec-WebSocket-Accept`.
+    /// Checks a handshake request; returns `Sec-WebSocket-Accept`.
     pub(crate) fn check<B>(&self, asked: &Asked<'_>, request: &Request<B>) -> Result<HeaderValue, Refusal> {
         let accept = asked.check(request.method(), request.version())?;
         self.check_host(asked, request.uri())?;
@@ -140,8 +140,8 @@ impl Channels {
         &self.registry
     }
 
-    /// Decides on a request that asks for a handshake as it should, and stores the channel of who is let in. What takes no time
-    /// is done at once, so that less has to be kept while the rest is waited for.
+    /// Authenticates a valid handshake and stores an admitted client's channel. Synchronous steps come first, so that
+    /// the future holds less while it waits.
     pub(crate) fn open(
         &self,
         accept: HeaderValue,
@@ -152,7 +152,7 @@ impl Channels {
         if self.registry.is_draining() {
             return Err(Refusal::unavailable("the server is about to end"));
         }
-        // Taken before authentication, so that however many authenticate at once the limit holds.
+        // Taken before authentication: the limit then holds however many clients authenticate at once.
         let Some(place) = self.registry.take_place(self.connections) else {
             return Err(Refusal::unavailable("the server has as many connections as it may"));
         };
@@ -174,7 +174,7 @@ impl Channels {
     }
 }
 
-/// Waits for the socket from a server that keeps it until the answer is out.
+/// Waits for the socket; the server hands it over once the answer is out.
 async fn upgraded(opened: Opened, upgrade: OnUpgrade, limit: Duration) -> Option<Box<Connection>> {
     let upgraded = timeout(limit, upgrade).await.ok()?.ok()?;
     Some(match upgraded.downcast::<TokioIo<TcpStream>>() {
@@ -183,12 +183,12 @@ async fn upgraded(opened: Opened, upgrade: OnUpgrade, limit: Duration) -> Option
     })
 }
 
-/// Refused handshakes that are logged: strangers can cause any number of them.
+/// Limits the log of refused handshakes: strangers can cause any number of them.
 static REFUSED: Lines = Lines::new(10);
-/// So much of a path is logged.
+/// The log holds this many bytes of a path.
 const LOGGED: usize = 200;
 
-/// Answers a client that is not let in.
+/// Answers a refused client.
 pub(crate) fn turn_away(path: &str, refusal: &Refusal) -> Answer {
     let status = refusal.status.as_u16();
     if let Some(left_out) = REFUSED.next() {
@@ -233,7 +233,7 @@ impl<B: Send + 'static> Service<Request<B>> for Channels {
         let remote = request.extensions().get::<RemoteAddr>().map(|remote| remote.0);
         let (upgrade, limit) = (hyper::upgrade::on(&mut request), self.handshake);
         let accept = self.check(&Asked::of(request.headers()), &request);
-        // A reference to the head's bytes, for the log.
+        // A cheap clone, for the log: it shares the head's bytes.
         let (target, parts) = (request.uri().clone(), request.into_parts().0);
         match accept.and_then(|accept| self.open(accept, parts, remote)) {
             Ok(opening) => Box::pin(async move {

@@ -1,4 +1,4 @@
-//! The task of a socket: the handshake, and the connection that comes of it.
+//! The task of a socket: the handshake, and then its connection.
 
 use std::any::Any;
 use std::future::{Future, ready};
@@ -8,10 +8,10 @@ use std::task::{self, Context, Poll};
 
 use crate::connection::Connection;
 
-/// First the handshake, in memory that it then gives back, and after that the connection.
+/// First the handshake, in memory that it frees at its end, and after that the connection.
 pub(crate) enum Task {
     Connected(Box<Connection>),
-    /// The handshake, or what is left to do after a panic.
+    /// The handshake, or the clean-up after a panic.
     Apart(Pin<Box<dyn Future<Output = Option<Box<Connection>>> + Send>>),
 }
 
@@ -24,7 +24,7 @@ impl Task {
         }
     }
 
-    /// A panic ends this connection, and nothing else.
+    /// Panic isolation: a panic ends this connection, and no other.
     fn fail(&mut self, panic: Box<dyn Any + Send>) {
         if let Self::Connected(connection) = std::mem::replace(self, Self::Apart(Box::pin(ready(None)))) {
             *self = Self::Apart(Box::pin(async move {

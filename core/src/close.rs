@@ -1,4 +1,4 @@
-//! Why a connection is closed: a code and a reason (RFC 6455 §7.4).
+//! The reason for a close of a connection, as a code and a text (RFC 6455 §7.4).
 
 use std::borrow::Cow;
 
@@ -32,15 +32,15 @@ impl Close {
         going_away = 1001;
         /// 1002: the peer broke the WebSocket protocol.
         protocol = 1002;
-        /// 1003: data of a kind that is not taken.
+        /// 1003: data of a kind that the server does not take.
         unsupported = 1003;
         /// 1007: text that is not UTF-8.
         invalid_data = 1007;
-        /// 1008: refused, flooding or too slow; the reason says which.
+        /// 1008: refused, flooding or too slow; the reason tells which.
         policy = 1008;
         /// 1009: a message that is too big.
         too_big = 1009;
-        /// 1011: the server met a condition that it did not expect.
+        /// 1011: the server met an unexpected condition.
         internal = 1011;
         /// 1012: the server drains or lost its lease; connect again.
         restart = 1012;

@@ -1,4 +1,4 @@
-//! Endpoints: what kind of channel there is at a path, and who handles what.
+//! Endpoints: the kind of channel at a path, and its handlers.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ type OnGap = Arc<dyn Fn(Option<&Topic>) -> Frame + Send + Sync>;
 
 /// The definition of a kind of channel: a name, a path pattern, handlers and policies.
 ///
-/// Mistakes, such as a path that cannot be read or two routes of one name, are told by `AppBuilder::build`.
+/// `AppBuilder::build` reports mistakes, such as an unreadable path or two routes of one name.
 #[must_use]
 pub struct Endpoint {
     pub(crate) inner: EndpointInner,
@@ -35,11 +35,11 @@ pub struct Endpoint {
     routes: Vec<(String, Route)>,
     message: Option<Route>,
     binary: Option<Route>,
-    /// The method of something that was given twice, first of all.
+    /// The first builder method that was called twice.
     pub(crate) twice: Option<&'static str>,
 }
 
-/// What serves an endpoint's channels.
+/// The finished definition that serves an endpoint's channels.
 pub(crate) struct EndpointInner {
     pub(crate) name: Arc<str>,
     pub(crate) path: String,
@@ -62,25 +62,25 @@ pub(crate) struct EndpointInner {
     pub(crate) counters: Counters,
 }
 
-/// Which of an endpoint's routes: it goes with a message where a counted reference would cost as much as routing.
+/// The index of one of an endpoint's routes. A message carries it, because an `Arc` would cost as much as routing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RouteId(usize);
 
 pub(crate) struct RouteInner {
-    /// The value of the routing key, and what replies behind it begin with; none for what takes whole messages.
+    /// The value of the routing key and the prefix of its replies; `None` for a route that takes whole messages.
     pub(crate) key: Option<(Arc<str>, Vec<u8>)>,
     pub(crate) public: bool,
     pub(crate) handler: Call<MessageContext, Reply>,
 }
 
-/// What is counted per endpoint; registered when the endpoint is made, so install the recorder before.
+/// The counters of an endpoint. They are registered when the endpoint is made: install the metrics recorder before.
 pub(crate) struct Counters {
     pub(crate) opened: metrics::Counter,
     pub(crate) closed: metrics::Counter,
     pub(crate) messages: metrics::Counter,
     pub(crate) limited: metrics::Counter,
     pub(crate) failed: metrics::Counter,
-    /// Lines about handlers that failed, and about those that took too long.
+    /// Limits the log lines about failed handlers; `late_lines` limits those about slow ones.
     pub(crate) failure_lines: Throttled,
     pub(crate) late_lines: Throttled,
 }
@@ -182,14 +182,14 @@ impl Endpoint {
         }
     }
 
-    /// Notes that `method` took the place of what was given before.
+    /// Records that a second call of `method` replaced an earlier value.
     fn replaces<T>(&mut self, method: &'static str, before: &Option<T>) {
         if before.is_some() {
             self.twice.get_or_insert(method);
         }
     }
 
-    /// Runs during the handshake and says who the client is, or refuses it with an HTTP status.
+    /// Runs during the handshake. Returns the client's session, or refuses the client with an HTTP status.
     pub fn authenticate<H, Args>(mut self, handler: H) -> Self
     where
         H: Handler<Args, OpenContext, Admit>,
@@ -209,7 +209,7 @@ impl Endpoint {
         self
     }
 
-    /// Runs once the client is let in, before any message is handled. An error refuses the client: on a node with
+    /// Runs once the client may connect, before any message is handled. An error refuses the client: on a node with
     /// close code 1008, on Lambda with the handshake's HTTP status.
     pub fn on_connect<H, Args>(mut self, handler: H) -> Self
     where
@@ -222,7 +222,7 @@ impl Endpoint {
         self
     }
 
-    /// Runs at least once for every channel whose `on_connect` started, after everything else of it.
+    /// Runs at least once for every channel that started `on_connect`, after all its other handlers.
     pub fn on_disconnect<H, Args>(mut self, handler: H) -> Self
     where
         H: Handler<Args, DisconnectContext, Connected>,
@@ -234,7 +234,7 @@ impl Endpoint {
         self
     }
 
-    /// Handles messages whose routing key is `key`.
+    /// Handles messages with the routing key `key`.
     pub fn on<H, Args>(self, key: impl Into<String>, handler: H) -> Self
     where
         H: Handler<Args, MessageContext, Reply>,
@@ -243,13 +243,13 @@ impl Endpoint {
         self.route(key, Route::new(handler))
     }
 
-    /// Handles messages whose routing key is `key`, by a route with policies of its own.
+    /// Handles messages with the routing key `key`, by a route with its own policies.
     pub fn route(mut self, key: impl Into<String>, route: Route) -> Self {
         self.routes.push((key.into(), route));
         self
     }
 
-    /// Handles text that no route takes.
+    /// Handles text messages that match no route.
     pub fn on_message<H, Args>(self, handler: H) -> Self
     where
         H: Handler<Args, MessageContext, Reply>,
@@ -258,7 +258,7 @@ impl Endpoint {
         self.message_route(Route::new(handler))
     }
 
-    /// Handles text that no other route takes, by a route with policies of its own.
+    /// Handles text that no other route takes, by a route with its own policies.
     pub fn message_route(mut self, route: Route) -> Self {
         let before = self.message.replace(route);
         self.replaces("on_message", &before);
@@ -274,14 +274,14 @@ impl Endpoint {
         self.binary_route(Route::new(handler))
     }
 
-    /// Handles binary messages, by a route with policies of its own.
+    /// Handles binary messages, by a route with its own policies.
     pub fn binary_route(mut self, route: Route) -> Self {
         let before = self.binary.replace(route);
         self.replaces("on_binary", &before);
         self
     }
 
-    /// What a client is told that has missed events of a topic (`None`: direct sends), instead of
+    /// The notice to a client that has missed events of a topic (`None`: direct sends), instead of
     /// `{"gap":{"topic":"…"}}`.
     pub fn on_gap(mut self, gap: impl Fn(Option<&Topic>) -> crate::event::Payload + Send + Sync + 'static) -> Self {
         let gap: OnGap = Arc::new(move |topic| Frame::of(&gap(topic)));
@@ -308,32 +308,32 @@ impl Endpoint {
         self
     }
 
-    /// A channel outlives its connection by `grace`, for clients whose protocol can resume.
+    /// Lets a channel outlive its connection by `grace`, for clients with a protocol that can resume.
     pub fn resumable(mut self, grace: Duration) -> Self {
         self.inner.grace = Some(grace);
         self
     }
 
-    /// Subprotocols that clients may ask for (RFC 6455 §1.9): the first of theirs that is listed here is agreed to, and
-    /// messages are in the plain format all the same. A client that asks for others only gets none.
+    /// Subprotocols that clients may ask for (RFC 6455 §1.9). The server agrees to the client's first one that is
+    /// listed here; messages stay in the plain format. A client that asks only for others gets none.
     pub fn subprotocols<S: Into<String>>(mut self, names: impl IntoIterator<Item = S>) -> Self {
         self.inner.subprotocols = names.into_iter().map(Into::into).collect();
         self
     }
 
-    /// What one connection may use.
+    /// The limits of one connection.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.inner.limits = limits;
         self
     }
 
-    /// In which order a channel's messages are handled in serverless deployments.
+    /// The order in which serverless deployments handle a channel's messages.
     pub fn ordering(mut self, ordering: Ordering) -> Self {
         self.inner.ordering = ordering;
         self
     }
 
-    /// Which pages may connect.
+    /// The web pages that may connect, by their origin.
     pub fn origins(mut self, origins: Origins) -> Self {
         self.inner.origins = origins;
         self
@@ -371,7 +371,7 @@ impl EndpointInner {
 
     /// The notice of lost events.
     pub(crate) fn gap_frame(&self, topic: Option<&Topic>) -> Frame {
-        // A panic here must not end the deliveries of all who are on the same lane.
+        // A panic here must not stop the deliveries of other channels on the same lane.
         let own = self.gap.as_ref().and_then(|gap| catch_unwind(AssertUnwindSafe(|| gap(topic))).ok());
         own.unwrap_or_else(|| plain::gap(topic))
     }

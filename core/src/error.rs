@@ -1,4 +1,4 @@
-//! What a handler answers when it cannot do what was asked.
+//! The error that a handler answers when it cannot do its task.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -12,17 +12,18 @@ use crate::in_full::in_full;
 use crate::name::InvalidName;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// An error for the client: a code, a message that is safe to show, and optional details; and a source that is logged
-/// and never sent.
+/// An error for the client: a code, a message that is safe to show, and optional details. Its source is logged and
+/// never sent.
 ///
-/// Every `std::error::Error` becomes `internal` by `?`, its text kept as the source, so that nothing of it reaches a
-/// client by accident. Three kinds are told apart: a [`StoreError`] that may pass becomes `unavailable`, an
-/// [`InvalidName`] `invalid`, an elapsed time limit of tokio or tower `timeout`. (So that this conversion can exist, this type is no `std::error::Error` itself.)
+/// Every `std::error::Error` becomes `internal` by `?`. Its text stays in the source, so that none of it reaches a
+/// client by accident. There are three exceptions: a [`StoreError`] that may pass becomes `unavailable`, an
+/// [`InvalidName`] `invalid`, an elapsed time limit of tokio or tower `timeout`. (This type is no `std::error::Error`
+/// itself: otherwise the conversion could not exist.)
 pub struct Error(Box<Inner>);
 
 struct Inner {
     code: Cow<'static, str>,
-    /// Chosen by the application; else it follows from the code.
+    /// Set by the application; otherwise it follows from the code.
     status: Option<StatusCode>,
     message: Cow<'static, str>,
     details: Option<Box<RawValue>>,
@@ -43,9 +44,9 @@ impl Error {
     codes! {
         /// No route takes the message.
         unknown_route;
-        /// The input cannot be read or does not hold what it must.
+        /// The input cannot be read or violates a rule.
         invalid;
-        /// The client has not said who it is.
+        /// The client has no session.
         unauthenticated;
         /// The client may not do this.
         forbidden;
@@ -53,11 +54,12 @@ impl Error {
         rate_limited;
         /// It took too long.
         timeout;
-        /// It contradicts what another has done meanwhile.
+        /// The operation conflicts with another one that came first.
         conflict;
-        /// The reply is longer than the endpoint's limit or the gateway allows, or of a kind that the gateway does not carry.
+        /// The reply is longer than the endpoint's or the gateway's limit, or of a kind that the gateway does not
+        /// carry.
         too_large;
-        /// Something that is needed is away; trying again later may help.
+        /// A service that the operation needs is away; trying again later may help.
         unavailable;
     }
 
@@ -67,7 +69,7 @@ impl Error {
         Self(Box::new(Inner { code: code.into(), status: None, message: message.into(), details: None, source: None }))
     }
 
-    /// `internal`: what went wrong is logged, and the client learns nothing of it.
+    /// `internal`: the source is logged, and the client learns nothing of it.
     #[must_use]
     pub fn internal(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::new("internal", "something went wrong on the server").because(source)
@@ -89,8 +91,8 @@ impl Error {
 
     /// The same error with the HTTP status of a refused handshake: 404 for a room that does not exist, for example.
     ///
-    /// Only client and server errors (4xx and 5xx) are refusals: another status is passed over, and a debug build
-    /// panics. Messages are answered with the code alone.
+    /// Only client and server errors (4xx and 5xx) are refusals. Another status is ignored, and a debug build panics.
+    /// Messages are answered with the code alone.
     #[must_use]
     pub fn with_status(mut self, status: StatusCode) -> Self {
         let refuses = status.is_client_error() || status.is_server_error();
@@ -101,7 +103,7 @@ impl Error {
         self
     }
 
-    /// What the client is told of a cause that says more than that something went wrong.
+    /// The client's error for a cause that needs more than "something went wrong".
     fn known(cause: &(dyn StdError + 'static)) -> Option<Self> {
         if let Some(name) = cause.downcast_ref::<InvalidName>() {
             return Some(Self::invalid(name.to_string()));
@@ -131,7 +133,7 @@ impl Error {
     /// An [`anyhow::Error`], which is no `std::error::Error` and so cannot pass by `?` alone:
     /// `work().await.map_err(Error::from_anyhow)?`.
     ///
-    /// A [`StoreError`] or [`InvalidName`] anywhere among its causes counts as if it had come without `anyhow`; every
+    /// A [`StoreError`] or [`InvalidName`] anywhere among its causes counts as if it came without `anyhow`. Every
     /// other error is `internal`, with the whole chain in the log.
     #[cfg(feature = "anyhow")]
     #[must_use]
@@ -142,7 +144,7 @@ impl Error {
         }
     }
 
-    /// The same error with what caused it, for the log.
+    /// The same error with its cause, for the log.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
@@ -161,13 +163,13 @@ impl Error {
         &self.0.message
     }
 
-    /// What caused it; never sent.
+    /// The cause; never sent.
     #[must_use]
     pub fn source(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.0.source.as_deref()
     }
 
-    /// The error with what caused it, in one line, for the operator's log and never for clients.
+    /// The error and its causes in one line, for the operator's log and never for clients.
     pub fn in_full(&self) -> impl fmt::Display + '_ {
         InFull(self)
     }
@@ -188,7 +190,7 @@ impl Error {
         }
     }
 
-    /// What is sent: `{"code","message","details"?}`.
+    /// The body that the client gets: `{"code","message","details"?}`.
     pub(crate) fn body(&self) -> impl Serialize {
         #[derive(Serialize)]
         struct Body<'a> {
@@ -239,8 +241,7 @@ impl fmt::Display for InFull<'_> {
     }
 }
 
-/// What cannot be told from a standard error otherwise: code, message and details of an [`Error`] on its way through
-/// tower's boxed errors.
+/// Keeps code, message and details of an [`Error`] on its way through tower's boxed errors, which would lose them.
 struct Boxed(Error);
 
 impl fmt::Debug for Boxed {
@@ -268,7 +269,7 @@ impl From<Error> for Box<dyn StdError + Send + Sync> {
 }
 
 impl Error {
-    /// An error that came through a layer; one of ours that is in the box comes out as it went in.
+    /// Converts an error that came through a layer. An [`Error`] in the box comes out unchanged.
     pub(crate) fn unboxed(error: Box<dyn StdError + Send + Sync>) -> Self {
         match error.downcast::<Boxed>() {
             Ok(ours) => ours.0,

@@ -1,4 +1,4 @@
-//! What is published on topics and sent to channels: events, their payloads and their positions.
+//! Events on topics and direct sends to channels, with their payloads and positions.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::ChannelId;
 
-/// How the bytes of a payload are to be read.
+/// The format of a payload's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -26,7 +26,7 @@ pub struct Payload {
     bytes: Bytes,
 }
 
-/// A value as JSON, in no more memory than it needs: what is kept with a channel is kept for long.
+/// A value as JSON, in exactly the memory that it needs: a channel keeps it for long.
 pub(crate) fn to_bytes<T: Serialize + ?Sized>(value: &T) -> Result<Bytes, serde_json::Error> {
     Ok(Bytes::from(serde_json::to_vec(value)?.into_boxed_slice()))
 }
@@ -35,7 +35,7 @@ impl Payload {
     /// A value as JSON.
     ///
     /// # Errors
-    /// What the value's `Serialize` answers, or a map key that is not a string.
+    /// The error of the value's `Serialize`, or a map key that is not a string.
     pub fn json<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         Ok(Self { format: Format::Json, bytes: to_bytes(value)? })
     }
@@ -52,7 +52,7 @@ impl Payload {
         Self { format: Format::Binary, bytes: bytes.into() }
     }
 
-    /// A payload as a store kept it.
+    /// A payload from a store.
     ///
     /// # Errors
     /// Bytes that are not UTF-8 in a format that must be.
@@ -63,24 +63,24 @@ impl Payload {
         Ok(Self { format, bytes })
     }
 
-    /// How the bytes are to be read.
+    /// The format of the bytes.
     #[must_use]
     pub fn format(&self) -> Format {
         self.format
     }
 
-    /// The bytes as they are sent.
+    /// The bytes on the wire.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 }
 
-/// What happened on a topic.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EventKind {
-    /// Something was published, or sent to one channel.
+    /// A publication, or a direct send to one channel.
     Message,
     /// A channel with presence joined; the payload is its presence entry.
     Join,
@@ -93,25 +93,26 @@ pub enum EventKind {
 pub struct Publisher {
     /// Its channel.
     pub channel: ChannelId,
-    /// Which of the connection's handlers it was, counted from 1.
+    /// The number of the handler on its connection, counted from 1.
     pub turn: u32,
 }
 
 /// One event of a topic, or one direct send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// What happened.
+    /// The kind.
     pub kind: EventKind,
-    /// What is sent to the members.
+    /// The payload for the members.
     pub payload: Payload,
-    /// Whose handler published it: there it arrives after the reply to the message that was being handled.
+    /// The handler that published it. Its own channel gets the event after the reply to the message that is being
+    /// handled.
     pub publisher: Option<Publisher>,
     /// The one channel that does not get it.
     pub exclude: Option<ChannelId>,
 }
 
 impl Event {
-    /// A published message from nobody in particular, for everybody.
+    /// A message without a publisher, for all members.
     #[must_use]
     pub fn message(payload: Payload) -> Self {
         Self { kind: EventKind::Message, payload, publisher: None, exclude: None }
@@ -127,15 +128,15 @@ pub struct Position {
     pub epoch: u64,
     /// Counts up by 1 with each event.
     pub offset: u64,
-    /// Random per event: a log that failed over and gave an offset again is found out by it.
+    /// Random per event: it exposes a log that failed over and gave an offset again.
     pub check: u32,
 }
 
-/// How much of a topic is kept for recovery. Without it a publication is fan-out only, at most once.
+/// The part of a topic's log that is kept for recovery. Without retention a publication is fan-out only, at most once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
-    /// At most so many events.
+    /// The most events that are kept.
     pub count: u32,
-    /// None older than this.
+    /// The age at which an event is dropped.
     pub age: Duration,
 }

@@ -1,4 +1,4 @@
-//! Messages on their way to a client, encoded once for all of them.
+//! Messages on their way to clients, encoded once for all of them.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,7 +16,7 @@ pub enum FrameKind {
 /// The longest header of a server's frame, in bytes.
 pub const MAX_HEADER: usize = 10;
 
-/// Writes the header of one whole, unmasked frame (RFC 6455 §5.2) and tells its length, 2 to [`MAX_HEADER`] bytes.
+/// Writes the header of one whole, unmasked frame (RFC 6455 §5.2), and returns its length, 2 to [`MAX_HEADER`] bytes.
 #[must_use]
 pub fn frame_header(kind: FrameKind, length: usize) -> ([u8; MAX_HEADER], usize) {
     let mut header = [0; MAX_HEADER];
@@ -42,7 +42,7 @@ pub fn frame_header(kind: FrameKind, length: usize) -> ([u8; MAX_HEADER], usize)
     }
 }
 
-/// A message as every node's socket writes it: an unmasked frame in one piece. Gateways are posted the payload alone.
+/// A message in the form that every node's socket writes: one unmasked frame. Gateways get only the payload.
 ///
 /// Clones share the bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Gateways: what holds connections elsewhere and can post to them, close and probe them from afar.
+//! Gateways hold connections outside of the node. The server posts to them, closes them and probes them remotely.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use crate::store::Location;
 /// One connection at a gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct GatewayConnection {
-    /// Where connections of this gateway are posted to: its base URL.
+    /// The base URL for posts to connections of this gateway.
     pub endpoint: Arc<str>,
-    /// What the gateway calls the connection.
+    /// The gateway's id of the connection.
     pub id: ConnectionId,
 }
 
@@ -47,16 +47,16 @@ impl GatewayConnection {
 /// A message for one connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Post {
-    /// Where it goes.
+    /// The connection.
     pub to: GatewayConnection,
-    /// What is sent: the payload alone.
+    /// The frame: the payload alone.
     pub frame: Frame,
 }
 
-/// What became of one [`Post`], or of a close.
+/// The outcome of one [`Post`], or of a close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Posted {
-    /// The gateway accepted it; that does not say that the client has it.
+    /// The gateway accepted it. The client may not have it yet.
     Sent,
     /// The gateway knows no such connection: it has ended, or is not established yet.
     Gone,
@@ -102,12 +102,12 @@ pub enum Binary {
     Frames,
     /// As text, `{"$binary":"<base64>"}`, in both directions.
     Envelope,
-    /// Not at all: the client is told of a gap.
+    /// Not at all: the client gets a gap notice.
     #[default]
     Refused,
 }
 
-/// What a gateway can do; what it cannot is told, never faked.
+/// The capabilities of a gateway. A missing one is reported, never imitated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// The longest message that it takes, in bytes.
@@ -116,29 +116,29 @@ pub struct Capabilities {
     pub binary: Binary,
     /// Whether a close can carry a code and a reason.
     pub close_codes: bool,
-    /// How long a connection can last at most. If it is `None`, nobody finds a channel whose process died after opening it and
-    /// before listing it for the janitor, so name a bound wherever there is one; API Gateway's is documented.
+    /// The longest life of a connection. With `None`, a channel is never found if its process died after opening it and
+    /// before listing it for the janitor. Set a bound wherever there is one; API Gateway documents its own.
     pub lifetime: Option<Duration>,
-    /// For how long after a channel was opened "no such connection" may mean that it is not established yet.
+    /// The time after a channel's opening in which "no such connection" may mean that it is not established yet.
     pub handshake: Duration,
-    /// How long to go on trying to post one message, where no deadline is nearer.
+    /// The time limit for posting one message, if no deadline is nearer.
     pub patience: Duration,
-    /// The janitor probes connections of channels that were opened longer ago.
+    /// The janitor probes the connections of channels that are older than this.
     pub quiet: Duration,
 }
 
-/// Posts to connections that it holds, for nodes and serverless invocations alike.
+/// Posts to connections at a gateway, for nodes and serverless invocations alike.
 ///
-/// No method fails as a whole: each answers what became of each item by the deadline.
+/// No method fails as a whole: each reports an outcome for every item by the deadline.
 #[async_trait]
 pub trait Gateway: Debug + Send + Sync + 'static {
-    /// What it can do.
+    /// The capabilities of this gateway.
     fn capabilities(&self) -> Capabilities;
 
-    /// Posts messages and answers item by item, trying again until the deadline where that can help. Those for one
-    /// connection arrive in the order of the slice, and after those of earlier calls of this process; after one that
-    /// was not sent the connection's later ones of the slice are not tried, and answered alike. How many are under way
-    /// at once is bounded.
+    /// Posts messages and answers item by item; retries until the deadline where that can help. Messages for one
+    /// connection arrive in the slice's order, and after those of earlier calls of this process. If one is not sent,
+    /// later ones of the slice for that connection are not tried, and get the same outcome. The number of concurrent
+    /// posts is bounded.
     async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted>;
 
     /// Closes a connection.
@@ -148,7 +148,7 @@ pub trait Gateway: Debug + Send + Sync + 'static {
     async fn probe(&self, to: &GatewayConnection, deadline: Instant) -> Probed;
 }
 
-/// How bytes travel where only text can.
+/// The JSON form of bytes for a gateway that carries text only.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Envelope {
@@ -156,24 +156,24 @@ struct Envelope {
     binary: String,
 }
 
-/// The length of an envelope around nothing.
+/// The length of an empty envelope.
 const ENVELOPE: usize = r#"{"$binary":""}"#.len();
 
-/// Clocks may differ by so much before a connection counts as one that cannot be there any more.
+/// The clock skew that is allowed before a connection counts as beyond its lifetime.
 const SLACK: Duration = Duration::from_mins(5);
 
 impl Capabilities {
-    /// How old a channel can be whose connection is there.
+    /// The highest age of a channel with a connection that still exists.
     pub(crate) fn longest(&self) -> Option<Duration> {
         self.lifetime.map(|lifetime| lifetime + SLACK.min(lifetime))
     }
 
-    /// A payload as this gateway carries it; `None` if it cannot.
+    /// Encodes a payload for this gateway; `None` if the gateway cannot carry it.
     pub(crate) fn encode(&self, payload: &Payload) -> Option<Frame> {
         if payload.format() == Format::Binary { self.bytes(payload.bytes()) } else { self.fits(Frame::of(payload)) }
     }
 
-    /// Whether this gateway carries a message of so many bytes.
+    /// Whether this gateway carries a message of this size.
     pub(crate) fn carries(&self, kind: FrameKind, bytes: usize) -> bool {
         match (kind, self.binary) {
             (FrameKind::Text, _) | (FrameKind::Binary, Binary::Frames) => bytes <= self.max_message,
@@ -185,7 +185,7 @@ impl Capabilities {
         }
     }
 
-    /// A frame as this gateway carries it; `None` if it cannot.
+    /// Encodes a frame for this gateway; `None` if the gateway cannot carry it.
     pub(crate) fn carry(&self, frame: Frame) -> Option<Frame> {
         match frame.kind() {
             FrameKind::Text => self.fits(frame),
@@ -208,7 +208,7 @@ impl Capabilities {
         (frame.payload().len() <= self.max_message).then_some(frame)
     }
 
-    /// The bytes of an envelope that a client has sent.
+    /// The bytes of a client's envelope.
     pub(crate) fn open_envelope(&self, text: &[u8]) -> Option<Vec<u8>> {
         if self.binary != Binary::Envelope || !text.trim_ascii_start().starts_with(b"{") {
             return None;

@@ -5,7 +5,7 @@ use std::fmt;
 
 /// The error and the whole chain of its sources in one line, for the operator's log and never for clients.
 ///
-/// A text that its error ends with already is not repeated.
+/// A source's text is not repeated if its error's text ends with it.
 pub fn in_full<'a>(error: &'a (dyn StdError + 'static)) -> impl fmt::Display + 'a {
     InFull(error)
 }

@@ -1,4 +1,4 @@
-//! What a client sent, from the adapter to the arguments of a handler.
+//! A client's message, from the adapter to the arguments of a handler.
 
 use std::mem;
 use std::ops::Deref;
@@ -8,15 +8,15 @@ use bytes::Bytes;
 use crate::machine::Weigh;
 use crate::spare;
 
-/// A message as it arrived.
+/// A message that arrived.
 #[derive(Debug)]
 pub struct Inbound {
     pub(crate) payload: Received,
-    /// Beyond the rate limit: it is answered with an error in its turn.
+    /// The message is beyond the rate limit: its turn brings an error.
     pub(crate) limited: bool,
 }
 
-/// What is in a message. The buffer of a text goes to [`spare`] when it is dropped.
+/// The content of a message. Dropping a text gives its buffer to [`spare`].
 #[derive(Debug)]
 pub(crate) enum Received {
     Text(String),
@@ -36,14 +36,14 @@ impl Inbound {
         Self { payload: Received::Binary(payload.into()), limited: false }
     }
 
-    /// Takes no more memory than it weighs, as it has to wait.
+    /// Frees unused memory of a message that has to wait.
     pub(crate) fn shrink(&mut self) {
         if let Received::Text(text) = &mut self.payload {
             text.shrink_to_fit();
         }
     }
 
-    /// An empty buffer for a text of `length` bytes: mostly one that earlier messages of this thread have used.
+    /// An empty buffer for a text of `length` bytes. Mostly it is reused from earlier messages of this thread.
     #[must_use]
     pub fn buffer(length: usize) -> Vec<u8> {
         spare::take(length)

@@ -50,7 +50,7 @@ pub use outlet::{Nowhere, Outlet};
 pub use policy::{Limits, Ordering, Origins, RateLimit, SlowClient, Transport};
 pub use throttled::Throttled;
 
-/// What the repository's fuzz targets call; there only when they are built.
+/// Entry points of the repository's fuzz targets; only in fuzzing builds.
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing {

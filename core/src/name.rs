@@ -1,6 +1,6 @@
 //! Names: opaque strings that identify channels, connections, nodes, users and topics.
 //!
-//! All of them follow one rule, so that every store can keep every name as it is: 1 to 255 bytes of UTF-8 without
+//! All of them follow one rule, so that every store can keep every name unchanged: 1 to 255 bytes of UTF-8 without
 //! control characters. They are cheap to clone.
 
 use std::borrow::Borrow;
@@ -51,14 +51,14 @@ macro_rules! name {
             /// Checks that `name` is 1 to 255 bytes of UTF-8 without control characters.
             ///
             /// # Errors
-            /// [`InvalidName`] says which rule it breaks.
+            /// [`InvalidName`] names the broken rule.
             pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
                 let name = name.as_ref();
                 check(name)?;
                 Ok(Self(Arc::from(name)))
             }
 
-            /// The name as it was given.
+            /// The name as a string.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -118,7 +118,7 @@ name! {
     ChannelId
 }
 name! {
-    /// What the gateway, or the node, calls one physical socket.
+    /// Names one physical socket of a node or a gateway.
     ConnectionId
 }
 name! {
@@ -161,7 +161,7 @@ impl NodeId {
 }
 
 impl From<ChannelId> for ConnectionId {
-    /// A node's own socket goes by the name of the channel that it was opened for.
+    /// A node's own socket has the name of the channel for which it was opened.
     fn from(id: ChannelId) -> Self {
         Self(id.0)
     }
@@ -176,12 +176,12 @@ impl Topic {
         Self::new(format!("{USER_PREFIX}{user}"))
     }
 
-    /// The user whose channels the topic indexes, if it is such a topic.
+    /// The user of an index of channels, if the topic is one.
     pub(crate) fn user(&self) -> Option<UserId> {
         self.0.strip_prefix(USER_PREFIX).and_then(|user| UserId::new(user).ok())
     }
 
-    /// Whether the name is one of Strait's own, which clients may not subscribe to.
+    /// Whether the name is one of Strait's own, to which clients may not subscribe.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.0.starts_with('$')

@@ -1,23 +1,22 @@
-//! The way out to a client, as an adapter provides it.
+//! An outlet takes a channel's messages to its client; adapters provide it.
 
 use std::fmt::Debug;
 
 use crate::frame::{Frame, FrameKind};
 use crate::name::Topic;
 
-/// One connection's way out. Every method is synchronous and never blocks; after the close frame nothing goes out.
+/// The outlet of one connection. Every method is synchronous and never blocks; no message follows the close frame.
 pub trait Outlet: Debug + Send + Sync + 'static {
     /// The connection's handler number `turn` begins (from 1): events that it publishes are held back until it ends.
     fn handler_begins(&self, turn: u32);
 
-    /// The handler has ended, its reply is out: what was held back goes.
+    /// The handler has ended and its reply is out: the events that were held back go out.
     fn handler_ended(&self);
 
     /// Sends a message in several parts, in order with everything that this connection's handlers send.
     fn reply(&self, kind: FrameKind, parts: &[&[u8]]);
 
-    /// Whether the transport carries a reply of this kind and so many bytes. What it does not carry is answered with
-    /// an error.
+    /// Whether the transport carries a reply of this kind and size. Other replies become errors.
     fn carries(&self, _kind: FrameKind, _bytes: usize) -> bool {
         true
     }
@@ -29,14 +28,14 @@ pub trait Outlet: Debug + Send + Sync + 'static {
     /// handler that published them, if one did.
     fn events(&self, topic: &Topic, frames: &[Frame], turn: Option<u32>);
 
-    /// Tells of lost events, once for a run of losses.
+    /// Sends a gap notice, once for a run of losses.
     fn gap(&self, topic: &Topic);
 
-    /// Something changed that the connection's driver must look at: a close was asked for, the lease is sure again.
+    /// Wakes the connection's driver after a change: a close was requested, or the lease is sure again.
     fn wake(&self);
 }
 
-/// The way out of a channel that has no connection: everything is dropped.
+/// The outlet of a channel without a connection: everything is dropped.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Nowhere;
 

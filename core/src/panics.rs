@@ -1,4 +1,4 @@
-//! Panics that end nothing but what they are of.
+//! Panic isolation: a panic in one task never takes down the node.
 
 use std::any::Any;
 use std::future::Future;
@@ -6,7 +6,7 @@ use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 
-/// What a panic says.
+/// The message of a panic.
 pub(crate) fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("without a message")
@@ -18,7 +18,7 @@ pub(crate) fn tell(task: &'static str, panic: &(dyn Any + Send)) {
     tracing::error!(task, panic = message(panic), "a task panicked, the node goes on");
 }
 
-/// Comes to the future's end; to nothing if it panics, which is told.
+/// Awaits a future. A panic becomes `None`, and is logged and counted.
 pub(crate) async fn survived<T>(task: &'static str, future: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(future).catch_unwind().await.inspect_err(|panic| tell(task, &**panic)).ok()
 }

@@ -1,20 +1,20 @@
-//! Limits and choices of an endpoint, each with the default of its own.
+//! Limits and choices of an endpoint, each with its default.
 
 use std::time::Duration;
 
 use crate::machine::Backlog;
 
-/// An error with the route's key must fit, in bytes.
+/// The least reply limit, in bytes: an error with the route's key must fit.
 const LEAST_REPLY: usize = 1_024;
 
-/// How many messages a second a client may send.
+/// The rate of messages that a client may send.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RateLimit {
     /// Messages a second, in the long run.
     pub per_second: u32,
     /// Messages at once, after a quiet time.
     pub burst: u32,
-    /// A client that keeps sending beyond the limit for so long is closed with 1008.
+    /// The server closes a client with 1008 if it keeps sending beyond the limit for this long.
     pub patience: Duration,
 }
 
@@ -25,86 +25,85 @@ impl Default for RateLimit {
     }
 }
 
-/// What becomes of a client that does not read as fast as its topics are published to.
+/// The treatment of a client that reads slower than its topics are published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum SlowClient {
     /// It is closed with 1008.
     #[default]
     Disconnect,
-    /// The oldest waiting events are dropped; it is told of the gap.
+    /// The oldest waiting events are dropped, and the client gets a gap notice.
     DropOldest,
-    /// Only the newest event of each topic waits; it is told of the gap.
+    /// Only the newest event of each topic waits, and the client gets a gap notice.
     LatestPerTopic,
 }
 
-/// How a client's request came, as far as the adapter can tell.
+/// The transport of a client's request, as far as the adapter can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// Without TLS here. A proxy in front may have spoken TLS with the client, so that pages of both schemes may be
-    /// those of the same host.
+    /// Without TLS here. A proxy in front may have spoken TLS with the client, so pages of both schemes may be of the
+    /// same host.
     Plain,
-    /// By TLS, with this server or with a proxy in front of it: a page that came by plain `http` is another origin.
+    /// By TLS, with this server or with a proxy in front of it: a page loaded over plain `http` is another origin.
     Tls,
 }
 
-/// Which pages may open connections, by the `Origin` that their browser tells.
+/// The web pages that may open connections, by the `Origin` header of their browser.
 ///
 /// A request without an `Origin` does not come from a page and passes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Origins {
-    /// Pages of the host and port that the request goes to; only `https` ones if the client surely speaks
-    /// [TLS](Transport::Tls).
+    /// Pages of the host and port of the request; only `https` ones if the client surely uses [TLS](Transport::Tls).
     #[default]
     SameHost,
-    /// Those, and pages of these origins, each as `https://example.org` or `https://example.org:8443`.
+    /// Those of `SameHost`, and pages of these origins, each as `https://example.org` or `https://example.org:8443`.
     Listed(Vec<String>),
     /// Every page: only for endpoints that do not rely on cookies.
     Any,
 }
 
-/// In which order the messages of one channel are handled where they can arrive in parallel: in serverless invocations.
-/// A node always handles them one at a time, in the order they arrived.
+/// The order of one channel's messages where they can arrive in parallel: in serverless invocations. A node always
+/// handles them one at a time, in the order of arrival.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Ordering {
-    /// As the gateway delivers them: two of one channel may be handled at the same time, by two processes.
+    /// In the gateway's order: two processes may handle two messages of one channel at the same time.
     #[default]
     Concurrent,
-    /// One at a time. In which order is not promised.
+    /// One at a time, in no promised order.
     Serialized,
-    /// One at a time, in the order of a number that the client counts up from 1 in this member of every message. What
-    /// comes too early waits for what is missing; what comes again is dropped.
+    /// One at a time, in the order of a number in this member of every message, which the client counts up from 1. A
+    /// message that comes early waits for the missing ones; a repeated one is dropped.
     Sequenced(String),
 }
 
-/// What one connection of an endpoint may use.
+/// The limits of one connection of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
-    /// Bytes of path and query that a handshake may bring: 4 KiB. They are kept as long as the channel is; more is
-    /// refused with 414.
+    /// Bytes of path and query in a handshake: 4 KiB. They are kept as long as the channel; longer ones are refused
+    /// with 414.
     pub opening: usize,
     /// The longest message, in bytes: 64 KiB.
     pub message: usize,
-    /// The longest reply, in bytes; `None` does not limit. A longer one is answered with `too_large`. A gateway's own
-    /// limit holds beside this one: API Gateway carries 128 KiB.
+    /// The longest reply, in bytes; `None` does not limit. A longer one becomes the error `too_large`. The gateway's
+    /// own limit applies too: API Gateway carries 128 KiB.
     pub reply: Option<usize>,
     /// Bytes that may wait for a client to read: 256 KiB.
     pub queue: usize,
     /// Topics that a channel may be subscribed to: 1,000.
     pub subscriptions: usize,
-    /// What may wait for a handler: 16 messages or 64 KiB.
+    /// The messages that may wait for a handler: 16 messages or 64 KiB.
     pub backlog: Backlog,
-    /// Messages a second; `None` does not limit. Nothing is counted over serverless invocations: the gateway's own
-    /// throttling is what there is.
+    /// Messages a second; `None` does not limit. Serverless invocations do not count messages: there the gateway's own
+    /// throttling applies.
     pub rate: Option<RateLimit>,
-    /// How long a handler may take: 30 s.
+    /// The time limit of a handler: 30 s.
     pub handler: Duration,
-    /// How long a connection may be quiet before it is sent a ping: 25 s.
+    /// The quiet time after which a connection gets a ping: 25 s.
     pub ping: Duration,
-    /// How long nothing may arrive before the connection is given up: 60 s.
+    /// The silence after which a connection is given up: 60 s.
     pub silent: Duration,
-    /// How long the peer's answer to a close frame is awaited: 5 s.
+    /// The time to wait for the peer's answer to a close frame: 5 s.
     pub closing: Duration,
-    /// What becomes of a client that does not keep up.
+    /// The treatment of a client that does not keep up.
     pub slow_client: SlowClient,
 }
 
@@ -128,7 +127,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The first limit with which no connection could work, and what it must be.
+    /// The first limit with which no connection could work, and its allowed values.
     pub(crate) fn mistake(&self) -> Option<(&'static str, &'static str)> {
         let none = RateLimit::default();
         let rate = self.rate.as_ref().unwrap_or(&none);

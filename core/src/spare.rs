@@ -1,9 +1,9 @@
-//! A buffer of each thread that goes from a message to its reply and on to the next message, in the place of an allocation for
-//! each: a handler that ends at once needs no other.
+//! Each thread's spare buffer. It goes from a message to its reply and on to the next message, and saves an allocation
+//! for each. A handler that ends at once needs no other buffer.
 
 use std::cell::Cell;
 
-/// A longer one is not kept.
+/// The largest buffer that is kept.
 const MOST: usize = 16 * 1024;
 
 thread_local! {
@@ -12,12 +12,12 @@ thread_local! {
 
 /// An empty buffer with room for `length` bytes.
 pub(crate) fn take(length: usize) -> Vec<u8> {
-    // None while the thread ends.
+    // The thread-local is gone while the thread ends.
     let spare = SPARE.try_with(Cell::take).unwrap_or_default();
     if spare.capacity() < length { Vec::with_capacity(length) } else { spare }
 }
 
-/// What is in `buffer` is no longer needed.
+/// Takes a buffer back that is no longer needed.
 pub(crate) fn give(mut buffer: Vec<u8>) {
     if (1..=MOST).contains(&buffer.capacity()) {
         buffer.clear();

@@ -1,10 +1,10 @@
-//! Log lines that an outage makes many of: at most one a second, with a count of what it stands for.
+//! Limits repeated log lines of an outage: at most one a second, with a count of the events it stands for.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How far apart two lines of one kind are.
+/// The interval between two lines of one kind.
 const APART: Duration = Duration::from_secs(1);
 
 /// Decides which occurrences of one kind are logged: the first one at once, then one a second.
@@ -26,7 +26,8 @@ struct Seen {
 }
 
 impl Throttled {
-    /// Counts an occurrence. If it is to be logged, the answer is how many have come since the last line, this one too.
+    /// Counts an occurrence. If a line is due, returns the number of occurrences since the last line, this one
+    /// included.
     #[must_use]
     pub fn count(&self) -> Option<u64> {
         self.count_at(Instant::now())

@@ -28,7 +28,7 @@ fn displaced(row: &PgRow) -> Read<Option<Location>> {
     location(gateway, get(row, "o_displaced_place")?, get(row, "o_displaced_connection")?).map(Some)
 }
 
-/// A location that is in use fails as a unique violation.
+/// Turns a unique violation into the error for a location in use.
 fn say_taken(failure: StoreError) -> StoreError {
     match failure.kind {
         StoreErrorKind::Conflict => error(StoreErrorKind::Conflict, failure.op, TAKEN),
@@ -54,7 +54,7 @@ impl ChannelStore for PostgresStore {
             .with(new.due.map(millis));
         let row = match self.one("open", Lane::Work, &self.inner.sql.open, values).await {
             Ok(row) => row,
-            // Of two calls at once for one channel, the second may meet the location before the id.
+            // Of two concurrent calls for one channel, the second may meet the location before the id.
             Err(failure) if failure.kind == StoreErrorKind::Conflict => match self.get(&new.id).await? {
                 Some(record) if record.location == new.location => return Ok(Opened { record, created: false }),
                 _ => return Err(say_taken(failure)),
@@ -194,10 +194,11 @@ impl ChannelStore for PostgresStore {
             .with(served.map(names))
             .with(served.map(|served| millis(served.patience)));
         let rows = self.rows("claim_due", Lane::Work, &self.inner.sql.claim_due, values).await?;
-        // One that cannot be read must not keep the others from their claims.
+        // An unreadable row must not keep the other channels from their claims.
         let unreadable = |error: &sqlx::Error| tracing::error!(error = %error, "a channel that is due cannot be read");
         let claims: Vec<_> = rows.iter().filter_map(|row| claim(row).inspect_err(unreadable).ok()).collect();
-        // A node sweeps beside this. Where there is none nobody else does, and no claim waits for it or fails with it.
+        // A node of this process sweeps by itself. Without one, sweep here; no claim waits for the sweep or fails with
+        // it.
         if claims.is_empty()
             && self.inner.nodes.numbers().is_empty()
             && let Err(error) = self.sweep().await
@@ -224,7 +225,7 @@ impl ChannelStore for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Runs a statement for a fence and a time; tells whether it found its row.
+    /// Runs a statement for a fence and a time; returns whether it found its row.
     async fn fenced(
         &self,
         op: &'static str,

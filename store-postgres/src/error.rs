@@ -1,13 +1,13 @@
-//! What an error of the database means for whoever called the store.
+//! Maps the database's errors to store errors.
 
 use strait_core::store::{StoreError, StoreErrorKind};
 
-/// The name under which errors of this store go.
+/// The name of this store in errors.
 pub(crate) const BACKEND: &str = "postgres";
 
-/// Raised by the schema's own functions where a node is not on the bus.
+/// The SQLSTATE of the schema's functions for a node that is not on the bus.
 pub(crate) const NOT_ON_THE_BUS: &str = "STR01";
-/// What `send_commands` raises.
+/// The SQLSTATE of `send_commands` for a full mailbox.
 const MAILBOX_FULL: &str = "STR02";
 
 /// An error without a source.
@@ -23,7 +23,7 @@ pub(crate) fn from_sqlx(op: &'static str, source: sqlx::Error) -> StoreError {
     }
 }
 
-/// The server's answer with its SQLSTATE, which sqlx's text leaves out.
+/// The server's SQLSTATE, which sqlx's text leaves out.
 #[derive(Debug, thiserror::Error)]
 #[error("SQLSTATE {code}")]
 struct Answered {
@@ -31,12 +31,12 @@ struct Answered {
     source: sqlx::Error,
 }
 
-/// The SQLSTATE, if the server answered with one.
+/// The SQLSTATE, if the error is an answer of the server.
 pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
 
-/// Whether a transaction lost against another one, and had no effect.
+/// Whether a transaction was rolled back because of another one, without an effect.
 pub(crate) fn lost_against_another(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40001" | "40P01"))
 }
@@ -62,15 +62,15 @@ fn of_code(code: &str) -> StoreErrorKind {
     match code {
         // Cancelled by a time limit.
         "57014" => StoreErrorKind::Timeout,
-        // A read-only server, a lock that is held, a node that must join anew or does not read.
+        // A read-only server, a held lock, a node that must join anew or does not read.
         // A server in recovery has no unlogged tables (0A000).
         "25006" | "0A000" | "55P03" | "55006" | NOT_ON_THE_BUS | MAILBOX_FULL => StoreErrorKind::Unavailable,
         "23505" => StoreErrorKind::Conflict,
-        // Connections, transactions that lost, resources (a full disk too), shutdown, I/O errors.
+        // Connections, rolled-back transactions, resources (a full disk too), shutdown, I/O errors.
         _ if ["08", "25", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
             StoreErrorKind::Unavailable
         }
-        // Credentials, a database, schema or function that is not there, privileges, limits.
+        // Credentials, a missing database, schema or function, privileges, limits.
         _ if ["28", "3D", "3F", "42", "54"].iter().any(|class| code.starts_with(class)) => {
             StoreErrorKind::Misconfigured
         }

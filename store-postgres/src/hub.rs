@@ -81,7 +81,7 @@ fn replayed(rows: &[PgRow]) -> Read<Replay> {
     let Ok(events) = rest.iter().map(positioned).collect::<Read<Vec<_>>>().inspect_err(say_unreadable) else {
         return Ok(Replay::Gap { head });
     };
-    // Without events: either nothing is after the position, or none were asked for.
+    // No events: either none follow the position, or none were asked for.
     Ok(Replay::Events { events, head, more: false })
 }
 
@@ -110,7 +110,7 @@ fn present(row: &PgRow) -> Read<Present> {
     Ok(Present { channel: name(get(row, "channel")?)?, entry, since: time(row, "since")? })
 }
 
-/// Whether data can stand in an event as it is.
+/// Whether data can stand in an event unchanged.
 fn is_json(data: &[u8]) -> bool {
     serde_json::from_slice::<serde::de::IgnoredAny>(data).is_ok()
 }
@@ -169,11 +169,11 @@ impl EventHubStore for PostgresStore {
     async fn publish(&self, publications: &[Publication]) -> Vec<Result<Published, StoreError>> {
         match self.publish_slice(publications).await {
             Ok(answers) => answers.into_iter().map(Ok).collect(),
-            // It is a topic's row, or the event, that fails: the other topics must not fail with it.
+            // One topic's row or one event is corrupt: the other topics must not fail with it.
             Err(failure) if failure.kind == StoreErrorKind::Corrupt && publications.len() > 1 => {
                 self.publish_each(publications).await
             }
-            // A slice is one transaction: nothing of it has happened, unless the answer itself was lost.
+            // A slice is one transaction: none of it has happened, unless only the answer was lost.
             Err(failure) => {
                 let source: Arc<str> = match std::error::Error::source(&failure) {
                     Some(source) => Arc::from(in_full(source).to_string()),
@@ -268,7 +268,7 @@ impl PostgresStore {
         self.read("publish", in_order(&rows, publications.len(), published))
     }
 
-    /// What came after a place in a topic or, as the operation says, in a channel's inbox.
+    /// The events after a position in a topic or, depending on the operation, in a channel's inbox.
     pub(crate) async fn replay_from(
         &self,
         op: &'static str,
@@ -288,7 +288,7 @@ impl PostgresStore {
         Ok(with_more(self.read(op, replayed(&rows))?, after.offset))
     }
 
-    /// One page of a listing, whose cursor is the last row's seat.
+    /// One page of a listing; its cursor is the seat of the last row.
     async fn page<T>(
         &self,
         op: &'static str,

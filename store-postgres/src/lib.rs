@@ -1,5 +1,5 @@
-//! Strait on Postgres: channels, topics, recovery and presence for a fleet of nodes, in a schema of their own of a
-//! database that is there anyway; and publishing inside one's own transaction.
+//! Strait on Postgres: channels, topics, recovery and presence for a fleet of nodes, in a schema of an existing
+//! database. The application can publish inside its own transactions.
 //!
 //! ```no_run
 //! # fn sample() -> Result<(), strait_store_postgres::ConfigError> {
@@ -9,7 +9,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The book's chapter "Postgres" tells what is kept where, what happens when something fails, and what it costs.
+//! The book's chapter "Postgres" describes the tables, the behaviour on failures, and the costs.
 
 mod bus;
 mod channels;
@@ -29,5 +29,5 @@ pub use config::{ConfigError, PostgresConfig};
 pub use outgoing::Outgoing;
 pub use store::PostgresStore;
 
-/// The version of sqlx whose types [`PostgresConfig`] and [`Outgoing`] take.
+/// The version of sqlx behind the types of [`PostgresConfig`] and [`Outgoing`].
 pub use sqlx;

@@ -5,7 +5,7 @@ use strait_core::store::{StoreError, StoreErrorKind};
 
 use crate::error::{error, from_sqlx};
 
-/// Each version's SQL; `{s}` stands for the schema. What was released does not change any more.
+/// Each version's SQL; `{s}` stands for the schema. A released version never changes.
 const VERSIONS: &[&[&str]] = &[&[
     include_str!("../sql/1/tables.sql"),
     include_str!("../sql/1/topics.sql"),
@@ -16,20 +16,20 @@ const VERSIONS: &[&[&str]] = &[&[
     include_str!("../sql/1/publish.sql"),
 ]];
 
-/// Names are those of Postgres itself: a pooler's session has no settings of ours.
+/// Unqualified names are Postgres's own: a pooler's session has none of our settings.
 const OWN_NAMES: &str = "SET LOCAL search_path = pg_catalog";
 
-/// The version that this crate works with.
+/// The schema's version for this crate.
 pub(crate) const LATEST: i32 = VERSIONS.len() as i32;
 
-/// Fills in the schema, whose name needs no escaping within quotes.
+/// Fills in the schema's name, which needs no escaping within quotes.
 pub(crate) fn in_schema(sql: &str, schema: &str) -> String {
     sql.replace("{s}", &format!("\"{schema}\""))
 }
 
-/// The version of a schema, 0 if there is nothing.
+/// The version of a schema, 0 if it does not exist.
 pub(crate) async fn version(connection: &mut PgConnection, schema: &str) -> Result<i32, sqlx::Error> {
-    // By the catalogue's rows: a name that was looked up in vain is remembered for the rest of a transaction.
+    // Read the catalogue's rows: a failed look-up of a name is cached for the rest of the transaction.
     let there: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = $1 AND c.relname = 'migration')",
@@ -45,12 +45,12 @@ pub(crate) async fn version(connection: &mut PgConnection, schema: &str) -> Resu
     sqlx::query_scalar(AssertSqlSafe(newest)).persistent(false).fetch_one(connection).await
 }
 
-/// Does what is missing, all of it or nothing. Of many that come at once one does it, and the others wait.
+/// Applies the missing versions, all or none. One of several concurrent callers does it, and the others wait.
 ///
-/// A newer schema is left alone: versions keep what older nodes call.
+/// A newer schema is left alone: each version keeps the functions that older nodes call.
 pub(crate) async fn migrate(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // A first connection to a busy server waits longer for its turn than work does.
+    // On a busy server a first connection may have to wait longer than a usual statement.
     let settings = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '60s'";
     raw_sql(settings).execute(&mut *transaction).await?;
     raw_sql(OWN_NAMES).execute(&mut *transaction).await?;
@@ -75,10 +75,10 @@ pub(crate) async fn migrate(connection: &mut PgConnection, schema: &str) -> Resu
     transaction.commit().await
 }
 
-/// Whether the server is one that the store can work with; tells the schema's version.
+/// Checks that the store can work with the server; returns the schema's version.
 pub(crate) async fn check(connection: &mut PgConnection, schema: &str) -> Result<i32, StoreError> {
     let failed = |error| from_sqlx("connect", error);
-    // In one transaction, which a pooler keeps on one server.
+    // A transaction, so that a pooler keeps one server.
     let mut transaction = connection.begin().await.map_err(failed)?;
     raw_sql(OWN_NAMES).execute(&mut *transaction).await.map_err(failed)?;
     let wrong = |source| Err(error(StoreErrorKind::Misconfigured, "connect", source));

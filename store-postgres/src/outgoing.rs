@@ -1,4 +1,4 @@
-//! Publishing inside one's own transaction.
+//! Publishing inside the application's own transaction.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::error::{error, from_sqlx};
 use crate::store::PostgresStore;
 use crate::values::{format, millis};
 
-/// What a transaction publishes: the event exists if and only if it commits.
+/// An event that a transaction publishes: it exists if and only if the transaction commits.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Outgoing {
@@ -21,26 +21,26 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// An event, kept as the topic's last one was.
+    /// An event with the retention of the topic's last one.
     pub fn new(topic: Topic, payload: Payload) -> Self {
         Self { topic, payload, retention: None, key: None }
     }
 
-    /// How much of the topic is kept. It should be what the application says in
+    /// The retention of the topic. It should equal that of
     /// [`AppBuilder::retain`](strait_core::AppBuilder::retain).
     pub fn retain(mut self, retention: Retention) -> Self {
         self.retention = Some(retention);
         self
     }
 
-    /// Of all events of the topic with the same key one is published, see
+    /// Publishes only one of the topic's events with the same key, see
     /// [`Publication::key`](strait_core::store::Publication::key).
     pub fn key(mut self, key: impl AsRef<str>) -> Self {
         self.key = Some(Arc::from(key.as_ref()));
         self
     }
 
-    /// What the database would refuse, too.
+    /// Refuses the values that the database would refuse, too.
     fn check(&self) -> Result<(), StoreError> {
         let refused = |source| Err(error(StoreErrorKind::Conflict, "publish_in", source));
         if self.topic.is_reserved() {
@@ -57,15 +57,16 @@ impl Outgoing {
 }
 
 impl PostgresStore {
-    /// Publishes in a transaction of the application's own, on any connection to the store's database. No lock is taken
-    /// that another transaction waits for. After the commit [`wake`](Self::wake) spares the event the wait for the next
-    /// poll.
+    /// Publishes in a transaction of the application's own, on any connection to the store's database. It takes no lock
+    /// that another transaction waits for. Call [`wake`](Self::wake) after the commit: the event then need not wait for
+    /// the next poll.
     ///
     /// In SQL it is `SELECT strait.publish('topic', '{"a":1}')`.
     ///
     /// # Errors
-    /// `Conflict` for a topic of Strait's own (`$…`), a payload of more than [`MAX_PAYLOAD`] bytes, and a key that has not 1
-    /// to [`MAX_KEY`] bytes: the transaction goes on. What the database answers; the transaction can then only be rolled back.
+    /// `Conflict` for a topic of Strait's own (`$…`), a payload of more than [`MAX_PAYLOAD`] bytes, or a key that has
+    /// not 1 to [`MAX_KEY`] bytes. The transaction can go on after these. After an error of the database it can only be
+    /// rolled back.
     pub async fn publish_in(
         &self,
         transaction: &mut Transaction<'_, Postgres>,

@@ -1,5 +1,5 @@
-//! The text of every statement, for one schema. Nearly all of them call one of the schema's functions: a call is one
-//! exchange and one transaction, and no lock is ever held while a client thinks.
+//! The text of every statement, for one schema. Nearly all of them call one of the schema's functions. A call is one
+//! exchange and one transaction, so that no lock is ever held while a client works.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
@@ -22,13 +22,14 @@ macro_rules! statements {
     };
 }
 
-/// How many slots the feed has.
+/// The number of the feed's slots.
 const SLOTS: u32 = 4;
 
-/// What has become visible since a snapshot in slots of the feed, a bit each, for one node. The first row is the present
-/// snapshot, and the slots that are open by it. No other slot is even locked, so that nobody waits while one is emptied.
-/// Interest is asked for as a value: as `EXISTS` it is all read and hashed, however few the rows of the feed. A node that has
-/// lost its place reads nothing: a database that was set back may have given its number to another node.
+/// Reads the rows that have become visible since a snapshot in some slots of the feed (a bit each) for one node. The
+/// first row holds the present snapshot and its open slots. The query locks no other slot, so that no task waits while
+/// one is emptied. It asks for interest as a value: `EXISTS` would read and hash the whole table, however few rows the
+/// feed has. A node that has lost its place reads nothing: after a restore the database may have given its number to
+/// another node.
 fn poll(slots: u32) -> String {
     let head = "SELECT NULL::bigint AS seq, pg_current_snapshot()::text AS snapshot, {s}.micros(clock_timestamp()) AS at, \
                     (SELECT coalesce(bit_or(1 << slot), 0) FROM {s}.slot WHERE slot >= 0 AND closed_at IS NULL) AS open, \

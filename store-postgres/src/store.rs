@@ -1,4 +1,4 @@
-//! The store itself: what its handles share.
+//! The store itself: the state that its handles share.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use crate::ready::Ready;
 use crate::statements::Statements;
 use crate::values::{Read, corrupt};
 
-/// How many topics are looked at in one transaction, which keeps those that it changes locked.
+/// The topics of one transaction, which keeps the changed ones locked.
 const SWEPT_AT_ONCE: i64 = 200;
-/// How many such parts one sweep goes through at most.
+/// The most parts of one sweep.
 const MOST_PARTS: usize = 50;
 
 /// A store in a Postgres database. Clones are handles onto the same connections.
 ///
-/// Its connections belong to the runtime that it is first used on, which must run as long as the store is used on others;
-/// when that has ended, they are made anew on the next one that uses it. A node's tasks belong to the runtime that it was
-/// started on, and end with it.
+/// Its connections belong to the runtime of its first use, which must run as long as other runtimes use the store.
+/// After that runtime's end they are made anew on the next one that uses the store. A node's tasks belong to the
+/// runtime that started it, and end with it.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     pub(crate) inner: Arc<Inner>,
@@ -44,8 +44,8 @@ pub(crate) struct Inner {
 }
 
 impl PostgresStore {
-    /// A store that connects when it is first used, and then brings the schema up to date unless the configuration says
-    /// not to. It does so again when a call finds that the schema is gone.
+    /// A store that connects at its first use, and then brings the schema up to date unless the configuration forbids
+    /// it. It does so again when a call finds that the schema is gone.
     #[must_use]
     pub fn new(config: PostgresConfig) -> Self {
         let inner = Inner {
@@ -60,7 +60,7 @@ impl PostgresStore {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Makes sure that the database can be reached and used, as the first call does anyway.
+    /// Checks that the database can be reached and used, as the first call does anyway.
     ///
     /// # Errors
     /// The database cannot be reached; `Misconfigured` if it cannot be used as it is.
@@ -73,7 +73,7 @@ impl PostgresStore {
     async fn prepare(&self) -> Result<(), StoreError> {
         let config = &self.inner.config;
         let failed = |error| from_sqlx("connect", error);
-        // A connection of its own, so that one that is given up halfway is nobody else's.
+        // Not a pooled connection: a time-out leaves it half-way through, and nothing else may use it.
         let mut connection = self.inner.database.connection("connect").await?;
         let found = timeout(config.operation, check(&mut connection, &config.schema)).await;
         let found = found.map_err(|_| late("connect"))??;
@@ -87,14 +87,14 @@ impl PostgresStore {
         connection.close().await.map_err(failed)
     }
 
-    /// Closes all connections. Calls that come later fail as unavailable.
+    /// Closes all connections. Later calls fail as unavailable.
     pub async fn close(&self) {
         self.inner.listening.end();
         self.inner.database.close().await;
     }
 
-    /// Has this process's nodes look for events at once, and the others soon: after a transaction that
-    /// [published](crate::Outgoing) has committed, say. Without it they do with their next poll.
+    /// Makes this process's nodes look for events at once, and the others soon. Call it, for example, after the commit
+    /// of a transaction that has [published](crate::Outgoing). Otherwise nodes find the events with their next poll.
     pub fn wake(&self) {
         self.inner.nodes.wake_all();
         self.inner.waker.wake();
@@ -111,7 +111,7 @@ impl PostgresStore {
         self.inner.database.rows(op, lane, sql, values).await.inspect_err(|failure| self.inner.ready.doubt(failure))
     }
 
-    /// Runs a statement that answers one row.
+    /// Runs a statement with one row for an answer.
     pub(crate) async fn one(
         &self,
         op: &'static str,
@@ -123,7 +123,7 @@ impl PostgresStore {
         self.read(op, row.ok_or_else(|| corrupt("a statement without an answer")))
     }
 
-    /// Runs a statement that answers one value.
+    /// Runs a statement with one value for an answer.
     pub(crate) async fn value<T>(
         &self,
         op: &'static str,
@@ -143,7 +143,7 @@ impl PostgresStore {
         read.map_err(|error| from_sqlx(op, error))
     }
 
-    /// Empties what the bus has carried, drops what is too old and forgets topics of which nobody knows: a part.
+    /// Does a part of the sweep: empties read slots of the feed, drops old events and forgets unused topics.
     pub(crate) async fn sweep(&self) -> Result<(), StoreError> {
         let rotated = self.rows("sweep", Lane::Vital, &self.inner.sql.rotate, Values::new()).await;
         self.sweep_topics().await?;
@@ -162,8 +162,8 @@ impl PostgresStore {
 }
 
 impl Inner {
-    /// After something was published: wakes this process's nodes that hear one of the topics, and the others if they
-    /// do.
+    /// After a publication: wakes the nodes of this process that hear one of the topics, and with `others` those of
+    /// other processes.
     pub(crate) fn wake<'a>(&self, others: bool, topics: impl Iterator<Item = &'a Topic>) {
         self.nodes.wake_hearers(topics);
         if others {

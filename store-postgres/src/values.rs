@@ -1,4 +1,4 @@
-//! Between the core's types and Postgres's.
+//! Converts between the core's types and Postgres's.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use strait_core::{ChannelId, ConnectionId, Event, EventKind, Format, NodeId, Pay
 
 use crate::database::Values;
 
-/// Longer durations are cut to it: a hundred years, in milliseconds.
+/// The longest duration, a hundred years in milliseconds; longer ones are cut to it.
 const LONGEST: i64 = 100 * 365 * 24 * 3600 * 1000;
 
 pub(crate) type Read<T> = Result<T, sqlx::Error>;
@@ -20,7 +20,7 @@ pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).map_or(LONGEST, |millis| millis.min(LONGEST))
 }
 
-/// A number that the database cannot hold is one that it does not have.
+/// Converts a number; the database has no entry for one beyond its range.
 pub(crate) fn number(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
@@ -29,7 +29,7 @@ pub(crate) fn get<'r, T: Decode<'r, Postgres> + Type<Postgres>>(row: &'r PgRow, 
     row.try_get(column)
 }
 
-/// What the database holds, and the core would refuse.
+/// A value in the database that the core refuses.
 pub(crate) fn corrupt(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::Decode(source.into())
 }
@@ -55,7 +55,7 @@ pub(crate) fn position(row: &PgRow, epoch: &str, offset: &str, check: &str) -> R
     Ok(Position { epoch: unsigned(row, epoch)?, offset: unsigned(row, offset)?, check })
 }
 
-/// Gateway or not, its place, its connection.
+/// Whether it is at a gateway, the gateway's or the node's name, the connection.
 pub(crate) fn parts(location: &Location) -> (bool, &str, &str) {
     match location {
         Location::Node { node, connection } => (false, node.as_str(), connection.as_str()),
@@ -149,7 +149,7 @@ pub(crate) fn format(format: Format) -> i16 {
     }
 }
 
-/// An event in columns whose names begin with `prefix`.
+/// An event in columns with this prefix.
 pub(crate) fn event(row: &PgRow, prefix: &str) -> Read<Event> {
     let column = |name: &str| format!("{prefix}{name}");
     let kind = match get::<i16>(row, &column("kind"))? {

@@ -2,17 +2,17 @@ use redis::{Cmd, ToRedisArgs};
 
 use crate::script::Script;
 
-/// How many arguments a script is given at most, most often, and how many bytes beside its keys.
+/// Room for a script's arguments, and for their bytes beside the keys: enough for most calls.
 const ARGUMENTS: usize = 16;
 const BYTES: usize = 512;
 
-/// One command, and where it goes.
+/// One command, and the slot that it goes to.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
     pub(crate) slot: u16,
     pub(crate) command: Cmd,
     pub(crate) script: Option<&'static Script>,
-    /// Whether it may be made again when it is not known if it was done.
+    /// Whether the call may be repeated if its outcome is unknown.
     pub(crate) repeatable: bool,
 }
 
@@ -34,7 +34,7 @@ impl Call {
         self
     }
 
-    /// Not to be made again unless it surely was not done.
+    /// Forbids a repetition, unless the call surely was not made.
     pub(crate) fn once(mut self) -> Self {
         self.repeatable = false;
         self

@@ -6,9 +6,9 @@ use strait_core::Retention;
 
 const PORT: u16 = 6379;
 
-/// Which servers hold the data, and how they are used.
+/// The servers with the data, and the settings of their use.
 ///
-/// Its `Debug` shows no password.
+/// `Debug` shows no password.
 #[derive(Clone)]
 pub struct RedisConfig {
     pub(crate) servers: Vec<(String, u16)>,
@@ -27,32 +27,32 @@ pub struct RedisConfig {
     pub(crate) inbox: Retention,
 }
 
-/// A configuration that cannot be.
+/// The error of an invalid configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The URL does not begin with a scheme that is known.
+    /// The URL begins with an unknown scheme.
     #[error("a Redis URL begins with redis:// or rediss://")]
     Scheme,
     /// `rediss://` without the crate's feature `tls`.
     #[error("rediss:// needs the feature tls of strait-store-redis")]
     NoTls,
-    /// A server's address is none.
+    /// A server's address is invalid.
     #[error("a Redis URL names its servers as host, host:port or [IPv6]:port, separated by commas")]
     Address,
-    /// What follows the servers is not a database's number.
+    /// The path of the URL is no database number.
     #[error("the path of a Redis URL is the number of the database, and nothing else")]
     Database,
     /// A part of the URL is not valid percent-encoding of UTF-8.
     #[error("the {0} is not UTF-8 in percent-encoding")]
     Encoding(&'static str),
-    /// The query holds a member that is not known.
+    /// The query holds an unknown parameter.
     #[error("a Redis URL has no parameter {0}; there are prefix, connect_timeout and command_timeout")]
     Parameter(String),
-    /// A time is none.
+    /// A time is not a positive whole number.
     #[error("{0} is a whole number of milliseconds, at least 1")]
     Time(&'static str),
-    /// The prefix would change which slot a key is in.
+    /// The prefix would change the slots of keys, or is too long.
     #[error("a key prefix has no braces and no control characters, and at most 64 bytes")]
     Prefix,
 }
@@ -73,7 +73,7 @@ impl fmt::Debug for RedisConfig {
 }
 
 impl RedisConfig {
-    /// One server, or one server of a cluster: the others are asked for.
+    /// One server, or one server of a cluster, which tells the addresses of the others.
     #[must_use]
     pub fn new(host: impl Into<String>, port: u16) -> Self {
         Self {
@@ -94,12 +94,12 @@ impl RedisConfig {
         }
     }
 
-    /// `redis://[user[:password]@]host[:port][,host[:port]…][/database][?prefix=…&connect_timeout=…&command_timeout=…]`,
-    /// `rediss://` for TLS. The servers are several of one cluster, of which one that answers is enough. Times are in
-    /// milliseconds; what is a name is percent-encoded.
+    /// `redis://[user[:password]@]host[:port][,host[:port]…][/database][?name=value&…]`, `rediss://` for TLS. Several
+    /// servers must belong to one cluster; one that answers is enough. The parameters are `prefix`, and
+    /// `connect_timeout` and `command_timeout` in milliseconds. Names are percent-encoded.
     ///
     /// # Errors
-    /// [`ConfigError`] says which part is wrong, and repeats no secret.
+    /// [`ConfigError`] names the wrong part, and repeats no secret.
     pub fn from_url(url: &str) -> Result<Self, ConfigError> {
         let (scheme, rest) = url.split_once("://").ok_or(ConfigError::Scheme)?;
         let tls = match scheme {
@@ -163,15 +163,15 @@ impl RedisConfig {
         self
     }
 
-    /// The database's number, 0 unless set; a cluster has no other. Deployments in different databases hear nothing of each
-    /// other.
+    /// The database's number, 0 unless set; a cluster has no other. Deployments in different databases are separate
+    /// from each other.
     #[must_use]
     pub fn database(mut self, number: u32) -> Self {
         self.database = number;
         self
     }
 
-    /// What all keys and shard channels begin with, `strait:` unless set: all nodes of a deployment must agree.
+    /// The beginning of all keys and shard channels, `strait:` unless set. All nodes of a deployment must use the same.
     ///
     /// # Errors
     /// [`ConfigError::Prefix`] for braces, control characters, or more than 64 bytes.
@@ -192,24 +192,24 @@ impl RedisConfig {
         self
     }
 
-    /// How long connecting may take, 2 seconds unless set.
+    /// The time limit for connecting, 2 seconds unless set.
     #[must_use]
     pub fn connect_timeout(mut self, time: Duration) -> Self {
         self.connect_timeout = time;
         self
     }
 
-    /// How long a call may take with all that is tried again, 2 seconds unless set. It should be well below the lease's
-    /// third.
+    /// The time limit of a call with all its retries, 2 seconds unless set. It should be well below a third of the
+    /// lease.
     #[must_use]
     pub fn command_timeout(mut self, time: Duration) -> Self {
         self.command_timeout = time;
         self
     }
 
-    /// How often the bus proves that it hears, every second unless set, and after how long without a proof it takes
-    /// itself for deaf and connects anew, 3 seconds unless set. Of a time in which the node stood still at most one and a
-    /// half intervals count, so that the second time should be at least twice the first.
+    /// The interval of the bus' probes, a second unless set, and the time without one after which the bus reconnects, 3
+    /// seconds unless set. If the node stands still, at most one and a half intervals of that time count. So the second
+    /// time should be at least twice the first.
     #[must_use]
     pub fn probe(mut self, interval: Duration, timeout: Duration) -> Self {
         self.probe_interval = interval;
@@ -217,16 +217,16 @@ impl RedisConfig {
         self
     }
 
-    /// How long the counter of a topic is remembered that nobody uses, an hour unless set: after that its next event is
-    /// of another epoch.
+    /// How long the counter of an unused topic is remembered, an hour unless set. Afterwards the topic's next event has
+    /// another epoch.
     #[must_use]
     pub fn topic_time(mut self, time: Duration) -> Self {
         self.topic_time = time;
         self
     }
 
-    /// How many direct sends wait for one channel, and for how long: 256 and ten minutes unless set. A channel that
-    /// missed some is told of a gap.
+    /// The most direct sends that wait for one channel, and for how long: 256 and ten minutes unless set. A channel
+    /// that missed some gets a gap notice.
     #[must_use]
     pub fn inbox(mut self, count: u32, age: Duration) -> Self {
         self.inbox = Retention { count, age };

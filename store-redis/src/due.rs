@@ -1,4 +1,4 @@
-//! The end of channels: claims, the sweep, and what dead nodes left.
+//! The end of channels: claims, the sweep, and the channels of dead nodes.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -16,19 +16,19 @@ use crate::reply::{integer, list, text};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
-/// How many channels of dead nodes one call looks at, at least.
+/// One call checks at least this many channels of dead nodes.
 const ORPHANS_AT_ONCE: usize = 256;
 
-/// By what right a channel is claimed.
+/// The right to claim a channel.
 enum By<'a> {
     Fence(u64, &'a NodeId),
-    /// Its grace or its claim has run out.
+    /// Its grace or its claim has expired.
     Due,
     /// Its node has died while it had this generation.
     Orphan(u64, &'a NodeId),
 }
 
-/// A channel that is connected to a dead node, as far as one could see.
+/// A channel of a node that seems dead.
 struct Orphan {
     id: ChannelId,
     node: NodeId,
@@ -64,7 +64,8 @@ impl Inner {
         Ok(self.count("renew", call).await? == 1)
     }
 
-    /// Rows first, then the locations, the record last: whatever breaks off is found by it.
+    /// Removes rows first, then the locations, the record last: after an interruption the record still leads to the
+    /// rest.
     pub(crate) async fn remove(&self, claims: &[Claim]) -> Result<(), StoreError> {
         let look = |claim: &Claim| {
             let keys = self.keys.channel(&claim.fence.id);
@@ -104,7 +105,7 @@ impl Inner {
         limit: usize,
         ttl: Duration,
     ) -> Result<Vec<Claim>, StoreError> {
-        // Nodes that come at once begin at different places.
+        // Concurrent sweeps begin at different partitions.
         let first = (self.random.next() % u64::from(CHANNELS)) as u16;
         let mut open: Vec<(u16, String)> = (0..CHANNELS).map(|n| ((first + n) % CHANNELS, String::new())).collect();
         let (mut due, mut places) = (Vec::new(), Vec::new());
@@ -121,13 +122,13 @@ impl Inner {
                 let (ids, nodes, last) = looked(answer).map_err(|foreign| Failure::from(foreign).store("claim_due"))?;
                 due.extend(ids);
                 places.extend(nodes.into_iter().map(|node| (node, partition)));
-                // A partition with many nodes is read in several calls.
+                // A partition with many nodes takes several calls.
                 if !last.is_empty() && last != after {
                     open.push((partition, last));
                 }
             }
         }
-        // Some are others' to end: that does not count.
+        // Some are left to other nodes: those do not count.
         let (mut claims, mut rest) = (Vec::new(), &due[..]);
         while claims.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));
@@ -142,9 +143,9 @@ impl Inner {
         Ok(claims)
     }
 
-    /// Lists channels of dead nodes, then looks at the leases again, then claims those that are as they were: a node
-    /// that came back before the second look keeps its channels, one that came back later has given them a new
-    /// generation, or finds them taken.
+    /// Lists channels of dead nodes, then checks the leases again, then claims the unchanged channels. A node that came
+    /// back before the second check keeps its channels. A node that came back later has given them a new generation, or
+    /// finds them taken.
     async fn claim_orphans(
         &self,
         places: &[(NodeId, u16)],
@@ -156,7 +157,7 @@ impl Inner {
         let mut orphans = self.orphans(places, ORPHANS_AT_ONCE.max(limit)).await?;
         let dead = self.without_lease(orphans.iter().map(|orphan| &orphan.node)).await?;
         orphans.retain(|orphan| dead.contains(&orphan.node));
-        // Some are only detached, or others' to end: that does not count.
+        // Some are only detached, or left to other nodes: those do not count.
         let mut rest = &orphans[..];
         while claims.len() < limit && !rest.is_empty() {
             let (now, later) = rest.split_at(rest.len().min(limit - claims.len()));
@@ -167,7 +168,7 @@ impl Inner {
         Ok(())
     }
 
-    /// A page is of one partition; a cursor is the partition's number and the last channel.
+    /// One page, which is of one partition; the cursor holds the partition's number and the last channel.
     pub(crate) async fn connected(
         &self,
         node: &NodeId,
@@ -188,7 +189,7 @@ impl Inner {
         Ok(Page { items, next })
     }
 
-    /// Lists channels of a partition that are connected to a node, after one of them, or from the first one on.
+    /// Lists the channels of a partition that are connected to a node, after one of them, or from the first one on.
     fn list(&self, node: &NodeId, partition: u16, after: &str, limit: usize) -> Call {
         let keys = self.keys.channels(partition);
         // Names hold no control characters.
@@ -207,7 +208,7 @@ impl Inner {
             channels.map(|(id, by)| (id, self.claim_call(id, &by, served, ttl).once())).unzip();
         let (mut claims, mut failures) = (Vec::new(), Vec::new());
         for (id, answer) in ids.into_iter().zip(self.router.run("claim_due", &calls).await) {
-            // What was claimed must be told, whatever became of the others: they come again.
+            // Return the claims that were made, even if other calls failed: the other channels come again.
             match answer {
                 Ok(answer) => {
                     claims.extend(claimed(id, answer).map_err(|foreign| Failure::from(foreign).store("claim_due"))?);
@@ -249,7 +250,7 @@ impl Inner {
         let looks: Vec<Call> = found.iter().map(look).collect();
         let generations = self.router.all("claim_due", &looks).await?;
         let orphan = |((id, node), generation): (_, Value)| {
-            // A row without a record is claimed too, and so goes away.
+            // A row without a record is claimed too, and so removed.
             let generation = integer(&generation).ok().and_then(|generation| u64::try_from(generation).ok());
             Orphan { id, node, generation: generation.unwrap_or(0) }
         };
@@ -257,7 +258,7 @@ impl Inner {
     }
 }
 
-/// The partition and the channel that a cursor names.
+/// The partition and the channel of a cursor.
 fn place_of(cursor: &str) -> Option<(u16, &str)> {
     let (partition, after) = cursor.split_once(':')?;
     let partition = partition.parse().ok().filter(|partition| *partition < CHANNELS)?;
@@ -275,7 +276,7 @@ pub(crate) fn topics_of(names: Value) -> Result<Vec<Topic>, Foreign> {
     list(names)?.iter().map(|name| Topic::new(text(name)?).map_err(|_| Foreign)).collect()
 }
 
-/// The places and the topics with rows of a channel that is to be removed.
+/// The locations of a channel that is to be removed, and the topics with its rows.
 fn left(answer: Value) -> Result<Option<(Vec<String>, Vec<Topic>)>, Foreign> {
     let mut answer = list(answer)?.into_iter();
     let (Some(places), Some(topics)) = (answer.next(), answer.next()) else { return Ok(None) };

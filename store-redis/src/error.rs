@@ -1,5 +1,5 @@
-//! What goes wrong with Redis, as a store's errors. No error repeats what a server says word for word where that may
-//! hold what was sent to it: a password, say.
+//! Redis failures as a store's errors. An error never repeats a server's text if that may hold a value that was sent,
+//! such as a password.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use strait_core::store::{StoreError, StoreErrorKind};
 
 use crate::event::Foreign;
 
-/// What went wrong with a server.
+/// A failure of a server.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Failure {
     /// The server cannot be reached.
@@ -29,10 +29,10 @@ pub(crate) enum Failure {
     /// The server answered with an error.
     #[error("{address} answered {code}")]
     Server { address: String, code: String, kind: StoreErrorKind },
-    /// The server answered something else than a script of ours would.
+    /// A script's answer is not one of ours.
     #[error("{0}")]
     Foreign(&'static str),
-    /// No server tells who has the slots.
+    /// No server gives the assignment of slots.
     #[error("no server of the cluster tells which one has which slots: {0}")]
     Topology(String),
     /// A call of the store's own failed.
@@ -47,7 +47,7 @@ impl From<Foreign> for Failure {
 }
 
 impl Failure {
-    /// What an attempt to connect ended with.
+    /// The failure of an attempt to connect.
     pub(crate) fn connecting(address: &str, error: &RedisError) -> Self {
         let address = address.to_owned();
         if error.is_timeout() {
@@ -68,7 +68,7 @@ impl Failure {
         }
     }
 
-    /// What a request on a connection ended with.
+    /// The failure of a request on a connection.
     pub(crate) fn requesting(address: &str, error: &RedisError) -> Self {
         let address = address.to_owned();
         if error.is_timeout() {
@@ -78,14 +78,14 @@ impl Failure {
         Self::Lost { address, what }
     }
 
-    /// A server that has no shard channels.
+    /// A server without shard channels.
     pub(crate) fn too_old(address: &str) -> Self {
         Self::Refused { address: address.to_owned(), code: NEEDED.to_owned() }
     }
 
     pub(crate) fn server(address: &str, error: &ServerError) -> Self {
         let address = address.to_owned();
-        // Within a script it goes by no code of its own.
+        // Within a script this error has no code of its own.
         let words = error.details().unwrap_or_default();
         if words.contains("user executing the script") || words.contains("ACL failure in script") {
             return Self::Server {
@@ -114,7 +114,7 @@ impl Failure {
         }
     }
 
-    /// Whether it is the way to the server that failed.
+    /// Whether the connection failed, and not the call.
     pub(crate) fn is_of_connection(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::Replica { .. } | Self::Lost { .. } | Self::Timeout { .. })
     }
@@ -132,7 +132,7 @@ pub(crate) fn conflict(op: &'static str, source: &'static str) -> StoreError {
 }
 
 fn io_text(error: &RedisError) -> String {
-    // The text of the system's error, without what the client adds.
+    // Only the system error's text, without the words that the client adds.
     std::error::Error::source(error).map_or_else(|| error.category().to_owned(), ToString::to_string)
 }
 
@@ -140,13 +140,13 @@ fn is_of_configuration(code: &str) -> bool {
     matches!(code, "NOAUTH" | "WRONGPASS" | "NOPERM" | "DENIED" | "NOPROTO")
 }
 
-/// Whether a server that is no cluster's answers so when another one should be asked: it has become a replica, it loads
-/// its new master's data, or its own replicas follow another server. Answers how old a connection is at least that is given
-/// up for it: so often at most all of them are made anew while the address leads to the same server.
+/// Whether an error of a standalone server means that calls belong to another server. This one is a replica now, loads
+/// its new master's data, or has replicas that follow another server. Returns the least age of a connection that is
+/// given up for it. So connections are remade at most this often while the address leads to the same server.
 pub(crate) fn leads_elsewhere(error: &ServerError) -> Option<Duration> {
     match error.code() {
         "READONLY" | "MASTERDOWN" | "LOADING" => Some(Duration::from_secs(1)),
-        // The right server answers so, too, while its replicas are away.
+        // The right server gives this answer too, while its replicas are away.
         "NOREPLICAS" => Some(Duration::from_secs(10)),
         _ => None,
     }

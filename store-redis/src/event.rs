@@ -7,13 +7,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use strait_core::store::{Command, Fence, PresenceEntry};
 use strait_core::{ChannelId, Close, Event, EventKind, Format, Payload, Position, Publisher, UserId};
 
-/// What was read is no event, or no command.
+/// The bytes are no event or command of this version of Strait.
 #[derive(Debug, thiserror::Error)]
 #[error("what Redis holds is not of Strait's making, or of another version of it")]
 pub(crate) struct Foreign;
 
-/// Kind, format, publisher with turn, excluded channel, payload. Names have at most 255 bytes: one byte tells their
-/// length, 0 that there is none.
+/// Kind, format, publisher with turn, excluded channel, payload. A name has at most 255 bytes: one byte holds its
+/// length, 0 for none.
 pub(crate) fn encode(event: &Event) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(event.payload.bytes().len() + 96);
     bytes.put_u8(match event.kind {
@@ -135,13 +135,13 @@ pub(crate) fn decode_entry(mut bytes: Bytes) -> Result<PresenceEntry, Foreign> {
     Ok(PresenceEntry { user, data })
 }
 
-/// The beginning of a shard channel's message behind its first event's `epoch-offset-`: the check of each event or command,
-/// and the length of each but the last. A line feed and what they tell of follow.
+/// The start of a shard channel's message, behind its first event's `epoch-offset-`. It holds the check of each event
+/// or command, and the length of each but the last. A line feed and the events follow.
 pub(crate) fn frame_start(parts: impl ExactSizeIterator<Item = (u32, usize)>) -> Vec<u8> {
     let (mut start, count) = (String::with_capacity(12), parts.len());
     for (n, (check, length)) in parts.enumerate() {
         let comma = if n == 0 { "" } else { "," };
-        // A string takes what is written.
+        // Writing to a string never fails.
         let _ = write!(start, "{comma}{check}");
         if n + 1 < count {
             let _ = write!(start, ":{length}");
@@ -166,7 +166,7 @@ pub(crate) fn split_frame(frame: &Bytes) -> Result<Vec<(Position, Bytes)>, Forei
                 let length = length.parse().ok().filter(|length| *length <= rest.len()).ok_or(Foreign)?;
                 (check, rest.split_to(length))
             }
-            // The last one has what is left.
+            // The last event takes the rest.
             None => (part, std::mem::take(&mut rest)),
         };
         parts.push((Position { epoch, offset, check: check.parse().map_err(|_| Foreign)? }, blob));

@@ -1,8 +1,8 @@
-//! The schema: every key's name, and the slot that it is in.
+//! The schema: every key's name and slot.
 //!
-//! A key is the prefix, a tag in braces, a kind, and a name as it is. The tag is one of a fixed number of partitions, so
-//! that what one script touches is in one slot; it comes first, so that braces in a name mean nothing. No name is ever
-//! part of a pattern.
+//! A key is the prefix, a tag in braces, a kind, and a plain name. The tag is one of a fixed number of partitions, so
+//! that all keys of one script are in one slot. The tag comes first, so that braces in a name mean nothing. No name is
+//! ever part of a pattern.
 
 use std::fmt::Write;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::slot::{crc16, slot};
 
 /// Partitions of topics.
 pub(crate) const TOPICS: u16 = 256;
-/// Partitions of channels, and so of what is asked for when something may be due.
+/// Partitions of channels, and so of the sets of due channels.
 pub(crate) const CHANNELS: u16 = 64;
 /// Partitions of nodes, and of locations.
 const OTHERS: u16 = 64;
@@ -28,8 +28,8 @@ pub(crate) struct Keys(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     prefix: String,
-    /// What tells the shard channels of one database from those of another: nothing for 0. A server has keys for each
-    /// database, and shard channels for all together.
+    /// Tells the shard channels of one database from those of another; empty for database 0. Each database has keys of
+    /// its own, but shard channels belong to the whole server.
     database: String,
     topics: Vec<u16>,
     channels: Vec<u16>,
@@ -37,7 +37,7 @@ struct Inner {
     locations: Vec<u16>,
 }
 
-/// What belongs to one partition: a beginning that all its keys share, and its slot.
+/// One partition: its slot, and the parts of a name that all its keys share.
 #[derive(Debug, Clone, Copy)]
 struct Partition<'a> {
     prefix: &'a str,
@@ -110,7 +110,7 @@ impl Keys {
         (at.key("at:", location), at.slot)
     }
 
-    /// The topic that a shard channel is of.
+    /// The topic of a shard channel.
     pub(crate) fn topic_of_channel<'a>(&self, channel: &'a str) -> Option<&'a str> {
         let (_, rest) = channel.strip_prefix(&self.0.prefix)?.strip_prefix("{t")?.split_once('}')?;
         rest.strip_prefix(&*self.0.database)?.strip_prefix("event:")
@@ -152,23 +152,23 @@ impl TopicKeys<'_> {
         self.at.key("members:", self.topic)
     }
 
-    /// Sorted set: who is present by row.
+    /// Sorted set: present members by row.
     pub(crate) fn present(&self) -> String {
         self.at.key("present:", self.topic)
     }
 
-    /// Hash: what the rows hold, the last row's number, the relay.
+    /// Hash: the contents of the rows, the last row's number, the relay.
     pub(crate) fn rows(&self) -> String {
         self.at.key("rows:", self.topic)
     }
 
-    /// String: where the publication with an idempotency key is. Of the key there are the first 16 bytes of its SHA-256, so
-    /// that a long one takes no more room. No topic holds a control character.
+    /// String: the position of the publication with an idempotency key. The name holds the first 16 bytes of the key's
+    /// SHA-256, so that a long key takes no more room. No topic holds a control character.
     pub(crate) fn idempotency(&self, key: &str) -> String {
         let mut name = self.at.key("key:", self.topic);
         name.push('\0');
         for byte in &Sha256::digest(key.as_bytes())[..16] {
-            // A string takes what is written.
+            // Writing to a string never fails.
             let _ = write!(name, "{byte:02x}");
         }
         name
@@ -197,7 +197,7 @@ impl<'a> ChannelKeys<'a> {
         self.at.key("channel:", self.id)
     }
 
-    /// Hash: the topics, with the rows that each of them holds of the channel.
+    /// Hash: the channel's topics, with its rows in each.
     pub(crate) fn topics(&self) -> String {
         self.at.key("topics:", self.id)
     }
@@ -212,18 +212,18 @@ impl<'a> ChannelKeys<'a> {
         self.at.key("inboxlog:", self.id)
     }
 
-    /// String: who has the lock.
+    /// String: the holder of the lock.
     pub(crate) fn lock(&self) -> String {
         self.at.key("lock:", self.id)
     }
 
-    /// Those of all channels of the partition.
+    /// The keys of the channel's partition.
     pub(crate) fn partition(&self) -> ChannelsKeys<'a> {
         ChannelsKeys { at: self.at }
     }
 }
 
-/// What all channels of a partition share.
+/// The keys that all channels of a partition share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChannelsKeys<'a> {
     at: Partition<'a>,
@@ -257,12 +257,12 @@ impl NodeKeys<'_> {
         self.at.slot
     }
 
-    /// String: there while the node holds its lease.
+    /// String: exists while the node holds its lease.
     pub(crate) fn lease(&self) -> String {
         self.at.key("lease:", self.node)
     }
 
-    /// String: there while the node is on the bus.
+    /// String: exists while the node is on the bus.
     pub(crate) fn bus(&self) -> String {
         self.at.key("bus:", self.node)
     }

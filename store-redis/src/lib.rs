@@ -12,9 +12,8 @@
 //! # }
 //! ```
 //!
-//! It connects when it is first used, and again whenever it must. Every call is bounded by
-//! [`RedisConfig::command_timeout`]: while Redis is away calls fail quickly, with an error that says that they may be
-//! made again.
+//! The store connects at its first use, and reconnects by itself. Every call is bounded by
+//! [`RedisConfig::command_timeout`]: while Redis is away, calls fail quickly with an error that permits a retry.
 
 mod bus;
 mod call;

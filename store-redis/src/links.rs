@@ -1,6 +1,6 @@
-//! From a location at a gateway to its channel. A link is in another slot than the record: it is checked against it. What
-//! is on a node has none: the node knows its channels, nobody else looks for them by their connections, and a connect is
-//! one round trip.
+//! Links from a gateway's location to its channel. A link and the record are in different slots, so each use checks the
+//! link against the record. A location at a node has no link: only the node itself looks for its channels. A connect to
+//! it is then one round trip.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::reply::{integer, list, text};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
-/// That a channel is at a location: for good, or for a time.
+/// The reservation of a location for a channel: for good, or for a time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reserve<'a> {
     pub(crate) location: &'a Location,
@@ -27,9 +27,9 @@ pub(crate) struct Reserve<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reserved {
     New,
-    /// It was its own before.
+    /// The channel already had the location.
     Before,
-    /// Another channel is there, or about to be.
+    /// Another channel has the location, or is about to get it.
     Taken,
 }
 
@@ -46,7 +46,7 @@ impl Inner {
         }
     }
 
-    /// Takes a location. A link to a channel that is not there any more is taken over.
+    /// Reserves a location. A link to a channel that is gone is replaced.
     pub(crate) async fn reserve(&self, op: &'static str, reserve: Reserve<'_>) -> Result<Reserved, StoreError> {
         let mut instead = None::<ChannelId>;
         loop {
@@ -79,7 +79,7 @@ impl Inner {
     }
 }
 
-/// Who holds the location, if it is another channel, and whether that may be taken over.
+/// The outcome, and the other holder of the location if its link may be taken over.
 fn reserved(answer: Value) -> Result<(Reserved, Option<ChannelId>), Foreign> {
     match &list(answer)?[..] {
         [done] => Ok((if integer(done)? == 1 { Reserved::New } else { Reserved::Before }, None)),

@@ -1,4 +1,4 @@
-//! Reading what is kept, and relaying it.
+//! Reads logs, and relays them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::reply::{bytes, integer, list, position, text};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
-/// How many events one script reads at most, so that Redis does not stand still for it.
+/// The most events that one script reads, so that it does not block Redis for long.
 const PAGE: usize = 256;
 
 impl Inner {
@@ -25,7 +25,7 @@ impl Inner {
         self.replay_pages("replay", &call, after, limit).await
     }
 
-    /// Asks for a replay until all is read, or as much as was asked for.
+    /// Asks for pages of a replay until it is complete or reaches the limit.
     pub(crate) async fn replay_pages(
         &self,
         op: &'static str,
@@ -50,14 +50,14 @@ impl Inner {
                     read.extend(events);
                     (*head, *more) = (now, still);
                 }
-                // What was read is whole; from there the next replay is told of the gap.
+                // The events so far are complete; the next replay from their end will report the gap.
                 Replay::Gap { .. } => break,
             }
         }
         Ok(replay)
     }
 
-    /// What a replay is asked with.
+    /// Adds the arguments of a replay.
     pub(crate) fn from(&self, call: Call, after: &Position, limit: usize) -> Call {
         call.arg(self.random.epoch()).arg(after.epoch).arg(after.offset).arg(after.check).arg(limit.min(PAGE))
     }
@@ -67,7 +67,7 @@ impl Inner {
         let mut events: Vec<(Position, Arc<Event>)> = Vec::new();
         while events.len() < limit {
             let page = PAGE.min(limit - events.len());
-            // Offsets follow each other: a page ends before the last one's begin.
+            // Offsets are consecutive: the next page ends before the first offset of this one.
             let upto = match events.last() {
                 Some((first, _)) if first.offset <= 1 => break,
                 Some((first, _)) => (first.offset - 1).to_string(),
@@ -121,7 +121,7 @@ impl Inner {
     }
 }
 
-/// What the function `replay` of stream.lua answers.
+/// Parses the answer of the function `replay` in stream.lua.
 fn replayed(answer: Value) -> Result<Replay, Foreign> {
     let mut answer = list(answer)?.into_iter();
     let (kind, head) = (answer.next().ok_or(Foreign)?, answer.next().ok_or(Foreign)?);
@@ -135,7 +135,7 @@ fn replayed(answer: Value) -> Result<Replay, Foreign> {
     Ok(Replay::Events { events: entries(epoch, answer)?, head, more })
 }
 
-/// Ids and events in turn.
+/// Parses alternating ids and events.
 fn entries(epoch: &str, mut of: impl Iterator<Item = Value>) -> Result<Vec<(Position, Arc<Event>)>, Foreign> {
     let mut entries = Vec::new();
     while let Some(id) = of.next() {

@@ -1,7 +1,7 @@
-//! Subscriptions, and the rows that topics hold of their members.
+//! Subscriptions, and the topics' rows of their members.
 //!
-//! A topic is noted with the channel first, then its row is made, then the record is looked at again: if the channel has
-//! died meanwhile the row goes, and if this process dies meanwhile the sweep of the channel finds the topic noted.
+//! A subscription notes the topic with the channel first, then makes its row, then checks the record again. If the
+//! channel has died meanwhile, the row is removed. If this process dies meanwhile, the channel's sweep finds the topic.
 
 use redis::Value;
 use strait_core::store::{
@@ -21,12 +21,12 @@ use crate::store::{Inner, milliseconds};
 const INDEXED: u8 = 1;
 const PRESENT: u8 = 2;
 
-/// Which rows a subscription asks for.
+/// The rows of a subscription.
 fn rows(subscription: &Subscription) -> u8 {
     (if subscription.indexed { INDEXED } else { 0 }) | (if subscription.presence.is_some() { PRESENT } else { 0 })
 }
 
-/// What noting a topic with its channel answered.
+/// The answer to noting a topic with its channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Noted {
     Dead,
@@ -34,14 +34,14 @@ enum Noted {
     Known { rows: u8 },
 }
 
-/// One line of a listing.
+/// One row of a listing.
 struct Row {
     number: u64,
     channel: ChannelId,
     holds: Value,
 }
 
-/// How many rows one script reads at most, so that Redis does not stand still for it.
+/// The most rows that one script reads, so that it does not block Redis for long.
 const MOST_ROWS: usize = 1000;
 
 impl Inner {
@@ -80,7 +80,7 @@ impl Inner {
             .arg(rows(subscription))
     }
 
-    /// Makes the topics' rows those that the subscriptions ask for, where they ask for any or had any before.
+    /// Changes the topics' rows to those of the subscriptions, if there are any or were any before.
     async fn change_rows(
         &self,
         subscriptions: &[Subscription],
@@ -123,7 +123,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The topic's head, which begins with it.
+    /// The topic's head; creates it if need be.
     pub(crate) fn head(&self, topic: &Topic) -> Call {
         let keys = self.keys.topic(topic);
         Call::script(&scripts::HEAD, keys.slot(), &[keys.meta(), keys.members()])
@@ -144,7 +144,7 @@ impl Inner {
         self.with_event(call)
     }
 
-    /// The channel is no member any more; if only one of its rows has this number.
+    /// Removes a member; with `only`, just if one of its rows has this number.
     pub(crate) fn member_gone(&self, id: &ChannelId, topic: &Topic, only: Option<u64>) -> Call {
         let call = self.with_event(self.member_call(id, topic).arg(&["0", "0", "", "", ""]));
         match only {
@@ -249,7 +249,7 @@ impl Inner {
         Ok(Page { items, next })
     }
 
-    /// One page of rows, and where the next one begins.
+    /// One page of rows, and the start of the next one.
     async fn page(
         &self,
         op: &'static str,
@@ -284,7 +284,7 @@ fn page_rows(answer: Value) -> Result<Vec<Row>, Foreign> {
     Ok(rows)
 }
 
-/// `since`, the length of the entry, the entry, and what the events show of it.
+/// Parses `since`, the length of the entry, the entry, and the part of it that events show.
 fn present(row: Row) -> Result<Present, Foreign> {
     let mut holds = bytes(row.holds)?;
     let mut number = || {
@@ -298,12 +298,12 @@ fn present(row: Row) -> Result<Present, Foreign> {
     Ok(Present { channel: row.channel, entry, since: time(since) })
 }
 
-/// The join event before and after its time, which only Redis knows.
+/// The join event's text before and after its time, which only Redis knows.
 fn shown(channel: &ChannelId, entry: &PresenceEntry) -> (Vec<u8>, Vec<u8>) {
     let present = Present { channel: channel.clone(), entry: entry.clone(), since: std::time::UNIX_EPOCH };
     let event = present.event(EventKind::Join);
     let json = event.payload.bytes();
-    // Inside of a string the quotes would be escaped; only the data come later.
+    // The first match is the member: inside a string the quotes would be escaped, and the data come later.
     let member = br#""since":0"#;
     let at = json.windows(member.len()).position(|window| window == member);
     let at = at.expect("an event of presence has its time") + member.len() - 1;

@@ -1,4 +1,4 @@
-//! Locations as text: what the record holds of them, and what their keys are called by.
+//! Locations as text, for records and for keys.
 
 use std::sync::Arc;
 

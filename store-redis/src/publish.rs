@@ -1,4 +1,4 @@
-//! Publishing: what a slice has of one topic is one script and one message on its shard channel.
+//! Publishing: the publications of one topic in a slice go in one script and one message on its shard channel.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -17,20 +17,20 @@ use crate::reply::{integer, position};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
-/// How long an idempotency key is remembered at least.
+/// The shortest time for which an idempotency key is remembered.
 const KEY_TIME: Duration = Duration::from_secs(300);
-/// What one script does at most, so that Redis does not stand still for it.
+/// The limits of one script, so that it does not block Redis for long.
 pub(crate) const MOST_EVENTS: usize = 256;
 pub(crate) const MOST_BYTES: usize = 256 * 1024;
-/// Scripts let keys live for an eighth longer than they must; that is put off again after this share of the time.
+/// A script lets keys live an eighth longer than they must. The expiry is extended again after this share of the time.
 const PUT_OFF: u32 = 16;
-/// Topics whose expiries are remembered; of two in one place each one's are put off more often than they need be.
+/// Entries for remembered expiries. Two topics with one entry extend theirs more often than they need.
 const PLACES: usize = 4096;
 
-/// Publications of one topic that go in one call.
+/// The publications of one topic in one call.
 struct Group<'a> {
     topic: &'a Topic,
-    /// Their places in the slice, with their checks.
+    /// The publications' indices in the slice, with their checks.
     members: Vec<(usize, u32)>,
     events: Vec<Vec<u8>>,
     bytes: usize,
@@ -48,7 +48,7 @@ impl Group<'_> {
     }
 }
 
-/// When topics' expiries were last put off.
+/// The times at which topics' expiries were last extended.
 #[derive(Debug)]
 pub(crate) struct Expiries {
     hasher: RandomState,
@@ -110,7 +110,7 @@ impl Inner {
         all.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
     }
 
-    /// What is of one topic comes together, in its order.
+    /// Groups publications by topic and keeps their order.
     fn grouped<'a>(&self, publications: &'a [Publication]) -> Vec<Group<'a>> {
         let now = Instant::now();
         let mut groups: Vec<Group<'a>> = Vec::new();
@@ -164,13 +164,13 @@ impl Inner {
             call.arg(retention.map_or(0, |retention| retention.count)).arg(retention.map_or(0, |_| milliseconds(age)));
         call = checks().fold(call, Call::arg);
         call = group.events.iter().fold(call, |call, event| call.arg(&event[..])).arg(frame);
-        // With a key a second attempt is found out.
+        // The idempotency key reveals a second attempt.
         if first.key.is_some() { call } else { call.once() }
     }
 }
 
-/// The first event's place, with 1 instead of its check if the topic has indexed members; or, with the same, where the
-/// publication is that had the key before.
+/// The first event's position, with 1 for its check if the topic has indexed members. For a known idempotency key, the
+/// earlier publication's position and the same flag.
 fn published(answer: &Value) -> Result<Published, Foreign> {
     match answer {
         Value::Array(before) => match &before[..] {

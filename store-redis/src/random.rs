@@ -1,4 +1,4 @@
-//! Numbers that nobody is to guess in advance by accident; none of them is a secret.
+//! Random numbers that must not coincide by accident; none of them is a secret.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +31,7 @@ impl Random {
         (self.next() >> 32) as u32
     }
 
-    /// Tells one holding of something from every other one.
+    /// A unique token for one holder, of a lock for example.
     pub(crate) fn token(&self) -> String {
         format!("{:016x}{:016x}", self.next(), self.next())
     }

@@ -22,7 +22,7 @@ use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
 impl Inner {
-    /// The record first, then its location, if that is noted: whatever breaks off in between is found by its record.
+    /// Stores the record first, then its location if that is noted: after an interruption the record leads to the rest.
     pub(crate) async fn open(&self, new: &NewChannel) -> Result<Opened, StoreError> {
         let keys = self.keys.channel(&new.id);
         let location = place::encode(&new.location);
@@ -84,7 +84,7 @@ impl Inner {
     pub(crate) async fn attach(&self, id: &ChannelId, attach: &Attach) -> Result<Attached, StoreError> {
         let location = place::encode(&attach.location);
         let noted = attach.location.node().is_none();
-        // For a time only: if this breaks off, the place is free again.
+        // For a time only: after an interruption the location becomes free again.
         let reserve = Reserve { location: &attach.location, id, time: Some(Duration::from_secs(60)) };
         let reserved = if noted { self.reserve("attach", reserve).await? } else { Reserved::Before };
         if reserved == Reserved::Taken {
@@ -161,7 +161,7 @@ impl Inner {
             }
             None => call.arg(&["", "", "", ""]),
         };
-        // Made twice it would find the versions of the first time.
+        // A second attempt would find the versions of the first.
         match self.router.one("write", call.once()).await? {
             Value::Int(0) => Ok(Written::Stale),
             Value::Int(_) => Ok(Written::Done),
@@ -206,7 +206,7 @@ impl Inner {
         Ok(())
     }
 
-    /// A call that answers a number.
+    /// Makes a call with a number for an answer.
     pub(crate) async fn count(&self, op: &'static str, call: Call) -> Result<i64, StoreError> {
         let answer = self.router.one(op, call).await?;
         integer(&answer).map_err(|foreign| Failure::from(foreign).store(op))

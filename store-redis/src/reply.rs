@@ -1,4 +1,4 @@
-//! What scripts answer, taken apart.
+//! Parses the answers of scripts.
 
 use bytes::Bytes;
 use redis::Value;

@@ -1,4 +1,4 @@
-//! Brings calls to the servers that have their slots, follows where these move, and gives up in time.
+//! Routes calls to the servers that have their slots, follows slots that move, and gives up in time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
@@ -18,9 +18,9 @@ use crate::hello::{is_clustered, told, too_old};
 use crate::server::Server;
 use crate::topology::{Cluster, Topology};
 
-/// How long to wait before trying again what a server could not do now.
+/// The pause before a retry of a call that a server could not make now.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The servers are asked for the slots at most so often.
+/// The shortest time between two requests for the assignment of slots.
 const REFRESH: Duration = Duration::from_millis(100);
 
 static ASKING: LazyLock<Cmd> = LazyLock::new(|| redis::cmd("ASKING"));
@@ -29,7 +29,7 @@ static ASKING: LazyLock<Cmd> = LazyLock::new(|| redis::cmd("ASKING"));
 pub(crate) struct Router {
     config: Arc<RedisConfig>,
     topology: RwLock<Option<Arc<Topology>>>,
-    /// All servers that were heard of, by address.
+    /// All known servers, by address.
     servers: Mutex<HashMap<String, Arc<Server>>>,
     refreshed: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -37,16 +37,16 @@ pub(crate) struct Router {
 /// A call that is under way, by its place in the slice.
 struct Open {
     at: usize,
-    /// Where the slot's old owner has sent it.
+    /// The server that the slot's old owner has named.
     asking: Option<Arc<Server>>,
     repeated: bool,
 }
 
-/// What became of one attempt.
+/// The outcome of one attempt.
 enum Outcome {
     Done(Value),
     Failed(Failure),
-    /// The server has not done it, or it may be done twice.
+    /// The server has not made the call, or the call may be made twice.
     Again {
         failure: Failure,
         asking: Option<Arc<Server>>,
@@ -72,18 +72,18 @@ impl Router {
         answers.pop().unwrap_or_else(|| Err(Failure::Foreign("no answer").store(op)))
     }
 
-    /// Makes calls at once, those of one slot in order, and answers each.
+    /// Makes calls at once, keeping the order within a slot, and returns an answer for each.
     pub(crate) async fn run(&self, op: &'static str, calls: &[Call]) -> Vec<Result<Value, StoreError>> {
         let answers = self.attempt(calls).await;
         answers.into_iter().map(|answer| answer.map_err(|failure| failure.store(op))).collect()
     }
 
-    /// As [`run`](Self::run); the first error is everybody's.
+    /// As [`run`](Self::run), but the first error is that of all calls.
     pub(crate) async fn all(&self, op: &'static str, calls: &[Call]) -> Result<Vec<Value>, StoreError> {
         self.run(op, calls).await.into_iter().collect()
     }
 
-    /// As [`run`](Self::run), with failures that may be told to many.
+    /// As [`run`](Self::run), with failures that can be cloned for many callers.
     pub(crate) async fn attempt(&self, calls: &[Call]) -> Vec<Result<Value, Failure>> {
         let deadline = Instant::now() + self.config.command_timeout;
         let mut answers: Vec<Option<Result<Value, Failure>>> = (0..calls.len()).map(|_| None).collect();
@@ -113,7 +113,7 @@ impl Router {
             if must_refresh && let Err(failure) = self.refresh(deadline).await {
                 tracing::debug!(error = %in_full(&failure), "the cluster's slots could not be asked for");
             }
-            // In their order, so that calls of one slot stay in it.
+            // Restore the order of calls within a slot.
             again.sort_by_key(|open| open.at);
             open = again;
         }
@@ -121,7 +121,7 @@ impl Router {
         answers.into_iter().map(|answer| answer.unwrap_or_else(missing)).collect()
     }
 
-    /// Sends each call to its server, and reads what came of it.
+    /// Sends each call to its server and reads the outcomes.
     async fn round(
         &self,
         topology: &Arc<Topology>,
@@ -146,7 +146,7 @@ impl Router {
         let clustered = matches!(**topology, Topology::Cluster(_));
         let ask = |(server, batch)| self.ask_one(server, calls, batch, clustered, deadline);
         if batches.len() == 1 && outcomes.is_empty() {
-            // Most often; a set of futures would cost more than what they do.
+            // The usual case: a set of futures would cost more than the call.
             if let Some(batch) = batches.pop() {
                 return ask(batch).await;
             }
@@ -155,7 +155,7 @@ impl Router {
         outcomes
     }
 
-    /// Sends calls to one server, and reads what came of each.
+    /// Sends calls to one server and reads their outcomes.
     async fn ask_one(
         &self,
         server: Arc<Server>,
@@ -219,11 +219,11 @@ impl Router {
             {
                 again.1 = true;
             }
-            // The server has not done it, and its connection was given up, unless it is new.
+            // The server has not made the call, and its connection was given up, unless it is new.
             _ if !clustered && !open.repeated && leads_elsewhere(&error).is_some() => {
                 return Outcome::Again { failure, asking: None, refresh: false, repeated: true, wait: false };
             }
-            // A script that met a key that is being moved to another server, before it changed anything.
+            // This includes a script that met a key on its way to another server, before it changed anything.
             _ => return Outcome::Failed(failure),
         }
         let (asking, refresh, wait) = again;
@@ -234,14 +234,14 @@ impl Router {
     async fn teach(&self, server: &Arc<Server>, scripts: &[&'static crate::script::Script], deadline: Instant) {
         for script in scripts {
             let load = redis::cmd("SCRIPT").arg("LOAD").arg(script.text).take();
-            // If it fails, so does the call that follows.
+            // If it fails, the next call fails too.
             if server.request(&[&load], deadline).await.is_err() {
                 return;
             }
         }
     }
 
-    /// `slot host:port`, as MOVED and ASK say it.
+    /// Parses `slot host:port`, the form of MOVED and ASK.
     fn redirected(&self, from: &Arc<Server>, details: Option<&str>) -> Option<Arc<Server>> {
         let (_, address) = details?.split_once(' ')?;
         let (host, port) = address.rsplit_once(':')?;
@@ -265,7 +265,7 @@ impl Router {
         Arc::clone(servers.entry(new.address.clone()).or_insert_with(|| Arc::new(new)))
     }
 
-    /// Which server has a slot now.
+    /// The present server of a slot.
     pub(crate) async fn server(&self, slot: u16) -> Result<Arc<Server>, Failure> {
         let topology = self.topology(Instant::now() + self.config.command_timeout).await?;
         topology.server(slot).cloned().ok_or_else(|| Failure::Topology("nobody has the slot".to_owned()))
@@ -279,7 +279,7 @@ impl Router {
         self.topology.read().clone().ok_or_else(|| Failure::Topology("the servers were asked just now".to_owned()))
     }
 
-    /// Asks the servers who has which slots, unless somebody just did.
+    /// Asks the servers for the assignment of slots, unless another task just did.
     pub(crate) async fn refresh(&self, deadline: Instant) -> Result<(), Failure> {
         let mut refreshed = self.refreshed.lock().await;
         let known = self.topology.read().is_some();
@@ -332,7 +332,7 @@ impl Router {
     }
 }
 
-/// The connection failed: was the call made or not?
+/// Decides whether a call on a failed connection may be made again.
 fn broken(call: &Call, open: &Open, failure: Failure, clustered: bool) -> Outcome {
     let not_done = matches!(failure, Failure::Connect { .. } | Failure::Replica { .. });
     let may_again = failure.is_of_connection() && ((call.repeatable && !open.repeated) || (not_done && clustered));

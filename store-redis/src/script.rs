@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use sha1::{Digest, Sha1};
 
-/// A Lua script, that servers know by the hash of its text.
+/// A Lua script, which servers know by the hash of its text.
 #[derive(Debug)]
 pub(crate) struct Script {
     pub(crate) text: &'static str,

@@ -1,4 +1,4 @@
-//! All scripts. Each of them touches the keys that it is given, which are in one slot.
+//! All scripts. Each touches only the keys that it is given, which are in one slot.
 
 use crate::script::Script;
 
@@ -6,7 +6,7 @@ macro_rules! scripts {
     ($($name:ident: $($file:literal)+;)*) => {
         $(pub(crate) static $name: Script = Script::new(concat!($(include_str!(concat!("lua/", $file)), "\n"),+));)*
 
-        /// What a server is told of when it is first connected to.
+        /// The scripts that every new connection loads.
         pub(crate) static ALL: &[&Script] = &[$(&$name),*];
     };
 }

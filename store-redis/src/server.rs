@@ -19,7 +19,7 @@ use crate::error::{Failure, leads_elsewhere};
 use crate::hello::{is_clustered, is_replica};
 use crate::scripts;
 
-/// After a failed attempt to connect others fail at once for so long.
+/// After a failed attempt to connect, other attempts fail at once for this long.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Requests that may wait to be written.
 const QUEUE: usize = 1024;
@@ -32,18 +32,18 @@ pub(crate) struct Server {
     /// Host and port, for messages.
     pub(crate) address: String,
     config: Arc<RedisConfig>,
-    /// One for each runtime that has calls: what is written and read on the thread that asks wakes no other one, and the
-    /// end of a runtime breaks nobody else's.
+    /// One for each runtime with calls: a call then wakes no other thread, and the end of a runtime breaks no other
+    /// runtime's connection.
     connections: RwLock<Vec<(Id, Connection)>>,
     connecting: tokio::sync::Mutex<Option<(Instant, Failure)>>,
-    /// How many connections were begun: each has its number.
+    /// Counts the connections; each gets its number from here.
     begun: AtomicU64,
-    /// The connections up to this number led to a server that takes no writes any more: all are given up at once, those on
-    /// which the bus hears, too, and no later one is.
+    /// The highest number of a connection that led to a server without writes. All connections up to it are given up at
+    /// once, those of the bus too, and no later one.
     left: Arc<AtomicU64>,
 }
 
-/// A connection that was made. Clones are the same one.
+/// An established connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Connection {
     inner: MultiplexedConnection,
@@ -51,11 +51,11 @@ pub(crate) struct Connection {
     number: u64,
     left: Arc<AtomicU64>,
     made: Instant,
-    /// Whether the server is one of a cluster's, which tells by itself where to go.
+    /// Whether the server belongs to a cluster, which redirects calls by itself.
     clustered: bool,
 }
 
-/// Goes with the task that drives a connection: at a disconnection, or with its runtime.
+/// Marks a connection as dead when its driving task ends: at a disconnection, or with its runtime.
 struct Ends(Arc<AtomicBool>);
 
 impl Drop for Ends {
@@ -69,12 +69,12 @@ impl Connection {
         self.alive.load(Ordering::Acquire) && self.number > self.left.load(Ordering::Acquire)
     }
 
-    /// Nobody uses it any more; what waits for an answer fails or times out.
+    /// Bars the connection from further use; pending requests fail or time out.
     pub(crate) fn give_up(&self) {
         self.alive.store(false, Ordering::Release);
     }
 
-    /// Sends commands at once and answers each, errors of the server among them.
+    /// Sends commands at once and returns an answer for each; a server error is an answer too.
     pub(crate) async fn request(
         &self,
         commands: &[&Cmd],
@@ -98,7 +98,7 @@ impl Connection {
             Ok(Err(error)) => Failure::requesting(address, &error),
             Err(_) => Failure::Timeout { address: address.to_owned() },
         };
-        // Whatever the next answer on it belongs to: a half-open connection would keep everybody waiting.
+        // Give the connection up, even if later answers might come: a half-open one would keep every caller waiting.
         self.give_up();
         Err(failure)
     }
@@ -119,7 +119,7 @@ impl Server {
         }
     }
 
-    /// Sends commands at once and answers each. Connects first if need be.
+    /// Sends commands at once and returns an answer for each. Connects first if need be.
     pub(crate) async fn request(&self, commands: &[&Cmd], deadline: Instant) -> Result<Vec<Value>, Failure> {
         let connection = self.connection(deadline).await?;
         let answers = connection.request(commands, &self.address, deadline).await?;
@@ -134,8 +134,8 @@ impl Server {
         Ok(answers)
     }
 
-    /// The server takes no writes: its address may lead to another one, so that everything connects anew. What waits for an
-    /// answer still gets it.
+    /// The server takes no writes: its address may lead to another server, so all connections are remade. Pending
+    /// requests still get their answers.
     fn leave(&self, found_on: &Connection, code: &str) {
         if found_on.clustered || !found_on.is_alive() {
             return;
@@ -173,16 +173,16 @@ impl Server {
         }
     }
 
-    /// The runtime's connection, if it lives. Runtimes may be called as others were that have ended: so did their
-    /// connections.
+    /// The runtime's connection, if it is alive. A runtime may have the id of an ended one, but the ended one's
+    /// connection is dead.
     fn connected(&self, runtime: Id) -> Option<Connection> {
         let connections = self.connections.read();
         let mut own = connections.iter().filter(|(id, connection)| *id == runtime && connection.is_alive());
         own.next().map(|(_, connection)| connection.clone())
     }
 
-    /// A new connection, for which the server has learnt all scripts. `hear` gets what the server sends unasked, and
-    /// must not block. A replica is refused, unless it is one of a cluster's.
+    /// Opens a connection and loads all scripts. `hear` gets the server's push messages and must not block. A replica
+    /// is refused, unless it belongs to a cluster.
     pub(crate) async fn connect(
         &self,
         hear: impl Fn(PushInfo) + Send + Sync + 'static,

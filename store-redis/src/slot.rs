@@ -1,6 +1,6 @@
-//! Which slot of a cluster a key is in (Redis Cluster specification, "Key distribution model").
+//! The slot of a key in a cluster (Redis Cluster specification, "Key distribution model").
 
-/// How many slots a cluster has.
+/// The number of slots in a cluster.
 pub(crate) const SLOTS: u16 = 16384;
 
 /// CRC16-CCITT (XMODEM).
@@ -27,7 +27,7 @@ mod tests {
     #[test]
     fn slots_are_those_of_the_specification() {
         assert_eq!(crc16(b"123456789"), 0x31C3);
-        // As CLUSTER KEYSLOT answers.
+        // The answers of CLUSTER KEYSLOT.
         assert_eq!(slot("foo"), 12182);
         assert_eq!(slot("user1000"), 3443);
     }

@@ -30,7 +30,7 @@ pub(crate) struct Inner {
     pub(crate) router: Router,
     pub(crate) random: Random,
     pub(crate) expiries: Expiries,
-    /// The nodes that hear in this process.
+    /// This process's nodes.
     buses: RwLock<Vec<Weak<Bus>>>,
 }
 
@@ -41,7 +41,7 @@ impl Inner {
         buses.push(Arc::downgrade(bus));
     }
 
-    /// Redis acknowledged a publication: the nodes of this process that hear its topic note how far it came.
+    /// Redis acknowledged a publication: this process's nodes with its topic note the position.
     pub(crate) fn acknowledged(&self, topic: &Topic, position: Position) {
         for bus in self.buses.read().iter().filter_map(Weak::upgrade) {
             bus.acknowledged(topic, position);
@@ -56,7 +56,7 @@ impl fmt::Debug for RedisStore {
 }
 
 impl RedisStore {
-    /// A store that connects when it is first used.
+    /// A store that connects at its first use.
     #[must_use]
     pub fn new(config: RedisConfig) -> Self {
         let config = Arc::new(config);
@@ -73,7 +73,7 @@ impl RedisStore {
     }
 }
 
-/// Whole milliseconds, as scripts count: at least one, and less than Redis' own arithmetic ends at.
+/// Whole milliseconds for scripts: at least one, and within the range of Redis' own arithmetic.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     const CENTURY: u64 = 100 * 366 * 24 * 3600 * 1000;
     u64::try_from(duration.as_millis()).unwrap_or(CENTURY).clamp(1, CENTURY)

@@ -1,4 +1,4 @@
-//! Who has which slots.
+//! The assignment of slots to servers.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::slot::SLOTS;
 /// The servers that hold the data.
 #[derive(Debug, Clone)]
 pub(crate) enum Topology {
-    /// One server has everything.
+    /// One server has all slots.
     Single(Arc<Server>),
     Cluster(Cluster),
 }
@@ -36,8 +36,8 @@ impl Topology {
 }
 
 impl Cluster {
-    /// Of what CLUSTER SLOTS answers: first slot, last slot, the master, its replicas. `find` makes a server of host and
-    /// port; an empty host is that of the server that was asked.
+    /// Parses the answer of CLUSTER SLOTS: first slot, last slot, the master, its replicas. `find` returns the server
+    /// of a host and port; an empty host is that of the server that answered.
     pub(crate) fn parse(answer: Value, mut find: impl FnMut(&str, u16) -> Arc<Server>) -> Result<Self, Foreign> {
         let mut cluster = Self { servers: Vec::new(), slots: vec![NOBODY; usize::from(SLOTS)].into() };
         for range in list(answer)? {
@@ -54,7 +54,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// One slot has moved.
+    /// Notes that one slot has moved.
     pub(crate) fn moved(&mut self, slot: u16, server: &Arc<Server>) {
         self.slots[usize::from(slot)] = self.index(server);
     }

@@ -1,4 +1,5 @@
-//! What one turn of a connection's task may do, on a socket in memory: many small units are as bounded as few big ones.
+//! The limits of one turn of a connection's task, on a socket in memory: many small units are as bounded as few big
+//! ones.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ fn endpoint() -> Endpoint {
     Endpoint::new("a", "/a").public().limits(limits)
 }
 
-/// A connection that nobody runs, and the client's end of its socket, which takes nothing from the server yet.
+/// A connection that no task runs, and the client's end of its socket, which reads nothing yet.
 async fn connection(endpoint: Endpoint) -> (Connection, DuplexStream) {
     let app = App::new().endpoint(endpoint).store(MemoryStore::new()).build().expect("it is well formed");
     app.start().await.expect("the node starts");
@@ -38,7 +39,7 @@ async fn connection(endpoint: Endpoint) -> (Connection, DuplexStream) {
     (connection, client)
 }
 
-/// A socket whose other side takes nothing.
+/// A socket with another end that reads nothing.
 struct Unwritable(DuplexStream);
 
 impl AsyncRead for Unwritable {
@@ -67,7 +68,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     [&[first, 0x80 | length, 0, 0, 0, 0], payload].concat()
 }
 
-/// Lets the connection do what it does in one turn.
+/// Runs one turn of the connection.
 fn turn(connection: &mut Connection) {
     assert!(Pin::new(connection).now_or_never().is_none(), "the connection goes on");
 }
@@ -91,7 +92,7 @@ async fn pongs_to_many_pings_are_bounded() {
     connection.open(&mut Context::from_waker(std::task::Waker::noop()));
     for _ in 0..20 {
         let pings = frame(0x89, &[b'x'; 100]).repeat(300);
-        // Who does not read its pongs is not read from either.
+        // The node stops reading from a client that does not read its pongs.
         let _ = client.write_all(&pings).now_or_never();
         turn(&mut connection);
         assert!(connection.peer.waiting() < QUEUE + 200);

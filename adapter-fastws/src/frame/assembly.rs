@@ -9,7 +9,7 @@ use super::violation::Violation;
 pub(super) struct Assembly {
     text: bool,
     data: Vec<u8>,
-    /// How much of a text is known to be UTF-8; what follows is at most the beginning of one character.
+    /// The length of the text that is known to be UTF-8; at most the beginning of one character follows.
     valid: usize,
 }
 

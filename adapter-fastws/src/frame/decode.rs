@@ -9,10 +9,10 @@ use super::incoming::Incoming;
 use super::pieces::Pieces;
 use super::violation::Violation;
 
-/// Decodes what one client sends. It does no I/O, and has no heap while nothing is unfinished.
+/// Decodes a client's bytes. It does no I/O, and needs no heap between messages.
 #[derive(Debug)]
 pub(crate) struct Decoder {
-    /// The beginning of a frame; after a break, all that was not decoded.
+    /// The beginning of a frame; after a break, all bytes that are not decoded yet.
     carry: BytesMut,
     assembly: Option<Box<Assembly>>,
     max_message: usize,
@@ -21,28 +21,28 @@ pub(crate) struct Decoder {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// All that had arrived whole is decoded.
+    /// All complete frames are decoded.
     Drained,
-    /// The taker wanted no more for now.
+    /// `take` has broken off.
     Stopped,
     /// A close frame or a violation has ended the stream.
     Ended,
 }
 
 impl Decoder {
-    /// `max_message` is in bytes of payload, over all fragments of a message.
+    /// `max_message` limits the payload of a message in bytes, all fragments together.
     pub(crate) fn new(max_message: usize) -> Self {
         Self { carry: BytesMut::new(), assembly: None, max_message, phase: Phase::Drained }
     }
 
-    /// Decodes what has arrived whole and hands it to `take`, in order.
+    /// Decodes the complete frames and hands them to `take`, in order.
     ///
-    /// When `take` breaks, the rest is copied and kept; `decode(&[], …)` goes on from there. After a close frame or a violation
-    /// nothing is decoded any more, and whatever else comes is dropped.
+    /// When `take` breaks, the rest is copied and kept; `decode(&[], …)` goes on from there. After a close frame or a
+    /// violation the decoder drops all further bytes.
     ///
     /// # Errors
     ///
-    /// What the client broke. The messages before it have been handed over.
+    /// The client's violation. All messages before it have been handed over.
     pub(crate) fn decode(
         &mut self,
         chunk: &[u8],
@@ -66,7 +66,7 @@ impl Decoder {
         result.map(drop)
     }
 
-    /// Whether the client is between two messages, with nothing of the next one here.
+    /// Whether the decoder is between two messages and holds no byte of the next one.
     pub(crate) fn is_idle(&self) -> bool {
         self.carry.is_empty() && self.assembly.is_none()
     }
@@ -76,20 +76,20 @@ impl Decoder {
         self.assembly.is_some()
     }
 
-    /// Whether `take` has broken off and there are bytes to go on with.
+    /// Whether `take` has broken off and bytes are left.
     pub(crate) fn has_pending(&self) -> bool {
         self.phase == Phase::Stopped && !self.carry.is_empty()
     }
 
-    /// Bytes of heap reserved for what is unfinished.
+    /// Bytes of heap for unfinished messages.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         let assembly = self.assembly.as_ref().map_or(0, |assembly| size_of::<Assembly>() + assembly.capacity());
         self.carry.capacity() + assembly
     }
 
-    /// Keeps the beginning of a frame. If frames went before it, it gets an allocation of just its size: the client decides how
-    /// long it stays.
+    /// Keeps the beginning of a frame. If frames went before it, it gets an allocation of its exact size: the client
+    /// decides how long it stays.
     fn keep_partial(&mut self, consumed: usize, chunk: &[u8]) {
         if consumed == 0 {
             self.carry.extend_from_slice(chunk);
@@ -103,7 +103,7 @@ impl Decoder {
         }
     }
 
-    /// Keeps what was not decoded, in place where it can: it may be taken one message at a time.
+    /// Keeps the bytes that are not decoded, in place where possible: `take` may want one message at a time.
     fn keep_rest(&mut self, consumed: usize, chunk: &[u8]) {
         if let Some(skipped) = consumed.checked_sub(self.carry.len()) {
             self.carry = BytesMut::from(&chunk[skipped..]);
@@ -114,7 +114,7 @@ impl Decoder {
     }
 }
 
-/// Counts in `consumed` the bytes of the frames that were decoded.
+/// Counts the bytes of decoded frames in `consumed`.
 fn run(
     bytes: Pieces<'_>,
     consumed: &mut usize,
@@ -154,7 +154,7 @@ fn run(
             OpCode::Pong => Incoming::Pong,
             OpCode::Close => {
                 let close = close(&payload.unmasked())?;
-                // Whether the taker wants more is no question any more.
+                // The stream ends here, so a break of `take` changes nothing.
                 let _ = take(Incoming::Close(close));
                 return Ok(Phase::Ended);
             }

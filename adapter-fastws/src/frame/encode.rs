@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use fastwebsockets::OpCode;
 
-/// The most a control frame carries.
+/// The longest payload of a control frame.
 const MAX_CONTROL: usize = 125;
 
 fn control(opcode: OpCode, parts: &[&[u8]]) -> Bytes {
@@ -21,12 +21,12 @@ pub(crate) fn ping() -> Bytes {
     Bytes::from_static(&[0x89, 0])
 }
 
-/// Answers a ping with what it carried, at most 125 bytes.
+/// Answers a ping with its payload, at most 125 bytes.
 pub(crate) fn pong(payload: &[u8]) -> Bytes {
     control(OpCode::Pong, &[payload])
 }
 
-/// Closes; without a code the payload is empty. A reason that does not fit is cut between two characters.
+/// A close frame; without a code its payload is empty. A reason that is too long is cut between two characters.
 pub(crate) fn close(code: Option<u16>, reason: &str) -> Bytes {
     match code {
         Some(code) => {

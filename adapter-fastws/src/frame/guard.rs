@@ -5,7 +5,7 @@ use super::violation::Violation;
 /// The longest header of a client: two bytes, a 64-bit length, the mask.
 pub(super) const MAX_HEADER: usize = 14;
 
-/// The header of a frame that may be given to the parser.
+/// A valid header of a frame.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub(super) fin: bool,
@@ -22,10 +22,11 @@ impl Header {
     }
 }
 
-/// Checks the header at the start of `bytes` (RFC 6455 §5.2, §5.4, §5.5); `None` if its length has not arrived. The mask may be missing.
+/// Checks the header at the start of `bytes` (RFC 6455 §5.2, §5.4, §5.5); `None` if its length has not arrived. The
+/// mask may be missing.
 ///
-/// `assembled` is the length so far of an unfinished fragmented message. What is wrong is told as soon as its bytes are there, and
-/// what a shorter prefix shows always comes first, so that the verdict does not depend on how the bytes were cut.
+/// `assembled` is the length so far of an unfinished fragmented message. A violation is reported as soon as its bytes
+/// have arrived, and always before one that needs more bytes. So the verdict does not depend on the chunks.
 #[inline]
 pub(super) fn check(bytes: &[u8], assembled: Option<usize>, max_message: usize) -> Result<Option<Header>, Violation> {
     let &[first, second, ref rest @ ..] = bytes else {

@@ -1,20 +1,21 @@
-//! The wire format of RFC 6455 as a server sees it: what clients send is decoded, what we send is encoded.
+//! The wire format of RFC 6455 on a server: decodes the frames of clients, encodes our own.
 //!
-//! fastwebsockets parses and unmasks, but its reader trusts its peer in ways a server must not (`tests::upstream` holds the
-//! list), and a check before it has parsed the header by the time the reader would. So of fastwebsockets the opcodes and the
-//! unmasking are used, and each frame passes three stages:
+//! fastwebsockets parses and unmasks frames, but its reader trusts its peer in ways that a server must not
+//! (`tests::upstream` lists them). A check before its reader would have parsed the header already. So the decoder uses
+//! only its opcodes and its unmasking, and each frame passes three stages:
 //!
-//! 1. `guard` checks the header, and waits until the frame is whole;
-//! 2. `pieces` copies the payload out of the chunk, a text into a buffer that earlier ones have used, and unmasks it there;
-//! 3. `assembly` joins fragments, with the limit on the message and not on the frame.
+//! 1. `guard` checks the header, and waits until the frame is complete;
+//! 2. `pieces` copies the payload out of the chunk, a text into a reused buffer, and unmasks it there;
+//! 3. `assembly` joins fragments, and limits the message rather than the frame.
 //!
-//! In instructions a message of 32 bytes, beside `read_frame` over the same bytes in memory, behind the same guard and with a reader for each
-//! chunk (a kept one would hold its 8 KiB buffer, and in time a read future, for each idle connection):
+//! The instructions for a message of 32 bytes, compared with `read_frame` over the same bytes in memory. `read_frame`
+//! runs behind the same guard, with a new reader for each chunk. A kept reader would hold an 8 KiB buffer, and in time
+//! a read future, for each idle connection.
 //!
 //! | | 16 a chunk | 1 a chunk |
 //! |---|---|---|
 //! | this decoder | 375 | 472 |
-//! | guard and `read_frame`, and a copy for who keeps the message | 743 | 1440 |
+//! | guard and `read_frame`, and a copy for a taker that keeps the message | 743 | 1440 |
 
 mod assembly;
 mod decode;

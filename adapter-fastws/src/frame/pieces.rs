@@ -4,7 +4,7 @@ use strait_core::Inbound;
 use super::guard::{Header, MAX_HEADER};
 use super::violation::Violation;
 
-/// Bytes that lie in two pieces: what an earlier chunk left over, and the chunk.
+/// Bytes in two pieces: the rest of an earlier chunk, and the chunk.
 #[derive(Clone, Copy)]
 pub(super) struct Pieces<'a> {
     pub(super) carry: &'a [u8],
@@ -16,7 +16,7 @@ impl<'a> Pieces<'a> {
         self.carry.len() + self.chunk.len()
     }
 
-    /// The bytes from `at` on, as many as a header can have, joined in `scratch` where they lie in both pieces.
+    /// At most a header's length of bytes from `at` on, joined in `scratch` if they lie in both pieces.
     #[inline]
     pub(super) fn peek(self, at: usize, scratch: &'a mut [u8; MAX_HEADER]) -> &'a [u8] {
         let Self { carry, chunk } = self;
@@ -33,7 +33,7 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    /// The payload of the whole frame that begins at `at`.
+    /// The payload of the complete frame at `at`.
     pub(super) fn payload(self, at: usize, header: &Header, mask: [u8; 4]) -> Masked<'a> {
         let (from, to) = (at + header.head, at + header.frame_len());
         let Self { carry, chunk } = self;
@@ -44,7 +44,7 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// A payload as it came, in two pieces.
+/// A masked payload, in two pieces.
 pub(super) struct Masked<'a> {
     front: &'a [u8],
     back: &'a [u8],
@@ -64,7 +64,7 @@ impl Masked<'_> {
         unmask(&mut bytes[start..], self.mask);
     }
 
-    /// The unmasked payload, in an allocation of its size: whoever takes it may keep it.
+    /// The unmasked payload, in an allocation of its exact size: a handler may keep it.
     pub(super) fn unmasked(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.len());
         self.append_to(&mut bytes);

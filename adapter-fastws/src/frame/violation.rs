@@ -1,4 +1,4 @@
-/// Why a connection must end: what its client broke.
+/// The rule that a client broke: its connection must end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Violation {
     ReservedBits,

@@ -1,5 +1,5 @@
-//! Pieces that wait, in order, with an index of each topic's events and notices: what is dropped is found at once,
-//! however much waits.
+//! A client's queued frames in order, with an index of each topic's events and notices. The index finds an event to
+//! drop at once, however long the queue is.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::IoSlice;
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use foldhash::fast::RandomState;
 use strait_core::Topic;
 
-/// What an event or a notice counts at least, in bytes: about what its place here takes.
+/// An event or a notice counts at least this many bytes: its place in the queue takes about as much memory.
 pub(super) const LEAST: usize = 48;
-/// Below so many pieces, holes are not worth closing.
+/// A shorter queue is never compacted: closing its holes is not worth the copy.
 const FEW: usize = 32;
 
 #[derive(Debug)]
@@ -21,20 +21,20 @@ pub(super) struct Piece {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A reply, a direct send, a control frame: never dropped.
+    /// A reply, a direct send or a control frame: never dropped.
     Kept,
-    /// Replies and small events: not dropped either, but a notice before it says nothing of what is lost after it.
+    /// Replies and small events in one piece: never dropped. A notice before it does not cover losses after it.
     Mixed,
-    /// May be dropped.
+    /// An event: may be dropped.
     Event(Topic),
-    /// Stands for dropped events.
+    /// A notice that stands for dropped events.
     Gap(Topic),
-    /// What has been dropped; never the first piece.
+    /// The empty place of a dropped piece; never the first piece.
     Hole,
 }
 
 impl Kind {
-    /// What a piece counts beyond its bytes.
+    /// The bytes that a piece counts against the limit beyond its length.
     fn padding(&self, length: usize) -> usize {
         if matches!(self, Self::Event(_) | Self::Gap(_)) { LEAST.saturating_sub(length) } else { 0 }
     }
@@ -44,26 +44,26 @@ impl Kind {
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     pub(super) pieces: VecDeque<Piece>,
-    /// How much of the first piece has been written.
+    /// Bytes of the first piece that the socket has taken.
     written: usize,
-    /// What is left to write.
+    /// Bytes left to write.
     bytes: usize,
     padding: usize,
-    /// The number of the first piece; each next one has the next number.
+    /// The number of the first piece; the pieces after it count up from there.
     base: u64,
-    /// Made for the first event or notice.
+    /// Created at the first event or notice.
     index: Option<Box<Index>>,
 }
 
 #[derive(Debug, Default)]
 struct Index {
     topics: HashMap<Topic, Marks, RandomState>,
-    /// Counts the mixed pieces.
+    /// Counts the mixed pieces that were pushed.
     era: u32,
     holes: usize,
-    /// No piece before this number is an event that can be dropped.
+    /// No piece with a lower number is an event that can be dropped.
     oldest: u64,
-    /// How many pieces were looked at in order to drop some.
+    /// Counts the pieces that a drop visited.
     #[cfg(test)]
     pub(super) looked_at: usize,
 }
@@ -79,7 +79,7 @@ struct Marks {
 struct Mark {
     number: u64,
     gap: bool,
-    /// Between two marks of one era there is no mixed piece.
+    /// Two marks of one era have no mixed piece between them.
     era: u32,
 }
 
@@ -88,12 +88,12 @@ impl Queue {
         self.pieces.is_empty()
     }
 
-    /// What is left to write, in bytes.
+    /// Bytes left to write.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// What it counts against the limit.
+    /// The queue's share of the client's limit, in bytes.
     pub(super) fn cost(&self) -> usize {
         self.bytes + self.padding
     }
@@ -115,14 +115,14 @@ impl Queue {
         self.pieces.push_back(Piece { bytes, kind });
     }
 
-    /// Whether a notice at the end of what waits of a topic stands for what is lost now.
+    /// Whether the last notice of a topic also covers an event that is lost now.
     pub(super) fn is_told(&self, topic: &Topic) -> bool {
         let Some(index) = &self.index else { return false };
         let last = index.topics.get(topic).and_then(|marks| marks.all.back());
         last.is_some_and(|last| last.gap && last.era == index.era)
     }
 
-    /// Drops what waits of a topic, but for what the client has begun to read.
+    /// Drops the topic's events, except one that the client has begun to read.
     pub(super) fn drop_topic(&mut self, topic: &Topic, notice: impl Fn(&Topic) -> Bytes) {
         let begun = self.begun();
         loop {
@@ -134,8 +134,8 @@ impl Queue {
         self.close_holes();
     }
 
-    /// Drops waiting events, the oldest first, until what waits counts no more than `most`; a notice of the gap stands where
-    /// the first of a run was.
+    /// Drops events, the oldest first, until the queue counts at most `most`. A notice takes the place of the first
+    /// event of each run of losses.
     pub(super) fn drop_oldest(&mut self, most: usize, notice: impl Fn(&Topic) -> Bytes) {
         let begun = self.begun();
         while self.cost() > most {
@@ -174,9 +174,9 @@ impl Queue {
         marks.events -= 1;
         let era = marks.all[at].era;
         let stands_for = |mark: &Mark| mark.gap && mark.era == era;
-        // Directly before dropped events of its topic a notice already stands for them.
+        // A notice directly before this event already covers it.
         let told = at > 0 && stands_for(&marks.all[at - 1]);
-        // What was between this one and an earlier one has just been dropped.
+        // The events between this one and the next notice have just been dropped, so the notice is no longer needed.
         let superfluous = marks.all.get(at + 1).filter(|next| stands_for(next)).map(|next| next.number);
         if superfluous.is_some() {
             marks.all.remove(at + 1);
@@ -199,7 +199,7 @@ impl Queue {
         }
     }
 
-    /// Puts something in the place of what waits untouched.
+    /// Replaces a piece that the socket has not begun to take.
     fn put(&mut self, number: u64, bytes: Bytes, kind: Kind) {
         let piece = &mut self.pieces[(number - self.base) as usize];
         self.bytes = self.bytes + bytes.len() - piece.bytes.len();
@@ -207,7 +207,7 @@ impl Queue {
         *piece = Piece { bytes, kind };
     }
 
-    /// Once they are more than what waits, so that each costs a fixed share of it.
+    /// Removes the holes once they outnumber the other pieces: each hole then costs constant time.
     fn close_holes(&mut self) {
         while self.pieces.front().is_some_and(|first| first.kind == Kind::Hole) {
             self.pop();
@@ -235,14 +235,14 @@ impl Queue {
         }
     }
 
-    /// What comes first, as slices.
+    /// The next bytes to write, as slices.
     pub(super) fn slices(&self) -> impl Iterator<Item = IoSlice<'_>> {
         let waiting = self.pieces.iter().filter(|piece| piece.kind != Kind::Hole);
         let from = std::iter::once(self.written).chain(std::iter::repeat(0));
         waiting.zip(from).map(|(piece, from)| IoSlice::new(&piece.bytes[from..]))
     }
 
-    /// Takes out what has been written; tells how much of it was none of this.
+    /// Removes written bytes from the queue; returns how many of `taken` were beyond its end.
     pub(super) fn advance(&mut self, mut taken: usize) -> usize {
         while let Some(first) = self.pieces.front() {
             let rest = first.bytes.len() - self.written;
@@ -259,7 +259,7 @@ impl Queue {
         taken
     }
 
-    /// Gives the memory of an empty queue back.
+    /// Frees the memory of an empty queue.
     pub(super) fn shrink(&mut self) {
         if self.is_empty() && (self.pieces.capacity() > 0 || self.index.is_some()) {
             *self = Self::default();
@@ -312,7 +312,7 @@ impl Queue {
         self.index.as_ref().map_or(0, |index| index.looked_at)
     }
 
-    /// The accounts are right, and the index is what one made anew would be.
+    /// Checks that the byte counts are right and that the index equals a rebuilt one.
     pub(super) fn check(&self) {
         let sum: usize = self.pieces.iter().map(|piece| piece.bytes.len()).sum();
         assert_eq!(self.bytes, sum - self.written);

@@ -1,4 +1,4 @@
-//! What goes in comes out in order, whatever the socket takes; what is left out is told.
+//! Frames come out in order for every behaviour of the socket; a notice tells of missing ones.
 
 mod load;
 mod property;
@@ -32,7 +32,7 @@ impl Outbox {
         self.event(&topic(name), text(message).bytes(), policy);
     }
 
-    /// Writes `most` bytes; the socket then takes no more if anything is left.
+    /// Writes at most `most` bytes; the socket is then full if anything is left.
     fn take(&mut self, most: usize, into: &mut Vec<u8>) {
         self.write(|slices| {
             let all = joined(slices);
@@ -51,7 +51,7 @@ impl Outbox {
         }
     }
 
-    /// The accounts are right, and no two notices stand for one run.
+    /// Checks the byte counts, and that no two notices stand for one run of losses.
     fn check(&self) {
         self.queue.check();
         let mut told: Vec<&Topic> = Vec::new();
@@ -69,7 +69,7 @@ impl Outbox {
     }
 }
 
-/// What a client reads: texts as they are, control frames by their opcode.
+/// The client's view: texts as they are, control frames by their opcode.
 fn read(mut bytes: &[u8]) -> Vec<String> {
     let mut read = Vec::new();
     while let [first, second, rest @ ..] = bytes {
@@ -104,7 +104,7 @@ fn check(mut outbox: Outbox, expected: &[&str]) {
 const GAP_A: &str = r#"{"gap":{"topic":"a"}}"#;
 const GAP_B: &str = r#"{"gap":{"topic":"b"}}"#;
 
-/// An outbox whose socket has just taken no more, with `waiting` in front of what comes.
+/// An outbox with a full socket; `waiting` is in front of all later frames.
 fn blocked(waiting: &str) -> Outbox {
     let mut outbox = Outbox::new();
     outbox.say(waiting);
@@ -112,7 +112,7 @@ fn blocked(waiting: &str) -> Outbox {
     outbox
 }
 
-/// What comes after the first frame, of which a byte has gone.
+/// Checks the frames behind the first one, of which the socket has taken a byte.
 fn check_blocked(mut outbox: Outbox, waiting: &str, expected: &[&str]) {
     let mut out = text(waiting).bytes()[..1].to_vec();
     outbox.check();
@@ -205,7 +205,7 @@ fn the_oldest_are_dropped_first_and_told_of_once() {
         assert!(outbox.cost() <= 240);
     }
     outbox.say("a reply");
-    // Each time a quarter of the limit more than is needed is dropped.
+    // Each drop frees a quarter of the limit more than is needed.
     check_blocked(outbox, "first", &[GAP_A, &message(17), &message(18), &message(19), "a reply"]);
 }
 

@@ -24,7 +24,7 @@ async fn a_task_that_has_had_its_turn_is_no_full_socket() {
     assert!(!peer.out.lock().outbox.blocked);
 }
 
-/// Woken or not.
+/// Whether the task was woken.
 #[derive(Default)]
 struct Woken(std::sync::atomic::AtomicBool);
 

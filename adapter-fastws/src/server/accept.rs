@@ -29,7 +29,7 @@ use strait_core::{Throttled, in_full};
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// After so many sockets those that are there already get their turn: however many come at once, each is worth some hundred
+/// After this many new sockets the existing ones get their turn: each new socket costs as much as some hundred
 /// messages.
 const AT_ONCE: usize = 4;
 
@@ -47,7 +47,7 @@ pub(super) struct Accept {
     pub(super) tls: Option<tokio_rustls::TlsAcceptor>,
 }
 
-/// How requests are read. Each socket has a timer of its own, which knows the limits (`heads`).
+/// Configures how requests are read. Each socket has its own timer, which applies the limits (`heads`).
 pub(super) fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(Duration::ZERO).max_buf_size(MAX_HEAD);
@@ -74,7 +74,7 @@ impl Accept {
                 }
                 Err(error) if is_of_one_socket(&error) => {}
                 Err(error) => {
-                    // Out of descriptors or memory: others must end first.
+                    // Out of descriptors or memory: other sockets must end first.
                     if let Some(count) = failures.count() {
                         let hint = is_out_of_descriptors(&error).then_some("raise the limit of open files");
                         tracing::error!(count, error = %in_full(&error), hint, "sockets cannot be accepted");
@@ -92,7 +92,7 @@ impl Accept {
         ticket: Arc<Ticket>,
     ) -> Option<Box<Connection>> {
         tokio::select! {
-            // What has come already is read before the socket makes room.
+            // Read the bytes that have already come before the socket makes room.
             biased;
             connection = self.answer_all(socket, remote, &ticket) => connection,
             () = ticket.given_up() => {
@@ -121,9 +121,9 @@ impl Accept {
         self.answer(socket, remote, ticket, Wire::Tcp).await
     }
 
-    /// Answers requests until one has become a connection, or the socket has ended.
+    /// Answers requests until one becomes a connection, or the socket ends.
     ///
-    /// In a box of its own: what is made and given back for each socket is to be of a size that the allocator keeps at hand.
+    /// In a box of its own: the allocations for each socket should have a size that the allocator keeps at hand.
     fn answer<'a, S>(
         &'a self,
         stream: S,
@@ -139,7 +139,7 @@ impl Accept {
             let service = Arc::clone(&self.router).of(remote, Arc::clone(ticket), Arc::clone(&opened));
             let limit = self.limits.handshake;
             let mut stage = self.stage.clone();
-            // While draining a socket gets one answer, which says that there are no more.
+            // During a drain a socket gets one answer, which tells the client that it is the last.
             let mut drains = *stage.borrow() >= Stage::Drain;
             let (stream, mut http) = heads::timed(stream, &self.http, &self.limits);
             let mut connection = http.keep_alive(!drains).serve_connection(TokioIo::new(stream), service);
@@ -154,8 +154,8 @@ impl Accept {
                         return Poll::Ready(result.is_ok());
                     }
                     if opened.lock().is_some() {
-                        // It is let in and has yet to take its answer, which hyper would drop if it were told to end here:
-                        // `who_does_not_take_its_answer_leaves_nothing`.
+                        // The client is admitted but has yet to take its answer, which hyper would drop if it ended
+                        // here: `who_does_not_take_its_answer_leaves_nothing`.
                         let late = late.get_or_insert_with(|| Box::pin(sleep(limit)));
                         ready!(late.as_mut().poll(cx));
                         tracing::debug!("a client did not take the answer to its handshake");
@@ -182,7 +182,7 @@ impl Accept {
     }
 }
 
-/// The connection that has come of a socket's requests; else the socket.
+/// The connection that a handshake on this socket has led to; else the socket.
 fn passed<S>(
     requests: http1::Connection<TokioIo<Watched<S>>, Connected>,
     opened: &Mutex<Passed>,
@@ -198,13 +198,13 @@ where
     Ok(opened.connect(wire(stream), &parts.read_buf))
 }
 
-/// Where a handshake was refused hyper leaves it to us to say, by TLS, that this is the end.
+/// After a refused handshake hyper leaves the end of the TLS stream to us.
 async fn say_the_end(mut stream: impl AsyncWrite + Unpin, limit: Duration) {
     drop(timeout(limit, stream.shutdown()).await);
 }
 
-/// Lets all sockets that are accepted write small messages at once: they have it from the listener, without a system call each
-/// (`accepted_sockets_have_no_delay`).
+/// Disables the delay of small writes for all accepted sockets: they inherit it from the listener, without a system
+/// call each (`accepted_sockets_have_no_delay`).
 fn without_delay(listener: &TcpListener) {
     if let Err(error) = SockRef::from(listener).set_tcp_nodelay(true) {
         tracing::warn!(error = %in_full(&error), "small messages may be late, TCP_NODELAY could not be set");
@@ -272,7 +272,7 @@ mod tests {
         drop(client);
     }
 
-    /// Its kernel, a small one, takes the beginning of the answer.
+    /// The client's small kernel buffer takes the beginning of the answer.
     #[tokio::test]
     async fn who_does_not_take_its_answer_leaves_nothing() {
         for drains in [false, true] {

@@ -1,21 +1,22 @@
-//! Descriptors for all sockets there may be, before they come.
+//! Reserves descriptors for all allowed sockets in advance.
 
 use super::ServerLimits;
 
-/// Raises the soft limit of open files as far as the sockets that are allowed need it and the hard one lets it, and has the kernel make
-/// its table of descriptors long enough. The table grows by doubling, and in a process of several threads whoever opens the
-/// descriptor that it grows for waits 10 to 20 ms (Linux: `expand_fdtable` waits for RCU): so would all connections of an
-/// accepting thread.
+/// Raises the soft limit of open files towards the number of allowed sockets, within the hard limit. Then makes the
+/// kernel grow its table of descriptors. The table doubles when it is full. In a process of several threads the thread
+/// that opens the next descriptor then waits 10 to 20 ms (Linux: `expand_fdtable` waits for RCU). On an accepting
+/// thread all connections would wait with it.
 #[cfg(unix)]
 pub(super) fn reserve(limits: &ServerLimits, listener: &impl std::os::fd::AsFd) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-    /// What a process has open besides.
+    /// Other open files of a process.
     const OTHERS: u64 = 256;
-    /// A place takes nine bytes of the kernel's: a limit may be there to say that there is none.
+    /// The longest table to reserve. An entry takes nine bytes in the kernel, and a huge limit may only mean "no
+    /// limit".
     const LONGEST: u64 = 1 << 20;
 
-    // Each handshake that is being answered has let another socket in.
+    // Each handshake frees a place among the waiting sockets, which another socket takes.
     let handshakes = (limits.handshakes as u64).saturating_mul(2);
     let wanted = OTHERS.saturating_add(limits.connections as u64).saturating_add(handshakes);
     let limit = getrlimit(Resource::Nofile);
@@ -27,7 +28,7 @@ pub(super) fn reserve(limits: &ServerLimits, listener: &impl std::os::fd::AsFd) 
     if most < wanted {
         tracing::warn!(limit = most, wanted, "the limit of open files is too low for the connections that are allowed");
     }
-    // Its place is given back at once, the table's length stays.
+    // The descriptor is closed at once, but the table keeps its length.
     let last = most.min(wanted).min(LONGEST).saturating_sub(1) as i32;
     if let Err(error) = rustix::io::fcntl_dupfd_cloexec(listener, last) {
         tracing::debug!(%error, last, "the table of descriptors grows as it must");
@@ -44,7 +45,7 @@ mod tests {
     #[test]
     fn the_table_is_long_enough_before_the_sockets_come() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
-        // Less than the usual hard limit, more than the usual soft one and any table yet.
+        // Less than the usual hard limit, more than the usual soft limit and any existing table.
         let limits = ServerLimits { connections: 3_000, ..ServerLimits::default() };
         reserve(&limits, &listener);
         let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");

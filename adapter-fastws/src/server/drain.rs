@@ -8,11 +8,11 @@ use super::ServerLimits;
 use crate::peer::flag;
 use crate::registry::Registry;
 
-/// No connection waits longer for its turn.
+/// The longest spread of a drain for each connection.
 const MOST_A_CONNECTION: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// How far a server has come.
+/// The stages of a server's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
 pub(super) enum Stage {
     Serve,
@@ -25,8 +25,8 @@ pub(super) enum Stage {
 pub struct ServerHandle(pub(super) watch::Sender<Stage>);
 
 impl ServerHandle {
-    /// Lets nobody in any more, lets running handlers finish, closes connections with 1012, spread over some time, and
-    /// then ends the server.
+    /// Admits no client any more, lets running handlers finish, closes connections with 1012 over some time, and then
+    /// ends the server.
     pub fn drain(&self) {
         self.0.send_if_modified(|stage| {
             let drains = *stage == Stage::Serve;
@@ -37,7 +37,7 @@ impl ServerHandle {
         });
     }
 
-    /// Ends the server at once: connections are cut.
+    /// Ends the server at once, and cuts its connections.
     pub fn stop(&self) {
         self.0.send_replace(Stage::Stop);
     }
@@ -64,14 +64,14 @@ impl ServerHandle {
     }
 }
 
-/// Waits for the stage, says so by `begins`, then drains; ends when all connections have ended, or may wait no longer.
+/// Waits for the stage, calls `begins`, then drains; returns when all connections have ended or the time is over.
 pub(super) async fn when_told(
     mut stage: watch::Receiver<Stage>,
     registry: &Arc<Registry>,
     limits: &ServerLimits,
     begins: impl FnOnce(),
 ) {
-    // The sender lives as long as the server; without it there is nothing to wait for either.
+    // The sender lives as long as the server; without a sender there is no need to wait either.
     let _ = stage.wait_for(|stage| *stage >= Stage::Drain).await;
     begins();
     registry.begin_drain();
@@ -80,7 +80,7 @@ pub(super) async fn when_told(
         () = async { drop(stage.wait_for(|stage| *stage == Stage::Stop).await.map(drop)) } => {}
     }
     registry.peers().iter().for_each(|peer| peer.flag(flag::STOP));
-    // Their tasks are woken; they look at the flag and end.
+    // The woken tasks see the flag and end.
     let _ = timeout(Duration::from_secs(1), gone(registry)).await;
 }
 

@@ -1,5 +1,5 @@
-//! Time limits of requests' heads. hyper has one limit for both a head and the pause before it. A pause may be longer
-//! here: load balancers reuse sockets that were quiet for a minute, while a head in drops is cut off in seconds.
+//! Time limits of requests' heads. hyper has one limit for both a head and the pause before it. Here a pause may be
+//! longer: load balancers reuse sockets after a minute of silence. A head that comes in drops is cut off in seconds.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -29,7 +29,7 @@ pub(super) fn timed<S>(stream: S, http: &http1::Builder, limits: &ServerLimits) 
     (Watched { stream, came }, http)
 }
 
-/// A socket that notes that bytes came.
+/// A socket that notes when bytes come.
 pub(super) struct Watched<S> {
     stream: S,
     came: Arc<AtomicBool>,
@@ -41,16 +41,16 @@ impl<S> Watched<S> {
     }
 }
 
-/// hyper asks it for a timer whenever it begins to wait for a head, and for nothing else.
+/// hyper asks this clock for a timer whenever it begins to wait for a head, and for nothing else.
 struct Clock {
     head: Duration,
     pause: Duration,
     came: Arc<AtomicBool>,
-    /// The first head is awaited already. No pause comes before it.
+    /// Whether hyper already awaits the first head, which has no pause before it.
     begun: AtomicBool,
 }
 
-/// Ends once the pause has been too long, or the head that ended it has been.
+/// Ends when the pause, or the head after it, takes too long.
 struct Wait {
     sleep: Pin<Box<tokio::time::Sleep>>,
     head: Duration,
@@ -66,7 +66,7 @@ impl Timer for Clock {
         Box::pin(Wait { sleep, head: self.head, came: Arc::clone(&self.came), pauses })
     }
 
-    /// The limits are this clock's own.
+    /// Ignores hyper's limit: the clock has its own.
     fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
         self.sleep(Duration::ZERO)
     }
@@ -141,7 +141,7 @@ mod tests {
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
     const LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(75));
 
-    /// A server that answers every request, on a clock that goes on while all wait.
+    /// A server that answers every request, on a clock that advances while all tasks wait.
     fn serve() -> DuplexStream {
         let (client, server) = duplex(4096);
         let limits = ServerLimits { handshake: LIMITS.0, keep_alive: LIMITS.1, ..ServerLimits::default() };
@@ -160,7 +160,7 @@ mod tests {
         assert!(answer.starts_with(b"HTTP/1.1 200"));
     }
 
-    /// How long it takes until the server closes the socket.
+    /// The time until the server closes the socket.
     async fn ends(client: &mut DuplexStream) -> Duration {
         let start = time::Instant::now();
         client.read_to_end(&mut Vec::new()).await.expect("it is closed");
@@ -191,7 +191,7 @@ mod tests {
             let mut client = serve();
             ask(&mut client).await;
             sleep(Duration::from_secs(pause)).await;
-            // In drops it takes no longer.
+            // A head that comes in drops gets no more time.
             let start = time::Instant::now();
             for byte in REQUEST {
                 if client.write_all(&[*byte]).await.is_err() {

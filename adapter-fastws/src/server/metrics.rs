@@ -1,4 +1,4 @@
-//! A listener for the metrics alone, where strangers cannot reach it.
+//! A listener for the metrics alone, at an address that strangers cannot reach.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::{ServerLimits, accept, heads};
 use crate::lines::Lines;
 use crate::service::refuse;
 
-/// Sockets that are served at once. Scrapers are few.
+/// The most sockets that are served at once. Scrapers are few.
 const SOCKETS: usize = 32;
 
 static FAILED: Lines = Lines::new(1);

@@ -36,28 +36,28 @@ use pending::Pending;
 use rate::Rate;
 use route::{Fallback, Render, Router};
 
-/// What the server as a whole may use.
+/// Limits of the whole server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ServerLimits {
-    /// Connections of all endpoints together; more are answered 503: 10,000. The process's limit of open files is raised for
-    /// them as far as its hard limit lets it; where that is too low, a warning says so.
+    /// Connections of all endpoints together: 10,000. Further handshakes get 503. The server raises its soft limit of
+    /// open files for them; a warning tells if the hard limit is too low.
     pub connections: usize,
-    /// Sockets that have not become connections: 1,024 that wait for a request, and as many whose handshake is being
-    /// answered. When one more socket comes, the one that has been quiet for longest is closed; a handshake beyond those
-    /// that are being answered is refused with 503. So plain requests, `/healthz` among them, never wait behind handshakes.
+    /// Sockets without a connection: 1,024 that wait for a request, and as many in a handshake. One more waiting socket
+    /// makes the server close the quietest one; one more handshake gets 503. So plain requests, such as `/healthz`,
+    /// never wait behind handshakes.
     pub handshakes: usize,
-    /// Sockets accepted in a second by all runtimes together: 20,000, and once as many more after a quiet second. The others
-    /// wait in the kernel's queue.
+    /// Sockets that all runtimes together accept in a second: 20,000, and once as many more after a quiet second.
+    /// Further sockets wait in the kernel's queue.
     pub accepts_per_second: u32,
-    /// How long a TLS handshake, a request's head, or taking the answer to a handshake may take: 10 s.
+    /// The time limit of a TLS handshake, of a request's head, and of the delivery of a handshake's answer: 10 s.
     pub handshake: Duration,
-    /// How long a socket that has been answered may pause before its next request: 75 s. Load balancers reuse sockets that
-    /// have been quiet for up to a minute, and would meet closed ones.
+    /// How long an answered socket may pause before its next request: 75 s. Load balancers reuse sockets after up to a
+    /// minute of silence, and would meet closed ones.
     pub keep_alive: Duration,
-    /// Over how long a drain spreads the closes, so that not all clients come back at once: at most 10 s, and no more
+    /// A drain spreads its closes over this time, so that not all clients come back at once. At most 10 s, and no more
     /// than 20 ms a connection.
     pub spread: Duration,
-    /// How long a drain waits for running handlers and closing handshakes after that: 35 s.
+    /// After that a drain waits this long for running handlers and closing handshakes: 35 s.
     pub drain: Duration,
 }
 
@@ -93,8 +93,8 @@ impl ServerLimits {
 
 /// Serves an application's channels, and a fallback's pages, over HTTP/1.1.
 ///
-/// `/healthz` answers 200 while the process runs, `/readyz` 200 while it may be sent clients and 503 otherwise, and
-/// `/metrics` (by GET and HEAD) what [`metrics`](Self::metrics) renders.
+/// `/healthz` answers 200 while the process runs. `/readyz` answers 200 while the node is ready for clients, otherwise
+/// 503. `/metrics` (by GET and HEAD) answers with the output of [`metrics`](Self::metrics).
 #[must_use]
 pub struct Server {
     app: App,
@@ -108,9 +108,9 @@ pub struct Server {
     tls: Option<tokio_rustls::TlsAcceptor>,
     behind_tls: bool,
     stage: watch::Sender<Stage>,
-    /// How many connections its runtimes have together.
+    /// The connections of all runtimes together.
     places: Arc<AtomicUsize>,
-    /// The first of its runtimes to drain has said so.
+    /// Logs the beginning of the drain, once for all runtimes.
     draining: Once,
     pending: Arc<Pending>,
     rate: Arc<Rate>,
@@ -144,7 +144,7 @@ impl Server {
         }
     }
 
-    /// What the server as a whole may use.
+    /// Sets the limits of the whole server.
     pub fn limits(mut self, limits: ServerLimits) -> Self {
         self.limits = limits;
         self.pending = Pending::new(limits.handshakes);
@@ -152,7 +152,7 @@ impl Server {
         self
     }
 
-    /// Answers requests that are no WebSocket handshakes: an `axum::Router`, say. Without it they are answered 404.
+    /// Answers all requests other than WebSocket handshakes, for example an `axum::Router`. Without it they get 404.
     pub fn fallback<S, B>(mut self, service: S) -> Self
     where
         S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
@@ -165,29 +165,29 @@ impl Server {
         self
     }
 
-    /// Renders the metrics for `/metrics`, usually what the installed recorder's handle renders.
+    /// Renders the metrics for `/metrics`, usually with the handle of the installed recorder.
     pub fn metrics(mut self, render: impl Fn() -> String + Send + Sync + 'static) -> Self {
         self.metrics = Some(Arc::new(render));
         self
     }
 
-    /// Answers `/metrics` at this listener alone, without TLS, until the server has drained: at an address that
-    /// strangers cannot reach. The main listener leaves the path to the fallback then.
+    /// Answers `/metrics` only at this listener, without TLS, until the server has drained. Bind it to an address that
+    /// strangers cannot reach. The main listener then leaves the path to the fallback.
     pub fn metrics_listener(mut self, listener: std::net::TcpListener) -> Self {
         self.metrics_listener = Some(listener);
         self
     }
 
-    /// Answers only requests whose `Host` is one of these, with any port where a host is given without one; others are
-    /// refused with 421. A page whose own name was made to resolve to the server's address (DNS rebinding) gets nowhere.
-    /// `/healthz` and `/readyz` answer any host, as they are asked for by an address.
+    /// Accepts only requests with one of these values of `Host`; a host without a port matches any port. Others get
+    /// 421, which stops a page of another name that resolves to the server's address (DNS rebinding). `/healthz` and
+    /// `/readyz` accept any host, as probes use an address.
     pub fn hosts<S: Into<String>>(mut self, hosts: impl IntoIterator<Item = S>) -> Self {
         self.hosts = Hosts::listed(hosts);
         self
     }
 
-    /// Takes an endpoint's path in the query of `/` too, as API Gateway has it: `/?path=/rooms/a`. A proxy's rules for
-    /// paths do not see such a path: an endpoint that is closed to strangers by its path is open by this form.
+    /// Also takes an endpoint's path from the query of `/`, as API Gateway does: `/?path=/rooms/a`. A proxy's path
+    /// rules do not see this form: an endpoint that they close to strangers is then open.
     pub fn path_in_query(mut self) -> Self {
         self.path_in_query = true;
         self
@@ -200,15 +200,15 @@ impl Server {
         self.behind_tls()
     }
 
-    /// Says that a proxy in front of the server speaks TLS with all clients: then pages of the server's own host pass only
-    /// if they came by `https` themselves ([`Origins::SameHost`](strait_core::Origins::SameHost)). With TLS of its own
-    /// the server knows that.
+    /// Declares that a proxy in front of the server speaks TLS with all clients. Pages of the server's own host then
+    /// pass only if they came by `https` themselves ([`Origins::SameHost`](strait_core::Origins::SameHost)). With TLS
+    /// of its own the server needs no such declaration.
     pub fn behind_tls(mut self) -> Self {
         self.behind_tls = true;
         self
     }
 
-    /// Drains and ends the server from elsewhere.
+    /// A handle that drains or stops the server from elsewhere.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         ServerHandle(self.stage.clone())
@@ -234,7 +234,7 @@ impl Server {
         self.stop().await;
     }
 
-    /// Answers requests for the metrics where they have a listener of their own, until this is dropped.
+    /// Serves `/metrics` at its own listener, if there is one, until the result is dropped.
     fn serve_metrics(&self) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         if let (Some(render), Some(listener)) = (&self.metrics, &self.metrics_listener) {

@@ -1,5 +1,5 @@
-//! Turns for sockets that are no connections yet: so many at most between two looks at all sockets, whatever the runtime has woken
-//! at once, so that connections have theirs in between.
+//! Paces sockets that are no connections yet: only a few have a turn between two polls of all sockets, however many are
+//! woken. So connections get their turns in between.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -9,27 +9,27 @@ use std::task::{Context, Poll, Waker, ready};
 
 use parking_lot::Mutex;
 
-/// So many have their turn, each worth some messages at least and a handshake at most.
+/// The turns of one round; each is worth between a few messages and a handshake.
 const AT_ONCE: u64 = 4;
 
-/// See the [module's documentation](self). Those of one runtime.
+/// See the [module's documentation](self). One for each runtime.
 #[derive(Debug, Default)]
 pub(super) struct Pace(Mutex<Turns>);
 
 #[derive(Debug, Default)]
 struct Turns {
-    /// The number that the next one draws.
+    /// The next number to be drawn.
     next: u64,
-    /// Lower numbers may go.
+    /// Futures with lower numbers may go.
     admitted: u64,
-    /// Who has drawn a number from `admitted` on, in order.
+    /// The wakers of the futures with numbers from `admitted` on, in order.
     waiting: VecDeque<Waker>,
-    /// A task lets them go.
+    /// Whether the task runs that admits futures.
     runs: bool,
 }
 
 impl Pace {
-    /// Comes back when it is this one's turn; `number` is what it has drawn, if it waits.
+    /// Ready when the future's turn has come; `number` is its drawn number while it waits.
     fn poll_turn(self: &Arc<Self>, number: &mut Option<u64>, cx: &Context<'_>) -> Poll<()> {
         let mut turns = self.0.lock();
         let drawn = number.unwrap_or(turns.next);
@@ -52,10 +52,10 @@ impl Pace {
         Poll::Pending
     }
 
-    /// Lets so many go, again and again, until nobody waits.
+    /// Admits a few futures in each round until none waits.
     async fn run(self: Arc<Self>) {
         loop {
-            // Behind all that is ready, and a look at the sockets.
+            // Yields to all ready tasks, and lets the runtime poll the sockets.
             tokio::task::yield_now().await;
             let mut turns = self.0.lock();
             turns.admitted += AT_ONCE;
@@ -70,7 +70,7 @@ impl Pace {
     }
 }
 
-/// A future each poll of which waits for its turn. It is made in the place where it stays.
+/// Runs a future that waits for a turn before each poll. `make` creates it in its final place.
 pub(super) async fn paced<F: Future>(pace: Arc<Pace>, make: impl FnOnce() -> F) -> F::Output {
     let (mut future, mut number) = (pin!(make()), None);
     poll_fn(|cx| {
@@ -123,7 +123,7 @@ mod tests {
         let last = waiting.pop().expect("there is one");
         drop(waiting);
         assert_eq!(last.await, 0);
-        // What was not used is there for the next ones, without a wait.
+        // The next futures use the spare turns without a wait.
         assert!(paced(Arc::clone(&pace), || std::future::ready(())).now_or_never().is_some());
         assert!(!pace.0.lock().runs);
     }

@@ -1,6 +1,6 @@
-//! Sockets that have not become connections, bounded in two ways: so many wait for a request, and so many handshakes are
-//! answered. A socket that says nothing makes room for the next one. A handshake beyond the bound is refused. So neither
-//! silent sockets nor slow authentication keep a new socket, and a plain request on it, waiting.
+//! Bounds the sockets that have not become connections: the sockets that wait for a request, and the handshakes that
+//! are answered. A silent socket makes room for a new one; a handshake beyond its bound is refused. So neither silent
+//! sockets nor slow authentication delay a new socket and its plain requests.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
-/// See the [module's documentation](self). Those of all runtimes together.
+/// See the [module's documentation](self). One for all runtimes together.
 #[derive(Debug)]
 pub(super) struct Pending {
     most: usize,
@@ -17,24 +17,24 @@ pub(super) struct Pending {
 
 #[derive(Debug)]
 struct Queue {
-    /// Room for sockets that wait for a request. Below zero, refused handshakes came back to a full queue.
+    /// Room for sockets that wait for a request. Below zero after refused handshakes came back to a full queue.
     free: isize,
-    /// How many handshakes are being answered.
+    /// The number of handshakes that are being answered.
     answering: usize,
     next: u64,
-    /// By when they came, or asked for something last.
+    /// The seats by the time of their arrival or last request.
     by_age: BTreeMap<u64, Arc<Seat>>,
     /// New sockets that wait for room.
     waiting: VecDeque<oneshot::Sender<Room>>,
-    /// How many were told to make room and have not gone yet.
+    /// The number of sockets that must make room but have not left yet.
     leaving: usize,
 }
 
-/// Room for one socket, until it is dropped; `None` once it has been given back.
+/// Room for one socket, until it is dropped; `None` after it was given back.
 #[derive(Debug)]
 struct Room(Option<Arc<Pending>>);
 
-/// A ticket as the queue sees it.
+/// The queue's part of a ticket.
 #[derive(Debug, Default)]
 struct Seat {
     /// Changes under the queue's lock only.
@@ -45,19 +45,19 @@ struct Seat {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Place {
     Queued(u64),
-    /// It has to make room.
+    /// The socket must make room.
     GivenUp,
-    /// Its handshake is being answered.
+    /// The socket's handshake is being answered.
     #[default]
     Apart,
 }
 
-/// One socket's place among them, until it is dropped.
+/// One socket's place in the queue, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Ticket {
     pending: Arc<Pending>,
     seat: Arc<Seat>,
-    /// None while the socket's handshake is being answered. Locked within the queue's lock, or alone.
+    /// `None` while the socket's handshake is being answered. Locked within the queue's lock, or alone.
     room: Mutex<Option<Room>>,
 }
 
@@ -74,7 +74,7 @@ impl Pending {
         Arc::new(Self { most, queue: Mutex::new(queue) })
     }
 
-    /// Makes room for a socket. It waits no longer than a silent socket needs to hear that it must go.
+    /// Makes room for a socket. The wait ends as soon as a silent socket has seen that it must leave.
     pub(super) async fn enter(self: &Arc<Self>) -> Arc<Ticket> {
         let room = Mutex::new(Some(self.make_room().await));
         let ticket = Ticket { pending: Arc::clone(self), seat: Arc::default(), room };
@@ -99,8 +99,8 @@ impl Pending {
 }
 
 impl Queue {
-    /// One leaves for each that waits, and for each that came back to a full queue, so that none waits longer than
-    /// another one needs to hear of it.
+    /// Makes the oldest sockets leave: one for each waiting socket, and one for each that came back to a full queue. So
+    /// each waits only until another one has seen that it must leave.
     fn give_up_oldest(&mut self) {
         self.waiting.retain(|waiting| !waiting.is_closed());
         let wanted = self.waiting.len() + self.free.min(0).unsigned_abs();
@@ -124,7 +124,7 @@ impl Drop for Room {
         {
             match waiting.send(room) {
                 Ok(()) => return,
-                // The socket that waited has gone.
+                // The waiting socket has gone.
                 Err(back) => room = back,
             }
         }
@@ -134,22 +134,22 @@ impl Drop for Room {
 }
 
 impl Ticket {
-    /// Comes back when the socket has to make room.
+    /// Returns when the socket must make room.
     pub(super) async fn given_up(&self) {
-        // It may have been told, and then begun to be answered.
+        // The notice may be older than the answer to a handshake.
         while *self.seat.place.lock() != Place::GivenUp {
             self.seat.told.notified().await;
         }
     }
 
-    /// The socket has asked for something: others have waited longer now.
+    /// The socket has sent a request: others have been quiet for longer now.
     pub(super) fn renew(&self) {
         let mut queue = self.pending.queue.lock();
         self.move_to_end(&mut queue);
     }
 
-    /// The socket's handshake is to be answered; `None` where as many are being answered as may. While the guard lives
-    /// the socket takes no room of those that wait for a request, also where it was to make room already.
+    /// Begins the answer to the socket's handshake; `None` if too many are being answered. While the guard lives, the
+    /// socket takes no room in the queue, and need not make room even if it was told to.
     pub(super) fn answered_by_us(self: Arc<Self>) -> Option<Answering> {
         let mut queue = self.pending.queue.lock();
         if queue.answering >= self.pending.most {
@@ -184,7 +184,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // No other one is given up for the sockets that wait: the room is given on in a moment.
+        // The room goes to a waiting socket at once, so no other socket must leave for it.
         self.leave(&mut self.pending.queue.lock());
     }
 }
@@ -197,7 +197,7 @@ pub(super) struct Answering {
 }
 
 impl Answering {
-    /// The socket has become a connection: it waits for nothing more here.
+    /// The socket has become a connection: it never returns to the queue.
     pub(super) fn has_ended(mut self) {
         self.has_ended = true;
     }
@@ -209,7 +209,7 @@ impl Drop for Answering {
         let mut queue = pending.queue.lock();
         queue.answering -= 1;
         if !self.has_ended {
-            // It may be one too many for a moment.
+            // The socket may exceed the bound for a moment.
             queue.free -= 1;
             *room.lock() = Some(Room(Some(Arc::clone(pending))));
             self.ticket.move_to_end(&mut queue);
@@ -235,16 +235,16 @@ mod tests {
         let (first, second) = (pending.enter().await, pending.enter().await);
         let mut third = pin!(pending.enter());
         assert!(third.as_mut().now_or_never().is_none());
-        // The first is given up, and asks before it has its turn: its room is the third one's.
+        // The first must leave, but sends a request in time: the third takes its room.
         let answering = answer(&first).expect("a seat");
         assert!(first.given_up().now_or_never().is_none(), "it is cut off while it is answered");
         let third = third.await;
         assert!(second.given_up().now_or_never().is_none(), "one has made room already");
-        // Once it is answered it is one too many, and the quietest one goes.
+        // After its answer the queue has one socket too many, and the quietest one must leave.
         drop(answering);
         assert!(second.given_up().now_or_never().is_some());
         drop(second);
-        // Now it may be given up as any other one.
+        // From now on it may have to leave like any other socket.
         let mut fourth = pin!(pending.enter());
         assert!(fourth.as_mut().now_or_never().is_none());
         assert!(third.given_up().now_or_never().is_some());
@@ -280,7 +280,7 @@ mod tests {
         let (mut third, mut fourth) = (pin!(pending.enter()), pin!(pending.enter()));
         assert!(third.as_mut().now_or_never().is_none());
         assert!(fourth.as_mut().now_or_never().is_none());
-        // The second's room goes to the third one. The first, which was to make room as well, is answered.
+        // The third takes the second's room. The first, which should have made room too, is being answered.
         drop(second);
         let third = third.await;
         let _answering = answer(&first);
@@ -301,7 +301,7 @@ mod tests {
             let mut second = pin!(pending.enter());
             assert!(second.as_mut().now_or_never().is_none());
         }
-        // It was told to go for the second one, and has asked since.
+        // It had to leave for the second one, but has sent a request since.
         drop(answer(&first));
         assert!(first.given_up().now_or_never().is_none());
         drop(first);

@@ -1,18 +1,19 @@
-//! How many sockets are accepted a second: the others wait in the kernel's queue, where they cost nothing and nobody is refused.
+//! Limits the sockets that are accepted in a second. Further ones wait in the kernel's queue, at no cost and without a
+//! refusal.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// As many as a second brings may come at once.
+/// The sockets of this time may come at once.
 const BURST: Duration = Duration::from_secs(1);
 
-/// See the [module's documentation](self). That of all runtimes together.
+/// See the [module's documentation](self). One for all runtimes together.
 #[derive(Debug)]
 pub(super) struct Rate {
     each: Duration,
     start: Instant,
-    /// When the next one is due, counted from [`BURST`] before the start.
+    /// The time of the next free place, counted from [`BURST`] before the start.
     next: Mutex<Duration>,
 }
 
@@ -29,10 +30,10 @@ impl Rate {
         }
     }
 
-    /// Takes the next place; tells how far from `now`, counted from the start, it is.
+    /// Takes the next place; returns the wait from `now`, which counts from the start.
     fn take(&self, now: Duration) -> Duration {
         let mut next = self.next.lock();
-        // What was not used for longer than that is lost.
+        // Places that were free for longer than the burst are lost.
         *next = (*next).max(now) + self.each;
         next.saturating_sub(now + BURST)
     }
@@ -48,13 +49,13 @@ mod tests {
         let ms = Duration::from_millis;
         assert!((0..100).all(|_| rate.take(ms(0)).is_zero()));
         assert_eq!((rate.take(ms(0)), rate.take(ms(0))), (ms(10), ms(20)));
-        // A quiet second later it is as at first, and no more than that after ten.
+        // A quiet second restores the burst, and ten restore no more.
         for now in [ms(1_020), ms(11_020)] {
             assert!((0..100).all(|_| rate.take(now).is_zero()));
             assert_eq!(rate.take(now), ms(10));
             rate.take(now);
         }
-        // Who waited may be late: those behind it make up for that.
+        // The wait may end late: the places behind it make up for that.
         let late = ms(11_020) + ms(45);
         assert_eq!((0..4).filter(|_| rate.take(late).is_zero()).count(), 2);
     }

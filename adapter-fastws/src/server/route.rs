@@ -1,4 +1,4 @@
-//! Which request goes where: handshakes to the channels, health to the server, the rest to the fallback.
+//! Routes requests: handshakes to the channels, health to the server, the rest to the fallback.
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -29,7 +29,7 @@ type BoxFuture = Pin<Box<dyn Future<Output = Result<Answered, Infallible>> + Sen
 pub(super) type Render = Arc<dyn Fn() -> String + Send + Sync>;
 pub(super) type Fallback = Arc<dyn Fn(Request<Incoming>) -> BoxFuture + Send + Sync>;
 
-/// Takes a fallback's type away.
+/// Erases a fallback's type.
 pub(super) fn erase<S, B>(service: S) -> Fallback
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -51,12 +51,12 @@ pub(super) struct Router {
     pub(super) channels: Channels,
     pub(super) app: App,
     pub(super) fallback: Option<Fallback>,
-    /// None where they have a listener of their own.
+    /// `None` if the metrics have a listener of their own.
     pub(super) metrics: Option<Render>,
 }
 
 impl Router {
-    /// The service of one socket; a channel whose handshake has passed is put into `opened`.
+    /// The service of one socket; it puts the channel of an accepted handshake into `opened`.
     pub(super) fn of(
         self: Arc<Self>,
         remote: SocketAddr,
@@ -78,7 +78,7 @@ impl Router {
         }
     }
 
-    /// Checks which host a request is meant for. Orchestrators and load balancers ask for health by an address.
+    /// Checks a request's host. Health may be asked for by an address, as orchestrators and load balancers do.
     fn check_host(&self, asked: &Asked<'_>, target: &Uri) -> Result<(), Refusal> {
         match target.path() {
             "/healthz" | "/readyz" => check_target(target, asked.host()),
@@ -86,14 +86,14 @@ impl Router {
         }
     }
 
-    /// Why the node should be sent no clients, a line a reason.
+    /// The reasons why the node should get no clients, one a line.
     fn not_ready(&self) -> Vec<String> {
         let draining = self.channels.registry().is_draining().then(|| "draining".to_owned());
         draining.into_iter().chain(self.app.hub().not_ready().iter().map(ToString::to_string)).collect()
     }
 }
 
-/// What a request for the metrics is answered with: they can be read, and nothing else.
+/// The answer to a request for the metrics, which can only be read.
 pub(super) fn metrics(render: &Render, method: &Method) -> Answer {
     if matches!(*method, Method::GET | Method::HEAD) {
         return text(StatusCode::OK, render());
@@ -123,7 +123,7 @@ pub(super) struct Connected {
     opened: Arc<Mutex<Passed>>,
 }
 
-/// The channel of a handshake that has passed; no other socket takes its room while it is answered.
+/// The channel of an accepted handshake; the guard keeps the handshake's slot until the answer is out.
 pub(super) type Passed = Option<(Opened, Answering)>;
 
 impl hyper::service::Service<Request<Incoming>> for Connected {
@@ -153,7 +153,7 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
         };
         let refused = ours(refuse(&refusal));
         match &router.fallback {
-            // A page may stand where an endpoint is; that there is none is no answer there.
+            // The fallback may have a page at an endpoint's path. If it has none, the refusal replaces its 404.
             Some(fallback) => {
                 let answer = fallback(request);
                 Box::pin(async move {
@@ -168,7 +168,7 @@ impl hyper::service::Service<Request<Incoming>> for Connected {
 
 impl Connected {
     fn handshake(&self, accept: Result<HeaderValue, Refusal>, request: Request<Incoming>) -> BoxFuture {
-        // A reference to the head's bytes, for the log.
+        // A cheap clone, for the log: it shares the head's bytes.
         let target = request.uri().clone();
         let Some(answering) = Arc::clone(&self.ticket).answered_by_us() else {
             let refusal = Refusal::unavailable("the server answers as many handshakes as it may");

@@ -1,4 +1,4 @@
-//! Which threads serve: one single-threaded runtime a core, or one that steals work.
+//! The threads of a server: one single-threaded runtime a core, or one runtime that steals work.
 
 use std::error::Error;
 use std::fmt;
@@ -16,35 +16,35 @@ use tokio::sync::watch;
 
 use super::{Server, descriptors};
 
-/// Waiting connections that the kernel keeps.
+/// The length of the kernel's queue of waiting sockets.
 const BACKLOG: i32 = 4096;
 
-/// Which threads serve.
+/// The threads of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Runtimes {
-    /// A single-threaded runtime a core, each with a listener of its own (`SO_REUSEPORT`): the kernel spreads the
+    /// A single-threaded runtime a core, each with its own listener (`SO_REUSEPORT`): the kernel spreads the
     /// connections, and each stays on its core.
     #[default]
     PerCore,
-    /// So many of them.
+    /// The same with this number of runtimes.
     Threads(NonZeroUsize),
-    /// One runtime whose threads take work from each other: for handlers that compute for long.
+    /// One runtime with work stealing: for handlers that compute for long.
     Shared,
 }
 
 impl Server {
-    /// Serves `address` on runtimes of its own until the server has drained; drains at SIGINT and SIGTERM.
-    /// `listening` is told the address once connections are accepted.
+    /// Serves `address` on its own runtimes until the server has drained; drains at SIGINT and SIGTERM. Calls
+    /// `listening` with the address once the server accepts connections.
     ///
     /// # Errors
-    /// The address cannot be listened on, the store does not take the node, a limit cannot work, or this was called on a
-    /// runtime.
+    /// The address cannot be listened on, the store does not take the node, a limit cannot work, or this was called on
+    /// a runtime.
     pub fn run(self, address: SocketAddr, runtimes: Runtimes, listening: impl FnOnce(SocketAddr)) -> io::Result<()> {
         Self::run_with(address, runtimes, async || Ok(self), listening)
     }
 
-    /// As [`run`](Self::run), with a server that `set_up` makes on the first of its runtimes: for what must be awaited
-    /// before, or needs a runtime to be made, such as a pool of database connections. It lives as long as the server does.
+    /// As [`run`](Self::run), with a server that `set_up` makes on the first runtime, which lives as long as the
+    /// server. Use it for a set-up that awaits or needs a runtime, such as a pool of database connections.
     ///
     /// # Errors
     /// Those of `set_up`, and those of [`run`](Self::run).
@@ -79,7 +79,7 @@ impl Server {
         Ok(())
     }
 
-    /// Serves on so many threads, of which this one is the first, with `runtime`.
+    /// Serves on this many threads; this one is the first, with `runtime`.
     fn run_on(
         self,
         runtime: Runtime,
@@ -89,7 +89,7 @@ impl Server {
     ) -> io::Result<()> {
         self.limits.check()?;
         if address.port() != 0 {
-            // Sharing a port would share it with another server that happens to be there, too.
+            // Fails if another server has the port, which `SO_REUSEPORT` would share with it.
             drop(listen(address, false)?);
         }
         let first = listen(address, threads > 1)?;
@@ -104,7 +104,7 @@ impl Server {
 
     fn run_threads(self, own: Part, parts: Vec<Part>, listening: impl FnOnce()) -> io::Result<()> {
         let (server, (own_listener, runtime)) = (Arc::new(self), own);
-        // The application's own tasks live on the runtime of this thread, which serves as well; deliveries on all.
+        // This thread's runtime runs the application's own tasks and serves too; all runtimes run deliveries.
         let others = parts.iter().map(|(_, runtime)| runtime.handle().clone());
         let handles: Vec<_> = std::iter::once(runtime.handle().clone()).chain(others).collect();
         runtime.block_on(async {
@@ -135,14 +135,14 @@ impl Server {
     }
 }
 
-/// A runtime and the listener that it serves.
+/// A runtime and its listener.
 type Part = (std::net::TcpListener, Runtime);
 
-/// Runtimes that end together: each one's connections need what runs on the others, the lease and the signals on the first
-/// one, deliveries on all.
+/// Ends runtimes together: the connections of each need the others. The first one runs the lease and the signals, all
+/// run deliveries.
 struct Together(watch::Sender<usize>);
 
-/// One runtime's part; it has ended when this is dropped, however that came.
+/// One runtime's part; its drop marks the end of the runtime, after a panic too.
 struct Share(watch::Sender<usize>);
 
 impl Together {
@@ -169,11 +169,11 @@ async fn serve_part(server: &Server, listener: std::net::TcpListener, part: Shar
     };
     end_all_on_error(server, failed, served.await);
     drop(part);
-    // `running` keeps no sender, the scope's does: this ends when all have.
+    // Only the scope holds senders, `running` holds none: this ends when all runtimes have ended.
     let _ = running.wait_for(|running| *running == 0).await;
 }
 
-/// What fails on one thread ends the others.
+/// Ends all threads after an error on one.
 fn end_all_on_error(server: &Server, failed: &mpsc::Sender<io::Error>, result: io::Result<()>) {
     if let Err(error) = result {
         server.handle().stop();
@@ -182,7 +182,7 @@ fn end_all_on_error(server: &Server, failed: &mpsc::Sender<io::Error>, result: i
     }
 }
 
-/// A thread that drives a runtime must not wait for another one. tokio tells that by a panic alone.
+/// Refuses to run on a runtime's thread, which must not wait for another runtime. tokio reports that only by a panic.
 fn check_thread() -> io::Result<()> {
     let Ok(handle) = Handle::try_current() else { return Ok(()) };
     catch_unwind(|| handle.block_on(std::future::ready(()))).map_err(|_| {
@@ -193,7 +193,7 @@ fn check_thread() -> io::Result<()> {
     })
 }
 
-/// An address that cannot be listened on.
+/// The error for an address without a listener.
 #[derive(Debug)]
 struct ListenError {
     address: SocketAddr,

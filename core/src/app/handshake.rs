@@ -1,5 +1,5 @@
-//! The handshake, step by step, in the order in which refusals are documented: path, its length, origin, capacity, authentication,
-//! opening data.
+//! The handshake, step by step. The steps have the documented order of refusals: path, its length, origin, capacity,
+//! authentication, opening data.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -30,16 +30,16 @@ use crate::policy::{Limits, Transport};
 use crate::protocol::plain;
 use crate::store::{Location, NewChannel, Opened, Record, StoreError, StoreErrorKind};
 
-/// Why a handshake is refused.
+/// The refusal of a handshake.
 #[derive(Debug)]
 pub struct Refusal {
     /// The HTTP status.
     pub status: StatusCode,
-    /// What the client is told, as text.
+    /// The text for the client.
     pub message: Cow<'static, str>,
-    /// When it may try again.
+    /// The time after which the client may try again.
     pub retry_after: Option<Duration>,
-    /// What an operator is told beside the message, in the log: what was compared with what, and what to do about it.
+    /// A hint for the operator's log: the values that were compared, and the correction.
     pub hint: Option<Box<str>>,
 }
 
@@ -50,14 +50,14 @@ impl Refusal {
         Self { status, message: message.into(), retry_after: None, hint: None }
     }
 
-    /// 503: at its limits, or without its store.
+    /// 503: the server is at its limits, or its store is away.
     #[must_use]
     pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         let retry_after = Some(Duration::from_secs(2));
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) }
     }
 
-    /// 500: what was to store the channel panicked, which is logged and counted.
+    /// 500: the code that stores the channel panicked, which is logged and counted.
     #[must_use]
     pub fn after_panic(panic: &(dyn Any + Send)) -> Self {
         panics::tell("handshake", panic);
@@ -79,7 +79,7 @@ impl Refusal {
 
     fn of_store(hub: &EventHub, error: &StoreError) -> Self {
         if error.is_retryable() {
-            // While the store is away that is so for everyone who comes; that it is away is told elsewhere.
+            // While the store is away, every handshake fails so. The outage itself is logged elsewhere.
             tracing::debug!(error = %error.in_full(), "a channel could not be opened");
         } else if let Some(count) = hub.lines().channel_not_opened.count() {
             tracing::error!(count, error = %error.in_full(), "a channel could not be opened");
@@ -88,7 +88,7 @@ impl Refusal {
     }
 }
 
-/// A request that an endpoint takes, from an origin that may.
+/// A request with a known endpoint, from an origin that may connect.
 #[derive(Debug)]
 pub struct Accepted {
     app: App,
@@ -97,7 +97,7 @@ pub struct Accepted {
     subprotocol: Option<HeaderValue>,
 }
 
-/// A client that was let in.
+/// A client that may connect.
 pub struct Admitted {
     app: App,
     endpoint: Arc<EndpointInner>,
@@ -121,7 +121,8 @@ impl App {
     /// Finds the endpoint of a path and checks the origin.
     ///
     /// # Errors
-    /// 404 for a path without an endpoint, 414 for more of path and query than [`Limits::opening`] lets in, 403 for an
+    /// 404 for a path without an endpoint, 414 if path and query exceed [`Limits::opening`], 403 for an origin that may
+    /// not connect.
     /// origin that may not connect.
     pub fn accept(
         &self,
@@ -137,7 +138,7 @@ impl App {
             return Err(not_found());
         }
         let endpoint = Arc::clone(&self.0.endpoints[*found.value]);
-        // It is kept as long as the channel is.
+        // The opening data lives as long as the channel: limit it.
         if path.len() + query.len() > endpoint.limits.opening {
             return Err(Refusal::new(StatusCode::URI_TOO_LONG, "path and query are longer than this endpoint takes"));
         }
@@ -154,7 +155,7 @@ impl App {
     }
 }
 
-/// The first subprotocol of the client's that is known here.
+/// The client's first subprotocol that the endpoint knows.
 fn choose_subprotocol(known: &[String], headers: &HeaderMap) -> Option<HeaderValue> {
     if known.is_empty() {
         return None;
@@ -164,9 +165,9 @@ fn choose_subprotocol(known: &[String], headers: &HeaderMap) -> Option<HeaderVal
     chosen.and_then(|name| HeaderValue::from_str(name).ok())
 }
 
-/// The path and the query that a request is meant for, where the path `/` may be given an endpoint's path in its query:
-/// `/?path=/rooms/a&page=2` is `/rooms/a?page=2`. Behind API Gateway it must be so, as there are no paths. A node takes it
-/// only where it was told to: proxies' rules for paths do not see it.
+/// The path and the query that a request means. For the path `/`, the query may name the endpoint's path:
+/// `/?path=/rooms/a&page=2` is `/rooms/a?page=2`. API Gateway has no paths, so its clients need this. A node allows it
+/// only if it is configured to: proxies' rules for paths do not see the query.
 ///
 /// # Errors
 /// 404 for a path that is not UTF-8.
@@ -175,7 +176,7 @@ pub fn path_in_query<'a>(path: &'a str, query: Option<&'a str>) -> Result<(Cow<'
     let given = query.split('&').enumerate().find_map(|(at, field)| Some((at, field.strip_prefix("path=")?)));
     let (Some((at, given)), "/" | "") = (given, path) else { return Ok((path.into(), query.into())) };
     let rest: Vec<&str> = query.split('&').enumerate().filter(|(other, _)| *other != at).map(|(_, f)| f).collect();
-    // The query's encoding, in which a plus is a space, is undone here, the path's own by segment later.
+    // Undo the query's encoding here, in which a plus is a space; the path's own is undone later, segment by segment.
     let spaced = given.replace('+', " ");
     let path = percent_decode_str(&spaced)
         .decode_utf8()
@@ -184,17 +185,18 @@ pub fn path_in_query<'a>(path: &'a str, query: Option<&'a str>) -> Result<(Cow<'
 }
 
 impl Accepted {
-    /// The subprotocol that is agreed to, for `Sec-WebSocket-Protocol`.
+    /// The agreed subprotocol, for `Sec-WebSocket-Protocol`.
     #[must_use]
     pub fn subprotocol(&self) -> Option<&HeaderValue> {
         self.subprotocol.as_ref()
     }
 
-    /// Asks the endpoint who the client is, and reads its opening data. Where there is nobody to ask, the answer is there at once.
+    /// Authenticates the client and reads its opening data. Without an authentication handler, the answer is ready at
+    /// once.
     ///
     /// # Errors
-    /// 503 while the node is not sure of its lease, the status of what `authenticate` answered, 422 for opening data
-    /// that cannot be read.
+    /// 503 while the node is not sure of its lease, the status of `authenticate`'s error, 422 for opening data that
+    /// cannot be read.
     pub fn admit(
         self,
         headers: HeaderMap,
@@ -207,10 +209,11 @@ impl Accepted {
         self.authenticate(headers, peer)
     }
 
-    /// As [`admit`](Self::admit), where no node's lease is needed.
+    /// Does the same as [`admit`](Self::admit) without a node's lease.
     pub(crate) fn authenticate(self, headers: HeaderMap, peer: Option<SocketAddr>) -> Admission {
         let Self { app, endpoint, mut opening, .. } = self;
-        // Read first, so that `authenticate` can use it, but told only after authentication has passed.
+        // Read the data first, so that `authenticate` can use it; report its errors only after authentication has
+        // passed.
         let typed = endpoint.read_opening.map(|read| read(&opening)).transpose();
         let (typed, unreadable) = match typed {
             Ok(typed) => (typed, None),
@@ -237,11 +240,11 @@ impl Accepted {
     }
 }
 
-/// Who is let in, now or once it is known who it is.
+/// The result of authentication, now or later.
 type Admission = Either<Ready<Result<Admitted, Refusal>>, BoxFuture<Result<Admitted, Refusal>>>;
 
 impl Admitted {
-    /// What the connection may use.
+    /// The limits of the connection.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.endpoint.limits
@@ -253,10 +256,10 @@ impl Admitted {
         Gaps(Some(Arc::clone(&self.endpoint)))
     }
 
-    /// Stores the new channel, whose connection is on this node, and makes its conversation.
+    /// Stores the new channel with its connection on this node, and creates its conversation.
     ///
     /// # Errors
-    /// 503 if the store does not take it.
+    /// 503 if the store refuses or fails.
     pub async fn open(self, outlet: Arc<dyn Outlet>) -> Result<Conversation, Refusal> {
         let id = ChannelId::unique();
         let node = self.app.hub().node().clone();
@@ -289,8 +292,8 @@ impl Admitted {
         }
     }
 
-    /// Stores the channel whose connection is at a gateway, or finds the one that an earlier try has stored. Tells
-    /// whether it is new.
+    /// Stores a channel with a connection at a gateway, or finds the one that an earlier try has stored. The flag
+    /// says whether the channel is new.
     pub(crate) async fn open_at(
         self,
         location: &Location,
@@ -311,7 +314,7 @@ impl Admitted {
             }
             Err(error) => return Err(Refusal::of_store(hub, &error)),
         };
-        // Also if the answer that said so was lost.
+        // This also holds if the store's first answer was lost.
         let created = record.id == id;
         let outlet = outlet(&record);
         let channel = Channel::new(app.clone(), endpoint, record.clone(), opening, session.filter(|_| created), outlet);
@@ -319,8 +322,8 @@ impl Admitted {
     }
 }
 
-/// Takes back what the store may have taken although it came to nothing: its answer failed, the client went away, the
-/// lease was lost.
+/// Removes a channel that the store may hold although the handshake failed: the store answered an error, the client
+/// left, or the lease was lost.
 struct Unanswered {
     hub: EventHub,
     id: Option<ChannelId>,
@@ -335,7 +338,7 @@ impl Drop for Unanswered {
     }
 }
 
-/// Encodes the notices of lost events of one endpoint; by default those of the plain format.
+/// Encodes the gap notices of one endpoint; by default in the plain format.
 #[derive(Clone, Debug, Default)]
 pub struct Gaps(Option<Arc<EndpointInner>>);
 

@@ -31,7 +31,7 @@ use crate::store::{Record, Store, StoreError};
 #[derive(Clone)]
 pub struct App(Arc<Inner>);
 
-/// An application that its hub knows without keeping it.
+/// A weak reference to an application, for its hub.
 pub(crate) struct WeakApp(Weak<Inner>);
 
 impl WeakApp {
@@ -54,7 +54,7 @@ impl fmt::Debug for App {
     }
 }
 
-/// Why an application cannot be built.
+/// The reason why an application cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -67,7 +67,7 @@ pub enum BuildError {
     /// Two endpoints have one name.
     #[error("two endpoints are named {0:?}, give each a name of its own")]
     EndpointTwice(String),
-    /// Something was given twice of which there can be one.
+    /// A setting was given twice that can be given once.
     #[error("{0} was given twice, the second would take the place of the first")]
     Twice(String),
     /// No request has such a path.
@@ -77,7 +77,7 @@ pub enum BuildError {
         endpoint: String,
         /// Its path.
         path: String,
-        /// What is wrong, and what to write.
+        /// The mistake, and its correction.
         why: &'static str,
     },
     /// The paths of two endpoints match the same requests.
@@ -99,7 +99,7 @@ pub enum BuildError {
         endpoint: String,
         /// Its path.
         path: String,
-        /// What is wrong.
+        /// The router's error.
         source: matchit::InsertError,
     },
     /// An endpoint has two routes for one key.
@@ -110,20 +110,20 @@ pub enum BuildError {
         /// The key.
         key: String,
     },
-    /// A routing key that replies need for themselves.
+    /// A routing key that the replies use themselves.
     #[error("endpoint {0:?} cannot route by that key: it must not be empty, `error`, `gap` or `result`")]
     RoutingKey(String),
-    /// An endpoint has a limit with which it could not work.
+    /// No channel of the endpoint could work with this limit.
     #[error("the limit `{limit}` of endpoint {endpoint:?} must be {must}")]
     Limit {
         /// The endpoint.
         endpoint: String,
         /// The limit: a field of [`Limits`](crate::Limits), or `resumable`.
         limit: &'static str,
-        /// What it must be.
+        /// The allowed values.
         must: &'static str,
     },
-    /// A lease without a length.
+    /// The lease has no length.
     #[error("the lease must last for some time, 15 s say")]
     Lease,
     /// No bytes of events may wait for their delivery.
@@ -139,7 +139,8 @@ pub enum BuildError {
     },
 }
 
-/// A hundred years. A longer time, [`Duration::MAX`] say, counts as this one: clocks and stores can add it to now.
+/// A hundred years. Longer times, such as [`Duration::MAX`], count as this one: clocks and stores can still add it to
+/// now.
 const LONGEST: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// Builds an [`App`].
@@ -151,7 +152,7 @@ pub struct AppBuilder {
     store: Option<Arc<dyn Store>>,
     gateways: Gateways,
     settings: HubSettings,
-    /// What was given twice, first of all.
+    /// The first setting that was given twice.
     twice: Option<String>,
 }
 
@@ -189,8 +190,8 @@ impl AppBuilder {
         self
     }
 
-    /// Chooses what posts to channels that are at a gateway. Invocations need it, and nodes of a fleet that has channels
-    /// there too.
+    /// Sets the gateway, which posts to the connections that it holds. Invocations need it, and so do nodes of a
+    /// fleet with such channels.
     pub fn gateway(mut self, gateway: impl Gateway) -> Self {
         self.gateways.gateway = Some(Arc::new(gateway));
         self
@@ -202,7 +203,7 @@ impl AppBuilder {
         self.gateways.gateway.is_some()
     }
 
-    /// Chooses who takes over what an invocation has no time for.
+    /// Sets the continuation, which takes over work that an invocation has no time for.
     pub fn continuation(mut self, continuation: impl Continuation) -> Self {
         self.gateways.continuation = Some(Arc::new(continuation));
         self
@@ -214,32 +215,31 @@ impl AppBuilder {
         self.gateways.continuation.is_some()
     }
 
-    /// How much is kept of topics whose names begin with `prefix`. The longest prefix that fits decides; of topics
-    /// that none fits nothing is kept.
+    /// Sets the retention of topics with a name that begins with `prefix`. The longest matching prefix decides. Without
+    /// a match, nothing is kept.
     pub fn retain(mut self, prefix: impl Into<String>, retention: Retention) -> Self {
         self.settings.retentions.push((prefix.into(), retention));
         self
     }
 
-    /// How long the node's lease in the store lasts without being renewed: 15 s. A dead node's channels are taken over
-    /// after about this time.
+    /// Sets the term of the node's lease in the store: 15 s. Other nodes take over a dead node's channels after about
+    /// this time.
     pub fn lease(mut self, term: Duration) -> Self {
         self.settings.lease = term;
         self
     }
 
-    /// How many bytes of events may wait for their delivery in each of the node's 16 lanes, events that are being
-    /// delivered included: 32 MiB. What comes beyond is dropped, and members are told of a gap. An event that is larger
-    /// waits alone.
+    /// Sets the bytes of events that may wait in each of the node's 16 delivery lanes, events under delivery included:
+    /// 32 MiB. Further events are dropped, and members get a gap notice. An event that is larger waits alone.
     pub fn delivery_bytes(mut self, bytes: usize) -> Self {
         self.settings.delivery_bytes = bytes;
         self
     }
 
-    /// Checks everything and puts it together.
+    /// Checks all settings and builds the application.
     ///
     /// # Errors
-    /// [`BuildError`] says what is wrong and what to do.
+    /// [`BuildError`] names the mistake and its correction.
     pub fn build(mut self) -> Result<App, BuildError> {
         if let Some(twice) = self.twice {
             return Err(BuildError::Twice(twice));
@@ -281,7 +281,7 @@ impl AppBuilder {
     }
 }
 
-/// Why a path cannot be served beside those of the other endpoints.
+/// The error of a path that cannot be served beside those of the other endpoints.
 fn path_error(endpoint: &EndpointInner, source: InsertError, others: &[Arc<EndpointInner>]) -> BuildError {
     let (name, path) = (endpoint.name.as_ref().to_owned(), endpoint.path.clone());
     match &source {
@@ -294,7 +294,7 @@ fn path_error(endpoint: &EndpointInner, source: InsertError, others: &[Arc<Endpo
     }
 }
 
-/// Why no request can have a path.
+/// The reason why no request can have this path.
 fn never_matches(path: &str) -> Option<&'static str> {
     if !path.starts_with('/') {
         Some("a path begins with `/`")
@@ -334,13 +334,13 @@ fn check(
 }
 
 impl App {
-    /// An application without anything yet.
+    /// Starts an empty application.
     #[expect(clippy::new_ret_no_self, reason = "an application is made by its builder")]
     pub fn new() -> AppBuilder {
         AppBuilder::default()
     }
 
-    /// Publishing, sending and asking from outside of handlers.
+    /// The hub, to publish, send and query outside of handlers.
     #[must_use]
     pub fn hub(&self) -> &EventHub {
         &self.0.hub
@@ -350,21 +350,21 @@ impl App {
     /// it before they accept connections.
     ///
     /// # Errors
-    /// What the store answers.
+    /// The store's error.
     pub async fn start(&self) -> Result<(), StoreError> {
         self.start_on(&[Handle::current()]).await
     }
 
-    /// As [`start`](Self::start), with the deliveries to topics' members spread over several runtimes, by topic. They must
-    /// all run until [`stop`](Self::stop) has been called. Without any, they stay on the present one.
+    /// Does the same as [`start`](Self::start), and spreads deliveries to topics' members over several runtimes, by
+    /// topic. All must run until [`stop`](Self::stop) was called. An empty list means the present runtime.
     ///
     /// # Errors
-    /// What the store answers.
+    /// The store's error.
     pub async fn start_on(&self, deliveries: &[Handle]) -> Result<(), StoreError> {
         self.0.hub.start(self, deliveries).await
     }
 
-    /// Gives the lease back and leaves the bus. Channels that are still here end elsewhere.
+    /// Gives the lease back and leaves the bus. Other nodes end the channels that are still here.
     pub async fn stop(&self) {
         self.0.hub.stop().await;
     }
@@ -385,12 +385,12 @@ impl App {
         self.0.endpoints.iter().map(|endpoint| Arc::clone(&endpoint.name)).collect()
     }
 
-    /// The notice of lost events of a channel's endpoint.
+    /// The gap notice of an endpoint.
     pub(crate) fn gap_frame(&self, endpoint: &str, topic: &Topic) -> Option<Frame> {
         self.endpoint(endpoint).map(|endpoint| endpoint.gap_frame(Some(topic)))
     }
 
-    /// A channel as its record tells, without a connection; `None` if this application has no such endpoint.
+    /// Rebuilds a channel from its record, without a connection; `None` if this application has no such endpoint.
     pub(crate) fn rehydrate(&self, record: Record) -> Option<Channel> {
         self.rehydrate_with(record, Arc::new(Nowhere))
     }

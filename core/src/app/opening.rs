@@ -9,23 +9,23 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 
-/// A longer text is shared with a store in the same process. A shorter one is copied: a count of its owners would take as
+/// Longer texts are shared with a store in the same process. Shorter ones are copied: an `Arc` header would cost as
 /// much.
 const SHARED_ABOVE: usize = 64;
 
-/// Names of path parameters are encoded, so that none of the delimiters stands in one.
+/// Names of path parameters are encoded, so that they contain no delimiter.
 const NAMES: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_');
 
-/// What the client asked for when it connected: path and query. It is kept with the channel, so secrets do not belong
-/// into a query.
+/// The client's request when it connected: path and query. It is kept with the channel, so secrets do not belong into a
+/// query.
 pub struct OpeningData {
-    /// `{bytes of the path}&{parameter}={first}-{end}?{path}{query}`: where each path parameter stands in the path, then path
-    /// and query as they came. Memory and stores keep nothing beside it.
+    /// `{bytes of the path}&{parameter}={first}-{end}?{path}{query}`: each path parameter's place in the path, then
+    /// path and query unchanged. Memory and stores keep only this.
     text: Text,
     pub(super) typed: Option<Arc<dyn Any + Send + Sync>>,
 }
 
-/// Two words, as a plain `Box<str>` has.
+/// Two words, like a plain `Box<str>`.
 enum Text {
     Own(Box<str>),
     /// UTF-8.
@@ -41,7 +41,7 @@ impl Text {
     }
 }
 
-/// The text of an [`OpeningData`], taken apart.
+/// The parts of the text of an [`OpeningData`].
 struct Parts<'a> {
     path: &'a str,
     query: &'a str,
@@ -67,7 +67,7 @@ impl<'a> Parts<'a> {
         })
     }
 
-    /// Path parameters and query as one form. A query cannot say otherwise than the path.
+    /// Path parameters and query as one form. The query cannot override the path.
     fn form(&self) -> Cow<'a, str> {
         if self.params.is_empty() {
             return self.query.into();
@@ -118,7 +118,7 @@ impl OpeningData {
         Parts::of(self.text.as_str()).unwrap_or(Parts { path: "", query: "", params: "" })
     }
 
-    /// The path, decoded no further than it came.
+    /// The path as it arrived, without further decoding.
     #[must_use]
     pub fn path(&self) -> &str {
         self.parts().path
@@ -143,7 +143,7 @@ impl OpeningData {
         })
     }
 
-    /// As [`decode`](Self::decode), from memory where the handshake has read it already.
+    /// Does the same as [`decode`](Self::decode), but from memory if the handshake has read it already.
     pub(crate) fn read<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
         match self.typed.clone().map(Arc::downcast::<T>) {
             Some(Ok(value)) => Ok(value),
@@ -158,7 +158,7 @@ impl OpeningData {
         }
     }
 
-    /// What [`to_stored`](Self::to_stored) has made; `None` for anything else.
+    /// Reads the output of [`to_stored`](Self::to_stored); `None` for any other text.
     pub(crate) fn from_stored(stored: Bytes) -> Option<Self> {
         let text = std::str::from_utf8(&stored).ok().filter(|text| Parts::of(text).is_some())?;
         let text =
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn path_and_query_are_kept_as_they_came_and_come_back() {
-        // Behind API Gateway a path comes decoded, so that there may be a question mark in it.
+        // Behind API Gateway a path arrives decoded, so it may contain a question mark.
         for path in ["/rooms/is%20it%3F", "/a?b/is%20it%3F"] {
             for query in ["", "q=1", "q=%3F&r=a?b", "roo%6D=another&r=a?b&room=a+third"] {
                 let opening = opening(path, "room", "is%20it%3F", query);

@@ -1,4 +1,4 @@
-//! Which pages may connect: by the `Origin` that their browser tells, and the `Host` that they ask for.
+//! Decides which pages may connect, by the `Origin` of their browser and the `Host` of their request.
 
 use http::{HeaderMap, StatusCode, header};
 
@@ -22,8 +22,8 @@ pub(super) fn origin_passes(origins: &Origins, headers: &HeaderMap, transport: T
     same_host(origin, host.unwrap_or_default(), transport)
 }
 
-/// Whether host and port of an origin (RFC 6454 §6.1) are those of a `Host` header, which leaves its scheme's default
-/// port out. By TLS only `https` is the same: whoever can put a page at the host's plain port must not act for its users.
+/// Whether host and port of an origin (RFC 6454 §6.1) are those of a `Host` header, which omits its scheme's default
+/// port. By TLS only `https` matches: an attacker with a page at the host's plain port must not act for its users.
 fn same_host(origin: &str, host: &str, transport: Transport) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else { return false };
     let default = match scheme {

@@ -1,18 +1,18 @@
-//! Whose indexes of channels name a channel: that of its session's user and no other one, but for what failed or is under way.
+//! Records which users' indexes list a channel: only the session's user, apart from failed and pending changes.
 
 use crate::name::UserId;
 
-/// A user, and whether its index surely names the channel.
+/// A user, and whether its index surely lists the channel.
 type Note = (UserId, bool);
 
-/// See the [module's documentation](self). One user's note lies in it, as there is hardly ever more than one.
+/// See the [module's documentation](self). One user's note is stored inline, because more are rare.
 #[derive(Debug)]
 pub(crate) enum Indexed {
     Few(Option<Note>),
     Many(Box<[Note]>),
 }
 
-/// What is to be done next.
+/// The next change of an index.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum ToIndex {
     Add(UserId),
@@ -34,7 +34,7 @@ impl Indexed {
         }
     }
 
-    /// What is to be done next so that the index of the session's user names the channel, and no other one does.
+    /// The next change, so that only the index of the session's user lists the channel.
     pub(super) fn next(&mut self, user: Option<&UserId>) -> Option<ToIndex> {
         if let Some((other, _)) = self.all().iter().find(|(other, _)| Some(other) != user) {
             return Some(ToIndex::Remove(other.clone()));
@@ -48,7 +48,7 @@ impl Indexed {
         Some(ToIndex::Add(user?.clone()))
     }
 
-    /// The user's index names the channel now.
+    /// Records that the user's index lists the channel now.
     pub(super) fn added(&mut self, user: &UserId) {
         let notes = match self {
             Self::Few(note) => note.as_mut_slice(),
@@ -57,7 +57,7 @@ impl Indexed {
         notes.iter_mut().for_each(|(found, sure)| *sure |= found == user);
     }
 
-    /// The user's index does not name it any more.
+    /// Records that the user's index does not list the channel any more.
     pub(super) fn removed(&mut self, user: &UserId) {
         let notes = std::mem::take(self).into_vec();
         *self = notes.into_iter().filter(|(found, _)| found != user).collect();
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(indexed.next(Some(&bob)), Some(ToIndex::Remove(ada.clone())));
         indexed.removed(&ada);
         assert_eq!(indexed.next(Some(&bob)), Some(ToIndex::Add(bob.clone())));
-        // An earlier end of a call leaves what has come since.
+        // The late end of an earlier call leaves newer notes alone.
         indexed.added(&ada);
         assert_eq!(indexed.next(None), Some(ToIndex::Remove(bob.clone())));
         indexed.removed(&bob);

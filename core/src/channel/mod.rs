@@ -33,8 +33,8 @@ use crate::store::{Change, Fence, Patch, PresenceEntry, Record, StoreError, Stor
 
 /// One client's conversation with an endpoint. Clones are the same channel.
 ///
-/// A handler may keep a clone and use it after it has ended, also when the channel has: then nothing is sent to
-/// the client, and what would change the channel answers `conflict`; publishing goes on.
+/// A handler may keep a clone after it has ended, even after the channel has ended. Sends then reach no client, changes
+/// of the channel answer `conflict`, and publishing still works.
 #[derive(Clone)]
 pub struct Channel {
     pub(crate) inner: Arc<Inner>,
@@ -47,18 +47,19 @@ pub(crate) struct Inner {
     pub(crate) generation: AtomicU64,
     pub(crate) opening: Arc<OpeningData>,
     pub(crate) outlet: Arc<dyn Outlet>,
-    /// The connection, if it is at a gateway: then memory holds what one invocation knows, and the store the rest.
+    /// The connection, if it is at a gateway. Memory then holds only the data of one invocation; the store holds the
+    /// rest.
     pub(crate) at: Option<Box<GatewayConnection>>,
     pub(crate) live: Mutex<Live>,
-    /// Held while a subscription changes, so that memory and store come to the same end.
+    /// Held while a subscription changes, so that memory and store agree in the end.
     pub(crate) joining: tokio::sync::Mutex<()>,
-    /// The node's lease under which the channel was connected or attached last, by its number.
+    /// The number of the node's lease under which the channel was last connected or attached.
     pub(crate) lease: AtomicU64,
-    /// The store lost the node's lease while it surely held: nobody else can have ended the channel.
+    /// The store lost the node's lease before it ran out: no other node can have ended the channel.
     pub(crate) forgotten: AtomicBool,
-    /// It has no record any more, and waits for its close.
+    /// The channel has no record any more, and waits for its close.
     pub(crate) stray: AtomicBool,
-    /// This node has begun to end it.
+    /// This node has begun to end the channel.
     pub(crate) ending: AtomicBool,
     close_asked: AtomicBool,
     /// Counts the handlers of this connection.
@@ -68,18 +69,18 @@ pub(crate) struct Inner {
 /// Handlers of different invocations have different numbers.
 static TURNS: AtomicU32 = AtomicU32::new(0);
 
-/// What changes while a channel lives.
+/// The mutable part of a channel.
 #[derive(Default)]
 pub(crate) struct Live {
     session_version: u64,
     session: Option<Arc<SessionValue>>,
     state: StateValue,
     pub(crate) topics: Memberships,
-    /// What the channel has left, but the store may not know: it is asked again.
+    /// Topics that the channel has left while the store may still list it: the store is asked again.
     unswept: Box<[Topic]>,
     indexed: Indexed,
     close: Option<Box<CloseAsked>>,
-    /// Nothing can be joined any more.
+    /// The channel can join no more topics.
     pub(crate) left: bool,
 }
 
@@ -101,14 +102,14 @@ impl Live {
         }
     }
 
-    /// The store has forgotten it, or knows it again.
+    /// The store has removed the membership, or the channel has joined the topic again.
     pub(crate) fn remove_unswept(&mut self, topic: &Topic) {
         let mut unswept = std::mem::take(&mut self.unswept).into_vec();
         unswept.retain(|unswept| unswept != topic);
         self.unswept = unswept.into();
     }
 
-    /// Nothing can be joined any more. What was is told.
+    /// Refuses all further joins, and returns the memberships so far.
     pub(crate) fn leave(&mut self) -> Memberships {
         self.left = true;
         self.unswept = Box::default();
@@ -116,12 +117,12 @@ impl Live {
     }
 }
 
-/// Why an error of ours is a `conflict`, to tell it from one of the application.
+/// The source of our own `conflict` errors, to tell them from the application's.
 #[derive(Debug, thiserror::Error)]
 #[error("the store has no record of the channel at this connection")]
 struct Gone;
 
-/// The error of whatever needs the channel's record, where that is another's or is no more.
+/// The error of an operation on a channel without a record, or with a record of another connection.
 pub(crate) fn gone() -> Error {
     Error::conflict("the channel has ended or is connected elsewhere").because(Gone)
 }
@@ -165,7 +166,7 @@ impl Channel {
         outlet: Arc<dyn Outlet>,
     ) -> Self {
         let at = GatewayConnection::of(&record.location).map(Box::new);
-        // Any number that no other invocation of this process begins with.
+        // A start number that no other invocation of this process has.
         let turn = if at.is_some() { TURNS.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let live = Live {
             session_version: record.session.version,
@@ -227,7 +228,7 @@ impl Channel {
 
     /// Whether no handler may start: the node is not sure of its lease, or the channel has no record any more.
     pub(crate) fn is_suspended(&self, now: Instant) -> bool {
-        // A channel at a gateway is on no node whose lease could end.
+        // A channel at a gateway depends on no lease.
         !self.is_at_gateway() && (!self.app().hub().is_sure_at(now) || self.inner.stray.load(Ordering::Acquire))
     }
 
@@ -250,7 +251,8 @@ impl Channel {
     /// Sends a message to the client.
     ///
     /// # Errors
-    /// None on a node, where a client that has gone gets nothing; what the store answers where the message must wait.
+    /// On a node none: a client that has gone gets nothing. At a gateway the store's error, if the message must wait
+    /// there.
     #[allow(clippy::unused_async)] // a resumable protocol gives direct sends their place in the inbox first
     pub async fn send(&self, payload: &Payload) -> Result<(), Error> {
         self.inner.outlet.send(&Frame::of(payload));
@@ -260,13 +262,13 @@ impl Channel {
     /// Sends a value as JSON.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and a value that cannot be serialised.
+    /// The errors of [`send`](Self::send), and a value that cannot be serialised.
     pub async fn send_json<T: Serialize + ?Sized + Sync>(&self, value: &T) -> Result<(), Error> {
         self.send(&Payload::json(value)?).await
     }
 
-    /// Closes the channel: what this handler has sent and its reply still go out if it ends at once, then the close
-    /// frame; no other message is handled. A second close changes nothing.
+    /// Closes the channel. The sends and the reply of this handler still go out if it ends at once, then the close
+    /// frame. No other message is handled. A second close changes nothing.
     pub fn close(&self, close: Close) {
         self.ask_close(close, false);
     }
@@ -286,7 +288,7 @@ impl Channel {
         }
     }
 
-    /// Whether a close was asked for that nobody has taken yet.
+    /// Whether a close was requested and the driver has not taken it yet.
     pub(crate) fn is_close_asked(&self) -> bool {
         self.inner.close_asked.load(Ordering::Acquire)
     }
@@ -302,18 +304,19 @@ impl Channel {
 
     /// Subscribes the channel: every event that is published after this has returned reaches it.
     ///
-    /// Handlers decide who may subscribe to what; for a client's own wish ask [`Topic::is_reserved`] first.
+    /// The handler decides whether a client may subscribe. If the client chose the topic, check [`Topic::is_reserved`]
+    /// first.
     ///
     /// # Errors
-    /// `conflict` if the channel has ended; what the store answers, and then it is not subscribed.
+    /// `conflict` if the channel has ended; the store's error, and then the channel is not subscribed.
     pub async fn subscribe(&self, topic: &Topic) -> Result<(), Error> {
         self.app().hub().join(self, topic, None).await
     }
 
-    /// As [`subscribe`](Self::subscribe), and others see the channel in the topic, with `data`.
+    /// Subscribes as [`subscribe`](Self::subscribe) does, and shows the channel in the topic's presence, with `data`.
     ///
     /// # Errors
-    /// As [`subscribe`](Self::subscribe), and data that cannot be serialised.
+    /// The errors of [`subscribe`](Self::subscribe), and data that cannot be serialised.
     pub async fn subscribe_present<T: Serialize + Sync>(&self, topic: &Topic, data: Option<&T>) -> Result<(), Error> {
         let data = data.map(serde_json::to_vec).transpose()?.map(Into::into);
         let user = self.session_value().map(|session| session.user().clone());
@@ -323,16 +326,16 @@ impl Channel {
     /// Ends a subscription; `false` if there was none.
     ///
     /// # Errors
-    /// What the store answers; the channel no longer gets the topic's events all the same.
+    /// The store's error; the channel no longer gets the topic's events all the same.
     pub async fn unsubscribe(&self, topic: &Topic) -> Result<bool, Error> {
         self.app().hub().leave(self, topic).await
     }
 
-    /// Publishes on a topic, to every subscriber, this channel too if it is one: there the event arrives after the
-    /// reply to the message that is being handled.
+    /// Publishes on a topic, to every subscriber. A channel that is subscribed itself gets the event after the reply to
+    /// the message that is being handled.
     ///
     /// # Errors
-    /// What the store answers; nothing was delivered then, unless the answer itself was lost.
+    /// The store's error. Nothing was delivered then, unless only the store's answer was lost.
     pub async fn publish(&self, topic: &Topic, payload: Payload) -> Result<Position, Error> {
         self.publish_event(topic, payload, None).await
     }
@@ -340,7 +343,7 @@ impl Channel {
     /// Publishes on a topic, to every subscriber but this channel.
     ///
     /// # Errors
-    /// As [`publish`](Self::publish).
+    /// The errors of [`publish`](Self::publish).
     pub async fn publish_to_others(&self, topic: &Topic, payload: Payload) -> Result<Position, Error> {
         self.publish_event(topic, payload, Some(self.inner.id.clone())).await
     }
@@ -362,18 +365,18 @@ impl Channel {
         self.inner.live.lock().session.clone()
     }
 
-    /// Sets who the client is; the next message sees it, in every deployment.
+    /// Sets the client's session; the next message sees it, in every deployment.
     ///
     /// # Errors
-    /// `conflict` if the channel has ended, or another handler's change came first; what the store answers.
+    /// `conflict` if the channel has ended or another handler's change came first; the store's error.
     pub async fn login<U: Serialize + Send + Sync + 'static>(&self, session: Session<U>) -> Result<(), Error> {
         self.set_session(Some(SessionValue::of(session)?)).await
     }
 
-    /// Forgets who the client is, at once.
+    /// Forgets the client's session, at once.
     ///
     /// # Errors
-    /// As [`login`](Self::login).
+    /// The errors of [`login`](Self::login).
     pub async fn logout(&self) -> Result<(), Error> {
         self.set_session(None).await
     }
@@ -388,7 +391,7 @@ impl Channel {
             let expected = {
                 let mut live = self.inner.live.lock();
                 if session.is_none() {
-                    // A logout holds here even if the store does not hear of it.
+                    // A logout holds here even if the write to the store fails.
                     live.session = None;
                 }
                 live.session_version
@@ -406,13 +409,13 @@ impl Channel {
             if session.is_some() {
                 return Err(Error::conflict("the session was changed by another handler meanwhile, try again"));
             }
-            // A logout comes after whatever came first.
+            // A logout wins over every earlier change: try again.
         }
         self.index_user().await?;
         self.app().hub().show_user(self).await
     }
 
-    /// Makes the index of users' channels what the session says, and makes up for what failed before.
+    /// Updates the index of users' channels to match the session, and retries earlier updates that failed.
     pub(crate) async fn index_user(&self) -> Result<(), Error> {
         loop {
             let next = self.inner.live.lock().next_to_index();

@@ -11,9 +11,9 @@ use crate::handler::{Extract, HasChannel};
 use crate::name::{InvalidName, Topic, UserId};
 use crate::store::StoredSession;
 
-/// Who the client is: a user and the application's value.
+/// The client's identity: a user and the application's value.
 ///
-/// As an argument of a handler it is the session at the time the handler starts; a client without one is answered
+/// As an argument of a handler it is the session at the handler's start. A client without one gets the error
 /// `unauthenticated`, unless the argument is an `Option<Session<U>>`.
 pub struct Session<U> {
     user: UserId,
@@ -76,7 +76,7 @@ pub(crate) fn unauthenticated() -> Error {
     Error::unauthenticated("log in first")
 }
 
-/// A session without its type: as it is stored, and typed once it was asked for.
+/// A session without its type: the stored bytes, and the typed value after its first use.
 pub(crate) struct SessionValue {
     stored: StoredSession,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
@@ -107,7 +107,7 @@ impl SessionValue {
         &self.stored.user
     }
 
-    /// The session as a `U`; read once, and again only where another type was asked for.
+    /// The session as a `U`; it is decoded once, and again only for another type.
     pub(crate) fn typed<U: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Session<U>, Error> {
         let user = self.stored.user.clone();
         if let Some(value) = self.typed.get().and_then(|value| Arc::clone(value).downcast::<U>().ok()) {

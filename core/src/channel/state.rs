@@ -13,10 +13,10 @@ use crate::event::to_bytes;
 use crate::handler::{Extract, HasChannel};
 use crate::store::{Change, Patch, Versioned};
 
-/// How often an update is tried again after another one came first.
+/// Attempts at an update when other updates come first.
 const ATTEMPTS: usize = 16;
 
-/// The state of one channel, kept in the store and gone with the channel. A channel whose state was never set has
+/// The state of one channel, kept in the store and removed with the channel. A channel without a stored state has
 /// `T::default()`.
 ///
 /// ```
@@ -53,7 +53,8 @@ impl<C: HasChannel, T> Extract<C> for ChannelState<T> {
     }
 }
 
-/// A channel's state in memory: as it is stored, and typed once it was asked for. Who has none pays one word for it.
+/// A channel's state in memory: the stored bytes, and the typed value after its first use. A channel without a state
+/// pays one word for it.
 #[derive(Default)]
 pub(crate) struct StateValue(Option<Box<Held>>);
 
@@ -100,11 +101,11 @@ where
         self.channel.inner.live.lock().state.typed::<T>()
     }
 
-    /// Changes the state, by compare-and-set: `change` gets the newest state and runs again if another update came
-    /// first, so it must have no effect but on its argument.
+    /// Changes the state by compare-and-set. `change` gets the newest state, and runs again if another update came
+    /// first, so its only effect must be on its argument.
     ///
     /// # Errors
-    /// `conflict` if the channel has moved on or ended, or other updates kept coming first; what the store answers.
+    /// `conflict` if the channel has moved on or ended, or other updates kept coming first; the store's error.
     pub async fn update<R>(&self, mut change: impl FnMut(&mut T) -> R) -> Result<R, Error> {
         for _ in 0..ATTEMPTS {
             let (expected, current) = {

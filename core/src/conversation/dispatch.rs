@@ -1,4 +1,4 @@
-//! What a step of the machine calls, and how its answer is sent: `on_connect`, the handler of a message, the reply.
+//! Calls the handler of a step, `on_connect` or a message's, and sends its reply.
 
 use std::cell::Cell;
 use std::mem;
@@ -29,7 +29,7 @@ impl Conversation {
                 handler(ConnectContext { channel: channel.clone() }).await?;
             }
             if resumable {
-                // Only an open channel is detached when its node dies.
+                // When its node dies, only an open channel becomes detached.
                 channel.write(Patch { opened: true, ..Patch::default() }).await?;
             }
             Ok(())
@@ -125,7 +125,7 @@ impl Conversation {
         }
     }
 
-    /// Whether the endpoint's limit and the transport allow a reply of so many bytes.
+    /// Whether the endpoint's limit and the transport allow a reply of this size.
     fn may_reply(&self, kind: FrameKind, bytes: usize) -> bool {
         let limit = self.channel.inner.endpoint.limits.reply;
         limit.is_none_or(|limit| bytes <= limit) && self.channel.inner.outlet.carries(kind, bytes)

@@ -1,4 +1,4 @@
-//! The end of a drained channel waits for events that its publishers were told of: they are out before the close frame.
+//! A drained channel sends all events with an answered publisher before its close frame.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,14 +9,14 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::channel::Channel;
 
-/// A publisher may have its answer a moment before the event comes back by the bus.
+/// A publisher may get its answer this long before the event comes back by the bus.
 const BUS: Duration = Duration::from_millis(25);
-/// How often the lanes are looked at.
+/// The interval of looks at the lanes.
 const LOOK: Duration = Duration::from_millis(5);
-/// On a node that delivers without a pause, a close waits no longer.
+/// The longest wait of a close on a node that delivers without a pause.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Waits until the events of a channel's topics that came to this node have been handed to its outlet.
+/// Waits until the outlet has all events of the channel's topics that came to this node.
 pub(super) struct Flush {
     until: Instant,
     look: Pin<Box<Sleep>>,

@@ -1,4 +1,4 @@
-//! Drives one channel's machine: runs its handlers, writes their replies. An adapter brings what arrives and carries
+//! Drives one channel's machine: runs its handlers and writes their replies. The adapter feeds in messages and carries
 //! out the close.
 
 mod dispatch;
@@ -29,20 +29,20 @@ use rate::{Bucket, Taken};
 pub(crate) use run::guarded;
 use run::{Ended, Run, Task, Work};
 
-/// What the adapter has to carry out.
+/// The adapter's next task.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Driven {
-    /// Send what is queued and a close frame, and end the connection.
+    /// Send the queue and a close frame, and end the connection.
     Close(Close),
-    /// The channel has come to its end, or lives elsewhere: drop the conversation.
+    /// The channel has ended, or lives elsewhere: drop the conversation.
     Done,
 }
 
-/// What is to end the connection.
+/// The pending end of the connection.
 enum Ending {
     /// The adapter carries it out.
     Close(Close),
-    /// Handlers that run end before it, and events go out.
+    /// Running handlers finish first, and queued events go out.
     Drain(Close, Option<Flush>),
 }
 
@@ -52,15 +52,15 @@ pub struct Conversation {
     machine: Machine<Inbound>,
     run: Option<Box<Run>>,
     bucket: Bucket,
-    /// Messages that the metrics do not count yet: they are told of those that came together at once.
+    /// Messages that the metrics do not count yet: a burst of messages is counted in one call.
     received: u32,
     span: Span,
     ending: Option<Box<Ending>>,
-    /// Why the connection ended, once it has.
+    /// The reason for which the connection ended, once it has.
     reason: Option<DisconnectReason>,
-    /// Why `on_connect` has refused the client.
+    /// The error with which `on_connect` refused the client.
     refused: Option<Error>,
-    /// How long a handler may take.
+    /// The time limit of a handler.
     limit: Duration,
     opened: bool,
     suspended: bool,
@@ -103,12 +103,12 @@ impl Conversation {
         Self { machine: Machine::rehydrated(false), opened: true, ..Self::new(channel) }
     }
 
-    /// Lets no handler run for longer.
+    /// Lowers the time limit of handlers.
     pub(crate) fn limit(&mut self, limit: Duration) {
         self.limit = self.limit.min(limit);
     }
 
-    /// Why `on_connect` has refused the client.
+    /// The error with which `on_connect` refused the client.
     pub(crate) fn take_refusal(&mut self) -> Option<Error> {
         self.refused.take()
     }
@@ -119,13 +119,13 @@ impl Conversation {
         &self.channel
     }
 
-    /// Whether messages are to be read.
+    /// Whether the adapter should read messages.
     #[must_use]
     pub fn reads(&self) -> bool {
         self.opened && self.ending.is_none() && self.machine.reads()
     }
 
-    /// Whether what arrives now waits for a handler.
+    /// Whether a handler runs, so that a message that arrives now must wait.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.machine.is_running()
@@ -134,7 +134,7 @@ impl Conversation {
     /// The handshake was answered: `on_connect` runs, unless the channel was closed before.
     pub fn opened(&mut self, cx: &mut Context<'_>) {
         if self.channel.inner.stray.load(Ordering::Acquire) {
-            // Its turn to be closed comes later, `on_connect` must not.
+            // The close of a stray channel comes later, but `on_connect` must not run before it.
             self.channel.close(Close::restart("this node lost its lease"));
         }
         if let Some(event) = self.asked_close() {
@@ -159,7 +159,7 @@ impl Conversation {
                 Taken::Flooding => return self.close(Close::policy("flooding"), cx),
             }
         }
-        // The handlers of the messages before it may have taken their time.
+        // The handlers of earlier messages may have taken long: read the clock again.
         self.look_at_the_lease(Instant::now(), cx);
         let step = if self.machine.try_begin() {
             Some(Step::Message(message))
@@ -182,13 +182,14 @@ impl Conversation {
         self.handle(Event::PeerClosed { leaves: true }, cx);
     }
 
-    /// The connection is gone, or nothing comes from it any more.
+    /// The connection is gone, or no message can come from it any more.
     pub fn lost(&mut self, cx: &mut Context<'_>) {
         self.reason.get_or_insert(DisconnectReason::Lost);
         self.handle(Event::Lost, cx);
     }
 
-    /// Undoes what the handshake stored: instead of [`opened`](Self::opened), if its answer never reached the client.
+    /// Undoes the handshake's changes in the store. Replaces [`opened`](Self::opened) if the answer never reached the
+    /// client.
     pub async fn abandon(mut self) {
         poll_fn(|cx| {
             self.lost(cx);
@@ -198,8 +199,8 @@ impl Conversation {
         while poll_fn(|cx| self.poll(cx)).await != Driven::Done {}
     }
 
-    /// Ends the channel after a panic in what drives it, `on_disconnect` included. What ran is dropped, and nothing that
-    /// waits is handled.
+    /// Ends the channel after a panic in its driver, and runs `on_disconnect`. A running handler is dropped, and
+    /// waiting messages are not handled.
     pub async fn end_after_panic(mut self, panic: Box<dyn Any + Send>) {
         panics::tell("connection", &*panic);
         let run = self.run.take();
@@ -214,7 +215,7 @@ impl Conversation {
         }
     }
 
-    /// Nothing has come from the peer for too long: it is closed, and counts as lost.
+    /// The peer has been silent for too long: the server closes the connection, which counts as lost.
     pub fn silent(&mut self, cx: &mut Context<'_>) {
         self.reason.get_or_insert(DisconnectReason::Lost);
         self.close(Close::going_away("nothing came from you for too long"), cx);
@@ -225,15 +226,14 @@ impl Conversation {
         self.handle(Event::Close(close), cx);
     }
 
-    /// The node drains: what waits is handled, events that have come for the channel's topics go out, then the channel
-    /// closes.
+    /// The node drains: waiting messages are handled, events of the channel's topics go out, then the channel closes.
     pub fn drain(&mut self, close: Close) {
         if self.ending.is_none() {
             self.ending = Some(Box::new(Ending::Drain(close, None)));
         }
     }
 
-    /// Runs what can run. To be called whenever one of the other methods was, and when the waker says so.
+    /// Runs all work that is ready. Call it after every other method, and when the waker fires.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Driven> {
         if self.received > 0 {
             self.channel.inner.endpoint.counters.messages.increment(std::mem::take(&mut self.received).into());
@@ -256,7 +256,7 @@ impl Conversation {
             if self.done {
                 return Poll::Ready(Driven::Done);
             }
-            // Where nothing runs and nothing is held back, nothing can start: the next message looks.
+            // If nothing runs and nothing is held back, nothing can start: the next message checks the lease.
             if self.run.is_some() || self.suspended {
                 self.look_at_the_lease(Instant::now(), cx);
             }
@@ -273,7 +273,7 @@ impl Conversation {
         }
     }
 
-    /// What is to end the connection, once it is time for it.
+    /// The pending end of the connection, once it is due.
     fn poll_ending(&mut self, cx: &mut Context<'_>) -> Poll<Ending> {
         if let Some(Ending::Drain(_, flush)) = self.ending.as_deref_mut() {
             if self.machine.is_running() {
@@ -289,7 +289,7 @@ impl Conversation {
         self.ending.take().map_or(Poll::Pending, |ending| Poll::Ready(*ending))
     }
 
-    /// Without a sure lease, or a record, no handler starts.
+    /// Suspends or resumes handlers: they need a sure lease and a record.
     fn look_at_the_lease(&mut self, now: Instant, cx: &mut Context<'_>) {
         let suspended = self.channel.is_suspended(now);
         if suspended != self.suspended {
@@ -298,7 +298,7 @@ impl Conversation {
         }
     }
 
-    /// Takes an event through the machine, and all that follows from it at once.
+    /// Feeds an event to the machine and runs all the steps that follow at once.
     fn handle(&mut self, event: Event<Inbound>, cx: &mut Context<'_>) {
         let step = self.step(event);
         self.go(step, cx);
@@ -310,7 +310,7 @@ impl Conversation {
         }
     }
 
-    /// Takes an event through the machine; what is to be run is told.
+    /// Feeds an event to the machine, and returns the step to run.
     fn step(&mut self, event: Event<Inbound>) -> Option<Step<Inbound>> {
         self.displaced |= matches!(event, Event::Displaced(_));
         let mut effects = Effects::new();
@@ -318,7 +318,7 @@ impl Conversation {
         self.carry_out(effects)
     }
 
-    /// Notes what the machine wants; what is to be run is told.
+    /// Carries out the machine's effects, and returns the step to run.
     fn carry_out(&mut self, effects: Effects<Inbound>) -> Option<Step<Inbound>> {
         let mut step = None;
         for effect in effects {
@@ -329,7 +329,7 @@ impl Conversation {
                     self.ending = Some(Box::new(Ending::Close(close)));
                 }
                 Effect::Done => self.finish(),
-                // `reads` tells of the first two; the machine was made so that it does not detach.
+                // The first two are answered by `reads`; this machine never detaches.
                 Effect::Pause | Effect::Resume | Effect::Detach => {}
             }
         }
@@ -344,7 +344,7 @@ impl Conversation {
         }
     }
 
-    /// What a handler's end leads to: its reply, the close that it asked for, and then the next step.
+    /// Handles a handler's end: its reply, then the close that it asked for, then the next step.
     fn ended(&mut self, ended: Ended) -> Option<Step<Inbound>> {
         match ended {
             Ended::Connect(Err(error)) => {
@@ -368,7 +368,7 @@ impl Conversation {
         }
     }
 
-    /// What comes after a handler that has ended and answered.
+    /// The next step after a handler that has ended and answered.
     fn after_handler(&mut self) -> Option<Step<Inbound>> {
         self.handler_over();
         if self.machine.try_rest() { None } else { self.step(Event::Ended) }
@@ -378,7 +378,7 @@ impl Conversation {
     fn handler_over(&mut self) {
         self.channel.inner.outlet.handler_ended();
         if let Some(close) = self.asked_close() {
-            // The machine still counts the handler as running, so that this starts nothing.
+            // The machine still counts the handler as running, so that this starts no other one.
             self.step(close);
         }
     }
@@ -388,7 +388,7 @@ impl Conversation {
         Some(if asked.displaced { Event::Displaced(asked.close) } else { Event::Close(asked.close) })
     }
 
-    /// Begins a step; if it ended at once, what comes after it is told.
+    /// Begins a step; if it ends at once, returns the step after it.
     fn begin(&mut self, step: Step<Inbound>, cx: &mut Context<'_>) -> Option<Step<Inbound>> {
         self.channel.handler_begins();
         let work = match step {

@@ -1,4 +1,4 @@
-//! How many messages a client may send: a token bucket.
+//! The rate limit of a client's messages: a token bucket.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use crate::policy::RateLimit;
 pub(super) enum Taken {
     Yes,
     No,
-    /// It has been beyond the limit for longer than the patience lasts.
+    /// The client has been beyond the limit for longer than the patience.
     Flooding,
 }
 
-/// Who has been within the limit for so long begins anew.
+/// A client that stayed within its limit this long is forgiven.
 const FORGIVEN: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Bucket {
     tokens: f32,
     filled: Option<Instant>,
-    /// When it began to be beyond the limit, and when it was so last.
+    /// The first and the last time beyond the limit.
     beyond: Option<(Instant, Instant)>,
 }
 
@@ -31,7 +31,7 @@ impl Bucket {
 
     pub(super) fn take(&mut self, limit: &RateLimit, now: Instant) -> Taken {
         let burst = limit.burst as f32;
-        // Messages that were read together came at the same time.
+        // Messages that were read together have the same time.
         if self.filled != Some(now) {
             let passed = self.filled.map_or(0.0, |filled| now.saturating_duration_since(filled).as_secs_f32());
             self.tokens = (self.tokens + passed * limit.per_second as f32).min(burst);
@@ -49,7 +49,7 @@ impl Bucket {
         if now.saturating_duration_since(since) >= limit.patience { Taken::Flooding } else { Taken::No }
     }
 
-    /// Whether it was beyond the limit at this very time.
+    /// Whether the bucket was beyond the limit at exactly this time.
     pub(super) fn was_beyond(&self, now: Instant) -> bool {
         self.beyond.is_some_and(|(_, last)| last == now)
     }

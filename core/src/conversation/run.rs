@@ -15,9 +15,9 @@ use crate::error::Error;
 use crate::handler::{BoxFuture, Reply};
 use crate::panics;
 
-/// What a reply is sent behind.
+/// The routing key that a reply begins with.
 pub(super) enum Route {
-    /// Nothing: an answer to a whole message.
+    /// None: a reply to a whole message.
     None,
     /// The key of a route.
     Known(RouteId),
@@ -29,7 +29,7 @@ impl Route {
     fn key<'a>(&self, endpoint: &'a EndpointInner) -> Option<&'a str> {
         match self {
             Self::Known(route) => endpoint.route(*route).key.as_ref().map(|(key, _)| &**key),
-            // What a client made up does not belong into a log.
+            // A key from the client does not belong into a log.
             Self::None | Self::Unknown(_) => None,
         }
     }
@@ -39,10 +39,10 @@ impl Route {
     }
 }
 
-/// A handler of a message that was called.
+/// The running handler of a message.
 pub(super) type Handling = BoxFuture<Result<Reply, Error>>;
 
-/// Something that runs, in a span of its own.
+/// A running step, in its own span.
 pub(super) struct Task {
     work: Work,
     span: Span,
@@ -54,7 +54,7 @@ pub(super) enum Work {
     End(BoxFuture<()>),
 }
 
-/// How a task ended.
+/// The outcome of a task.
 pub(super) enum Ended {
     Connect(Result<(), Error>),
     Message(Result<Reply, Error>, Route),
@@ -85,7 +85,7 @@ impl Task {
         match &mut self.work {
             Work::Connect(_) => Some(Ended::Connect(Err(error()))),
             Work::Message(_, route) => Some(Ended::Message(Err(error()), route.take())),
-            // It bounds its own handler, and must come to its end.
+            // The end limits its own handler, and must be completed.
             Work::End(_) => None,
         }
     }
@@ -123,7 +123,7 @@ pub(super) fn call<O>(
     catch_unwind(AssertUnwindSafe(handler)).map_err(|panic| panicked(&*panic))
 }
 
-/// Polls a handler; a panic is `internal`, and nothing but this handler ends by it.
+/// Polls a handler; a panic becomes `internal`, and ends only this handler.
 fn poll<O>(future: &mut BoxFuture<Result<O, Error>>, cx: &mut Context<'_>) -> Poll<Result<O, Error>> {
     catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)))
         .unwrap_or_else(|panic| Poll::Ready(Err(panicked(&*panic))))

@@ -11,22 +11,22 @@ use crate::endpoint::RouteId;
 use crate::error::Error;
 use crate::inbound::Received;
 
-/// What exists whenever a handler runs.
+/// The data that every handler can use.
 pub trait Context {
     /// The application.
     fn app(&self) -> &App;
 
-    /// What the client asked for when it connected.
+    /// The client's request when it connected.
     fn opening(&self) -> &OpeningData;
 }
 
-/// What exists once the client is let in.
+/// A context with an open channel.
 pub trait HasChannel: Context {
     /// The channel.
     fn channel(&self) -> &Channel;
 }
 
-/// The handshake, before anything of the client is trusted: for `authenticate`.
+/// The handshake, before the client is trusted: for `authenticate`.
 #[derive(Debug)]
 pub struct OpenContext {
     pub(crate) app: App,
@@ -63,20 +63,20 @@ impl MessageContext {
         self.channel.inner.endpoint.route(self.route).key.as_ref().map(|(key, _)| &**key)
     }
 
-    /// What was sent; without the routing key where a route takes it.
+    /// The message's bytes; on a route, without the routing key.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
         &self.payload
     }
 }
 
-/// Why a channel has ended. Can be an argument of `on_disconnect`.
+/// The reason why a channel has ended. Can be an argument of `on_disconnect`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DisconnectReason {
     /// The client closed the connection.
     Client,
-    /// The connection broke, or nothing came from it for too long.
+    /// The connection broke, or was silent for too long.
     Lost,
     /// The server closed it: a handler, a limit or a drain.
     Server,
@@ -142,7 +142,7 @@ impl Extract<OpenContext> for Headers {
     }
 }
 
-/// The address of the other end of the connection: the client, or the nearest proxy. `None` where it is not known.
+/// The address of the connection's other end: the client, or the nearest proxy. `None` if it is unknown.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub Option<SocketAddr>);
 

@@ -10,17 +10,17 @@ use crate::error::Error;
 use crate::hub::EventHub;
 use crate::inbound::Received;
 
-/// Something that the application must provide for an argument; `App::build` checks it.
+/// A state that the application must provide for an argument; `App::build` checks it.
 #[derive(Debug, Clone, Copy)]
 pub struct Requirement {
     pub(crate) state: TypeId,
     pub(crate) name: &'static str,
 }
 
-/// An argument of a handler that runs with the context `C`. The context's type says what exists when: there is no
-/// `Channel` before authentication, for example.
+/// An argument of a handler that runs with the context `C`. The context's type limits the arguments: before
+/// authentication there is no `Channel`, for example.
 ///
-/// It is synchronous; asynchronous work belongs into a layer or the handler.
+/// Extraction is synchronous; asynchronous work belongs into a layer or the handler.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler of `{C}`",
     note = "does it exist at that time? there is no channel in `authenticate`, no message in `on_connect`"
@@ -29,10 +29,10 @@ pub trait Extract<C>: Sized {
     /// Takes the argument out of the context.
     ///
     /// # Errors
-    /// What the client is told; the handler does not run.
+    /// The error for the client; the handler does not run.
     fn extract(context: &mut C) -> Result<Self, Error>;
 
-    /// What the application must provide for it.
+    /// The state that the application must provide for it.
     #[must_use]
     fn requirement() -> Option<Requirement> {
         None
@@ -67,7 +67,7 @@ impl<C: Context> Extract<C> for EventHub {
 
 /// Path parameters and query of the handshake, as a `T`.
 ///
-/// What `Endpoint::opening` names is read during the handshake, where mistakes answer 422.
+/// The handshake reads the type of `Endpoint::opening`, and answers mistakes with 422.
 #[derive(Debug, Clone)]
 pub struct Opening<T>(pub Arc<T>);
 
@@ -88,7 +88,7 @@ impl<C: Context, T: DeserializeOwned + Send + Sync + 'static> Extract<C> for Ope
 /// JSON: as an argument the message, as a result the reply.
 ///
 /// Input that does not fit `T` is answered with `invalid`, and the channel stays open. `Json<Box<RawValue>>` takes any
-/// JSON as it is, with numbers as they were written.
+/// JSON unchanged, with numbers as they were written.
 #[derive(Debug, Clone, Copy)]
 pub struct Json<T>(pub T);
 
@@ -99,11 +99,11 @@ fn json<T: DeserializeOwned>(context: &MessageContext) -> Result<T, Error> {
     }
 }
 
-/// Reads what could not be read once more, for the name of the field: keeping track costs more than reading.
+/// Reads bad input once more, for the name of the field: tracking it costs more than reading.
 #[cold]
 fn unreadable<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> Error {
     match serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_str(text)) {
-        // What comes behind the value is no field's.
+        // Text after the value belongs to no field.
         Ok(_) => Error::invalid(error.to_string()),
         Err(error) => Error::unreadable(&error),
     }
@@ -115,12 +115,12 @@ impl<T: DeserializeOwned> Extract<MessageContext> for Json<T> {
     }
 }
 
-/// Input with rules of its own.
+/// Input with its own validation rules.
 pub trait Validate {
     /// Checks the rules.
     ///
     /// # Errors
-    /// What the client is told; [`Error::invalid`] with details, say.
+    /// The error for the client, for example [`Error::invalid`] with details.
     fn validate(&self) -> Result<(), Error>;
 }
 
@@ -148,7 +148,7 @@ impl Extract<MessageContext> for String {
     }
 }
 
-/// The message as it came.
+/// The message's bytes.
 impl Extract<MessageContext> for Bytes {
     fn extract(context: &mut MessageContext) -> Result<Self, Error> {
         Ok(match &context.payload {

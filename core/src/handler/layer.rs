@@ -33,11 +33,11 @@ impl Service<MessageContext> for MessageService {
     }
 }
 
-/// What a layer around a message handler must be: a [`Layer`] whose service takes a [`MessageContext`] and answers what
-/// can be a reply.
+/// A layer around a message handler. It is a [`Layer`] with a service that takes a [`MessageContext`] and answers a
+/// value that can be a reply.
 ///
-/// As with tower's own layers its error is what a boxed error can be made of. An [`Error`] reaches the client as it is,
-/// also through layers that box what they do not know; every other error is `internal`.
+/// As with tower's own layers, its error must convert into a boxed error. An [`Error`] reaches the client unchanged,
+/// even through layers that box unknown errors. Every other error is `internal`.
 pub trait HandlerLayer: Send + Sync + 'static {
     /// Wraps the handler.
     fn wrap(&self, inner: MessageService) -> MessageService;

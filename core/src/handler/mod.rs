@@ -1,4 +1,4 @@
-//! Handlers: async functions whose arguments are extracted from what happened.
+//! Handlers: async functions with arguments that are extracted from their context.
 
 mod context;
 mod extract;
@@ -19,13 +19,13 @@ pub use reply::{Admit, Connected, IntoReply, NoReply, Reply, Respond};
 
 use crate::error::Error;
 
-/// What a handler returns, in a box.
+/// The boxed future of a handler.
 pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send + 'static>>;
 
 /// A handler without its type.
 pub(crate) type Call<C, O> = Arc<dyn Fn(C) -> BoxFuture<Result<O, Error>> + Send + Sync>;
 
-/// An async function whose arguments are each an [`Extract`] from the context `C`, and whose result can be an `O`.
+/// An async function: each argument is an [`Extract`] from the context `C`, and the result can become an `O`.
 ///
 /// Implemented for functions of up to eight arguments; there is no need to implement it by hand.
 #[diagnostic::on_unimplemented(
@@ -37,7 +37,7 @@ pub trait Handler<Args, C, O>: Clone + Send + Sync + 'static {
     /// Extracts the arguments and runs the function.
     fn call(&self, context: C) -> BoxFuture<Result<O, Error>>;
 
-    /// What the arguments need of the application.
+    /// The states that the arguments need from the application.
     fn requirements() -> Vec<Requirement>;
 }
 
@@ -80,7 +80,7 @@ handler!(A1, A2, A3, A4, A5, A6);
 handler!(A1, A2, A3, A4, A5, A6, A7);
 handler!(A1, A2, A3, A4, A5, A6, A7, A8);
 
-/// Takes a handler's type away.
+/// Erases a handler's type.
 pub(crate) fn erase<H, Args, C, O>(handler: H) -> Call<C, O>
 where
     H: Handler<Args, C, O>,

@@ -8,7 +8,7 @@ use crate::channel::{Session, SessionValue};
 use crate::error::Error;
 use crate::spare;
 
-/// What a message handler answers, ready to be sent.
+/// The reply of a message handler, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// One JSON value.
@@ -17,19 +17,19 @@ pub enum Reply {
     Text(String),
     /// Bytes, sent as a binary message.
     Bytes(Bytes),
-    /// Done, with nothing to say: a route answers with its key alone.
+    /// Success without content: a route answers with its key alone.
     Acknowledged,
     /// Nothing is sent.
     None,
 }
 
-/// What can be the answer to a message.
+/// A value that can be the reply to a message.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a reply",
     note = "a reply is `Json<T>`, `()`, `NoReply`, text, bytes, or a `Result` of these with an error"
 )]
 pub trait IntoReply {
-    /// Makes it a reply.
+    /// Converts it to a reply.
     ///
     /// # Errors
     /// The error that is sent instead.
@@ -48,7 +48,7 @@ impl IntoReply for Reply {
 
 impl<T: Serialize> IntoReply for Json<T> {
     fn into_reply(self) -> Result<Reply, Error> {
-        // As much as `serde_json::to_vec` begins with.
+        // The same capacity as `serde_json::to_vec` starts with.
         let mut json = spare::take(128);
         serde_json::to_writer(&mut json, &self.0)?;
         Ok(Reply::Json(json))
@@ -97,13 +97,13 @@ impl<R: IntoReply, E: Into<Error>> IntoReply for Result<R, E> {
     }
 }
 
-/// What a handler may return where an `O` is needed.
+/// A value that a handler may return for an `O`.
 #[diagnostic::on_unimplemented(message = "`{Self}` cannot be the result of this handler, which needs a `{O}`")]
 pub trait Respond<O> {
-    /// Makes it an `O`.
+    /// Converts it to an `O`.
     ///
     /// # Errors
-    /// What the handler answered.
+    /// The handler's error.
     fn respond(self) -> Result<O, Error>;
 }
 

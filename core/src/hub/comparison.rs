@@ -1,8 +1,8 @@
-//! Compares the channels that a node holds with what the store lists as the node's own.
+//! Compares the channels that a node holds with the store's list of the node's channels.
 //!
-//! A store that fails over may lose what was written last. Then a channel that ended is back as a ghost: a record that
-//! nobody's connection belongs to. A channel that was opened is connected without a record. The node ends ghosts, and
-//! closes channels without a record.
+//! A store that fails over may lose its last writes. A channel that ended is then back as a ghost: a record without a
+//! connection. A channel that was opened is connected without a record. The node ends ghosts, and closes channels
+//! without a record.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -23,27 +23,27 @@ use crate::name::ChannelId;
 use crate::panics::survived;
 use crate::store::{Record, RecordPhase, StoreError};
 
-/// A node compares after at most so many leases.
+/// The longest time between two comparisons, in lease terms.
 const LEASES: u32 = 4;
-/// After a break a node compares within this time: the store and the other nodes have other things to do first.
+/// After a break a node compares within this time: the store and the other nodes are busy first.
 const SOON: Duration = Duration::from_secs(1);
-/// A record that the node has no channel of is looked at again after at most so long.
+/// The longest time before a second look at a record without a channel on this node.
 const SECOND_LOOK: Duration = Duration::from_secs(5);
-/// How many records are looked at, or ended, at once.
+/// Records that are checked, or ended, at once.
 const AT_ONCE: usize = 32;
-/// How many ghosts one comparison ends.
+/// The most ghosts that one comparison ends.
 const MOST_GHOSTS: usize = 4096;
 
-/// What comparisons of one node need to know.
+/// The state of a node's comparisons.
 #[derive(Default)]
 pub(super) struct Comparison {
     asked: Notify,
-    /// Channels that the node opens, or ends: they are not in its memory, and yet their records are not ghosts.
+    /// Channels that the node is opening or ending. They are not in its memory, but their records are no ghosts.
     busy: Mutex<HashSet<ChannelId, RandomState>>,
 }
 
 impl Comparison {
-    /// The store may have lost what was written last: the next comparison comes soon.
+    /// The store may have lost its last writes: the next comparison comes soon.
     pub(super) fn ask(&self) {
         self.asked.notify_one();
     }
@@ -58,12 +58,12 @@ impl Comparison {
 }
 
 impl EventHub {
-    /// A channel is about to be opened, by the time its record is there.
+    /// Marks a channel as opening, before its record exists.
     pub(crate) fn begins_to_open(&self, id: &ChannelId) {
         self.0.comparison.begin(id);
     }
 
-    /// Nothing opens or ends the channel any more. If it is not in the node's memory, a record that is left is a ghost.
+    /// No task opens or ends the channel any more. Unless it is in the node's memory, a remaining record is a ghost.
     pub(crate) fn is_done_with(&self, id: &ChannelId) {
         self.0.comparison.busy.lock().remove(id);
     }
@@ -81,11 +81,11 @@ impl EventHub {
     }
 
     async fn compare(&self, app: &App) -> Result<(), StoreError> {
-        // A node that is not sure of its lease attaches its channels again, if it must: that finds the same.
+        // A node that is not sure of its lease attaches its channels again if it must: that finds the same differences.
         if !self.has_its_channels() {
             return Ok(());
         }
-        // Before the store is asked: a channel that comes meanwhile is not missed in the listing.
+        // Read memory before the store: a channel that arrives meanwhile is then not missed in the listing.
         let held = self.connected().into_iter().map(|channel| (channel.id().clone(), channel));
         let mut unlisted: HashMap<ChannelId, Channel> = held.collect();
         let mut unknown = Vec::new();
@@ -118,15 +118,16 @@ impl EventHub {
         self.is_sure() && !self.0.lease.is_lost()
     }
 
-    /// Whether the channel is connected here, or opens or ends.
+    /// Whether the channel is connected here, or is opening or ending.
     fn works_on(&self, id: &ChannelId) -> bool {
-        // Busy first: what opens is connected before it is done, and what is connected is busy before it leaves.
+        // Check busy first: an opening channel is connected before it is done, and a connected one is busy before it
+        // leaves.
         let look = || self.0.comparison.is_busy(id) || self.0.channel(id).is_some();
         look() || self.0.comparison.is_busy(id)
     }
 
-    /// A store has answered that it does not know this attachment of a channel: if its record is gone, the channel is
-    /// closed.
+    /// Handles a store's answer that it does not know this attachment of a channel: closes the channel if its record is
+    /// gone.
     pub(crate) async fn doubt(&self, channel: &Channel) {
         if !channel.is_at_gateway()
             && self.has_its_channels()
@@ -136,7 +137,7 @@ impl EventHub {
         }
     }
 
-    /// Why a channel that is connected here has to be closed, if the store has no living record of it here.
+    /// The close for a channel that is connected here, if the store has no living record of it here.
     async fn lost_record(&self, channel: &Channel) -> Option<Close> {
         let is_here = || {
             let inner = &channel.inner;
@@ -154,7 +155,7 @@ impl EventHub {
             }
         };
         let lives = |record: &Record| record.phase != RecordPhase::Dead && record.location == self.location_of(channel);
-        // It may have begun to end meanwhile, and with it its record.
+        // The channel may have begun to end meanwhile, and its record with it.
         if record.as_ref().is_some_and(lives) || !is_here() || self.lease_number() != lease {
             return None;
         }
@@ -165,7 +166,7 @@ impl EventHub {
         }))
     }
 
-    /// Ends records of this node that nothing here belongs to, if they are still there after a while.
+    /// Ends records of this node without a channel here, if they are still there after a while.
     async fn end_ghosts(&self, app: &App, unknown: Vec<ChannelId>) {
         if unknown.len() == MOST_GHOSTS {
             self.0.comparison.ask();
@@ -188,7 +189,7 @@ impl EventHub {
         }
     }
 
-    /// Tells whether it was one, and its end is this node's.
+    /// Ends the channel if it is a ghost; returns whether this node ends it.
     async fn end_ghost(&self, app: &App, id: &ChannelId) -> Result<bool, StoreError> {
         if !self.has_its_channels() || self.works_on(id) {
             return Ok(false);

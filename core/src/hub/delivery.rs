@@ -1,4 +1,4 @@
-//! From the bus to a node's members: one lane's worth of topics, each topic's events in order, many at once.
+//! Delivery from the bus to a node's members. Each lane serves a share of the topics, and keeps each topic's order.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -21,15 +21,15 @@ use crate::frame::Frame;
 use crate::name::ChannelId;
 use crate::panics::survived;
 
-/// Events that may wait in a lane; beyond, they are dropped and their topics' members told of a gap.
+/// Events that may wait in a lane. Further ones are dropped, and their topics' members get a gap notice.
 const MOST_WAITING: usize = 16 * 1024;
-/// Above so many, publishers on this node wait…
+/// Publishers on this node wait while a lane holds more events than this…
 const PLENTY: usize = 1024;
-/// …and above this part of the bytes that may wait.
+/// …or more than its bytes divided by this.
 const PLENTY_OF_BYTES: usize = 4;
-/// After so many members other tasks get their turn…
+/// The lane yields to other tasks after this many members…
 const MEMBERS_A_TURN: usize = 256;
-/// …or after so many bytes: a socket takes megabytes at once from one who writes, and each costs time.
+/// …or this many bytes: a socket takes megabytes at once from one writer, and each costs time.
 const BYTES_A_TURN: usize = 256 * 1024;
 
 /// See the [module's documentation](self).
@@ -38,12 +38,12 @@ pub(super) struct Delivery {
     /// Bytes of the events that wait or are being delivered. It grows only under the queue's lock.
     bytes: AtomicUsize,
     most_bytes: usize,
-    /// What retained topics of this lane hold while they catch up.
+    /// The budget for events that this lane's retained topics hold while they catch up.
     budget: Arc<Budget>,
     metrics: LaneMetrics,
     arrived: Notify,
     drained: Notify,
-    /// What was taken is being delivered. Set under the lock of what waits.
+    /// Taken events are being delivered. Set under the queue's lock.
     delivers: AtomicBool,
     pub(super) stopped: AtomicBool,
 }
@@ -60,8 +60,8 @@ impl Waiting {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
-    /// An event was dropped. The next ones are dropped as well until the lane is emptied: otherwise a small event
-    /// could come in behind the notice of the gap, and the next one that is dropped would not be told.
+    /// An event was dropped. Later ones are dropped as well until the lane is emptied. Otherwise a small event could
+    /// come in behind the gap notice, and the next drop would go without a notice.
     overfull: bool,
 }
 
@@ -142,7 +142,7 @@ impl Delivery {
         self.most_bytes / PLENTY_OF_BYTES
     }
 
-    /// Events of so many bytes are delivered, or nobody gets them any more.
+    /// Releases the bytes of events that were delivered or dropped.
     fn release(&self, bytes: usize) {
         let before = self.bytes.fetch_sub(bytes, Ordering::AcqRel);
         self.metrics.bytes.decrement(bytes as f64);
@@ -152,7 +152,7 @@ impl Delivery {
         }
     }
 
-    /// Waits until the lane is not overfull, so that a publisher is no quicker than its node's deliveries.
+    /// Waits until the lane has room, so that a publisher is no quicker than its node's deliveries.
     pub(super) async fn room(&self) {
         loop {
             let drained = self.drained.notified();
@@ -165,7 +165,7 @@ impl Delivery {
         }
     }
 
-    /// Nothing is delivered any more, and nobody waits for it.
+    /// Stops all deliveries and wakes the publishers that wait.
     pub(super) fn stop(&self) {
         self.stopped.store(true, Ordering::Release);
         let left = std::mem::take(&mut self.queue.lock().waiting);
@@ -175,7 +175,7 @@ impl Delivery {
 
     fn take(&self) -> VecDeque<Waiting> {
         let mut queue = self.queue.lock();
-        // Under the lock, so that a gap from here on is told behind what waits from here on.
+        // Clear the flags under the lock: otherwise a gap pushed now could be reported before events pushed earlier.
         for waiting in &queue.waiting {
             if let Waiting::Gap(members) = waiting {
                 members.gap_waits.store(false, Ordering::Release);
@@ -186,7 +186,7 @@ impl Delivery {
         taken
     }
 
-    /// Whether all that came so far has been handed to its members.
+    /// Whether every event so far has been handed to its members.
     fn is_idle(&self) -> bool {
         let queue = self.queue.lock();
         (queue.waiting.is_empty() && !self.delivers.load(Ordering::Acquire)) || self.stopped.load(Ordering::Acquire)
@@ -195,7 +195,7 @@ impl Delivery {
     pub(super) async fn run(self: Arc<Self>, hub: EventHub) {
         loop {
             self.arrived.notified().await;
-            // Whoever publishes in this turn of the runtime comes along.
+            // Collect the events of all publishers in this turn of the runtime.
             behind_what_is_ready().await;
             let waiting = self.take();
             self.drained.notify_waiters();
@@ -210,7 +210,7 @@ impl Delivery {
 }
 
 impl EventHub {
-    /// Whether events that came for a channel's topics have yet to be handed to their members on this node.
+    /// Whether events of a channel's topics still wait for their delivery on this node.
     pub(crate) fn delivers_to(&self, channel: &Channel) -> bool {
         let live = channel.inner.live.lock();
         let lanes = live.topics.iter().fold(0_u32, |lanes, joined| lanes | 1 << self.0.shard(joined.topic()));
@@ -219,8 +219,8 @@ impl EventHub {
     }
 }
 
-/// Goes on once what is ready has had its turn. `yield_now` has the runtime look at the sockets as well: a system call an event,
-/// where events come one by one.
+/// Yields to tasks that are ready. `yield_now` would also poll the sockets: one system call for each event when events
+/// come one by one.
 async fn behind_what_is_ready() {
     let mut waits = true;
     poll_fn(|cx| {
@@ -233,14 +233,14 @@ async fn behind_what_is_ready() {
     .await;
 }
 
-/// One notice a topic waits at a time, so that the lane stays bounded.
+/// Queues at most one gap notice for each topic, so that the lane stays bounded.
 fn note_gap(waiting: &mut VecDeque<Waiting>, members: &Arc<Members>) {
     if !members.gap_waits.swap(true, Ordering::AcqRel) {
         waiting.push_back(Waiting::Gap(Arc::clone(members)));
     }
 }
 
-/// What waits of one topic, up to a gap.
+/// The waiting events of one topic, up to a gap.
 struct Batch {
     members: Arc<Members>,
     events: Vec<(Position, Arc<Event>)>,
@@ -263,7 +263,7 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
         };
         let at = found.entry(Arc::as_ptr(&members)).or_insert(batches.len());
         if batches.get(*at).is_some_and(|batch| batch.gap) {
-            // What comes after the hole is told after it.
+            // Events after the gap belong behind its notice.
             *at = batches.len();
         }
         let at = *at;
@@ -277,7 +277,7 @@ fn by_topic(waiting: VecDeque<Waiting>) -> Vec<Batch> {
     batches
 }
 
-/// A panic, in an encoder of the application's say, must not end the lane: the members are told of a gap instead.
+/// A panic, for example in an application's encoder, must not end the lane: the members get a gap notice instead.
 async fn deliver_whatever_happens(batch: Batch, hub: &EventHub) {
     let members = Arc::clone(&batch.members);
     if survived("delivery", deliver_batch(batch, hub)).await.is_none() {
@@ -304,14 +304,14 @@ pub(super) fn tell_gap(members: &Members) {
     members.snapshot().values().for_each(|member| member.outlet().gap(&members.topic));
 }
 
-/// Hands events to the members, but to each one only those that it is to have.
+/// Hands each member the events that `has` selects for it.
 pub(super) async fn deliver(
     members: &Members,
     events: &[(Position, Arc<Event>)],
     has: impl Fn(u64, &Position) -> bool,
 ) {
     let topic = &members.topic;
-    // Plain clients get what was published; joins and leaves have no plain form.
+    // Plain clients get messages only; joins and leaves have no plain form.
     let events: Vec<&(Position, Arc<Event>)> =
         events.iter().filter(|(_, event)| event.kind == EventKind::Message).collect();
     let Some((first, _)) = events.first() else { return };
@@ -371,14 +371,15 @@ mod tests {
         [(Position { epoch: 1, offset: 1, check: 1 }, Arc::new(event))]
     }
 
-    /// How many events wait, and whether a gap behind them does.
+    /// The number of waiting events, and whether a gap waits behind them.
     fn taken(lane: &Delivery) -> (usize, bool) {
         let waiting = lane.take();
         let gap = matches!(waiting.back(), Some(Waiting::Gap(_)));
         (waiting.len() - usize::from(gap), gap)
     }
 
-    /// With two threads, so that each order comes about: what is lost while a lane is emptied is told of behind it.
+    /// Two threads produce every order: the notice of an event lost while the lane is emptied comes behind the earlier
+    /// events.
     #[test]
     fn a_gap_is_told_behind_what_came_before_it() {
         let members = Arc::new(Members::new(Topic::new("a").expect("a name"), None));
@@ -424,7 +425,7 @@ mod tests {
         for _ in 0..5 {
             lane.push(&members, &event(300));
         }
-        // It would fit, but the gap before it waits already.
+        // The event would fit, but a gap waits before it.
         lane.push(&members, &event(10));
         assert_eq!(taken(&lane), (3, true));
     }

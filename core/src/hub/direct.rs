@@ -1,4 +1,4 @@
-//! What is meant for one channel, or one user's: sends and closes wherever it is connected; and what is asked of a topic.
+//! Sends and closes for one channel or one user, wherever it is connected; and queries of a topic.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use crate::name::{ChannelId, Topic, UserId};
 use crate::store::{Command, Delivered, Location, Page, Present, RecordPhase, Sink};
 
 impl EventHub {
-    /// Sends to one channel, wherever it is; `false` if there is no such channel. A detached channel gets it when it
-    /// is back.
+    /// Sends to one channel, wherever it is connected; `false` if there is no such channel. A detached channel gets the
+    /// message after it resumes.
     ///
     /// # Errors
-    /// What the store answers.
+    /// The store's error.
     pub async fn send(&self, id: &ChannelId, payload: Payload) -> Result<bool, Error> {
         if let Some(channel) = self.0.channel(id)
             && channel.inner.endpoint.grace.is_none()
@@ -28,10 +28,10 @@ impl EventHub {
         Ok(self.send_all(std::slice::from_ref(id), payload).await? > 0)
     }
 
-    /// Sends to every channel of a user, and tells to how many.
+    /// Sends to every channel of a user, and returns the number of channels.
     ///
     /// # Errors
-    /// What the store answers; some of the channels may have been sent to.
+    /// The store's error; some channels may have got the message.
     pub async fn send_to_user(&self, user: &UserId, payload: Payload) -> Result<usize, Error> {
         let mut sent = 0;
         let topic = Topic::of_user(user)?;
@@ -75,7 +75,7 @@ impl EventHub {
     /// Closes a channel, wherever it is connected; `false` if it is not.
     ///
     /// # Errors
-    /// What the store answers.
+    /// The store's error.
     pub async fn close_channel(&self, id: &ChannelId, close: Close) -> Result<bool, Error> {
         if let Some(channel) = self.0.channel(id) {
             channel.close(close);
@@ -89,10 +89,10 @@ impl EventHub {
         }
     }
 
-    /// Closes every channel of a user, and tells how many.
+    /// Closes every channel of a user, and returns their number.
     ///
     /// # Errors
-    /// What the store answers; some of the channels may have been closed.
+    /// The store's error; some channels may be closed.
     pub async fn close_user(&self, user: &UserId, close: Close) -> Result<usize, Error> {
         let topic = Topic::of_user(user)?;
         let (mut closed, mut cursor) = (0, None);
@@ -109,18 +109,19 @@ impl EventHub {
         }
     }
 
-    /// One page of who is present in a topic.
+    /// One page of the channels that are present in a topic.
     ///
     /// # Errors
-    /// What the store answers.
+    /// The store's error.
     pub async fn presence(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Present>, Error> {
         Ok(self.0.store.presence(topic, cursor, limit).await?)
     }
 
-    /// The last `limit` events that are kept of a topic, in order; how many are kept [`AppBuilder::retain`] says.
+    /// The last `limit` kept events of a topic, in order. [`AppBuilder::retain`] sets the number of events that are
+    /// kept.
     ///
     /// # Errors
-    /// What the store answers.
+    /// The store's error.
     ///
     /// [`AppBuilder::retain`]: crate::AppBuilder::retain
     pub async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, Error> {

@@ -1,4 +1,4 @@
-//! The end of a channel: claim it, run `on_disconnect`, sweep what is stored.
+//! The end of a channel: claim it, run `on_disconnect`, remove its record.
 
 use std::future::Future;
 use std::pin::pin;
@@ -22,34 +22,34 @@ use crate::name::{ChannelId, NodeId};
 use crate::panics::survived;
 use crate::store::{Claim, Ended, Fence, StoreError};
 
-/// For how long a node runs `on_disconnect` again while it answers `unavailable`.
+/// The time for which a node retries `on_disconnect` while it answers `unavailable`.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(5);
-/// The first and the longest pause before it runs again.
+/// The first and the longest pause before a retry.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// A handler that takes longer than this gives its place to other ends meanwhile.
+/// A handler that takes longer than this gives its place to other ends.
 const LONG: Duration = Duration::from_secs(1);
 
 /// An end that the store has yet to take.
 pub(super) enum Unended {
     /// A channel of this node.
     Channel { channel: Channel, reason: DisconnectReason, connected: bool },
-    /// The record of a channel that nobody was told of, if there is one.
+    /// The record of a channel that no client knows of, if there is one.
     Record(ChannelId),
-    /// Such a record, claimed.
+    /// Such a record, already claimed.
     Claimed(Box<Claim>),
 }
 
-/// Whose business the end of a channel is.
+/// The responsibility for the end of a channel.
 pub(super) enum Begun {
     Here(Ended),
     /// The store has lost the channel, and only this node knows of it.
     Forgotten,
-    /// Another's, or nobody's.
+    /// Another process ends the channel, or the end is done.
     Elsewhere,
 }
 
-/// Ends a channel, once: others that end it too find it claimed. If the store does not take the end, a node tries it
-/// again later; without a node, in an invocation, this tries until it is dropped.
+/// Ends a channel. If several tasks do so, one of them has the claim. If the store does not take the end, a node
+/// retries it later; an invocation retries it here until this is dropped.
 pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: bool) {
     let hub = channel.app().hub().clone();
     let emptied = hub.drop_here(&channel);
@@ -71,12 +71,12 @@ pub(crate) async fn end(channel: Channel, reason: DisconnectReason, connected: b
     }
 }
 
-/// Removes the record of a channel that nobody was told of, if there is one.
+/// Removes the record of a channel that no client knows of, if there is one.
 pub(crate) fn undo(hub: &EventHub, id: ChannelId) {
     hub.end_later(Unended::Record(id));
 }
 
-/// As [`undo`], at once and while there is time. What is left then is found when it is due.
+/// Does the same as [`undo`] at once, while there is time. A record that stays is claimed when it is due.
 pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) {
     let fence = channel.fence();
     let undone = async {
@@ -90,8 +90,8 @@ pub(crate) async fn undo_now(hub: &EventHub, channel: &Channel, until: Instant) 
     }
 }
 
-/// Ends a channel that another node, or nobody, held. `on_disconnect` is run again for as long as there is patience.
-/// The `room` is free once the channel has ended, or waits for its next run.
+/// Ends a channel that another process held, or that none holds. Retries `on_disconnect` within its patience. The
+/// `room` is free once the channel has ended, or waits for its next retry.
 pub(crate) async fn end_claimed(app: App, claim: Claim, patience: Duration, room: Option<OwnedSemaphorePermit>) {
     let hub = app.hub().clone();
     let place = hub.0.ends.no_place(room);
@@ -107,7 +107,7 @@ pub(crate) async fn end_claimed(app: App, claim: Claim, patience: Duration, room
 }
 
 impl Unended {
-    /// Asks the store to begin the end; what was reached is kept for the next try.
+    /// Asks the store to begin the end; keeps its progress for the next attempt.
     pub(super) async fn begin(&mut self, hub: &EventHub) -> Result<Begun, StoreError> {
         let nothing = Ok(Begun::Here(Ended::Removed));
         if let Self::Record(id) = self {
@@ -142,7 +142,7 @@ async fn begin(hub: &EventHub, channel: &Channel, connected: bool) -> Result<Beg
     Ok(if hub.is_forgotten(channel).await? { Begun::Forgotten } else { Begun::Elsewhere })
 }
 
-/// Claims a channel, or does away with it where there is no `on_disconnect` to run.
+/// Claims a channel, or removes it if there is no `on_disconnect` to run.
 async fn take(hub: &EventHub, channel: &Channel, connected: bool) -> Result<Option<Ended>, StoreError> {
     let (store, fence, by) = (hub.store(), channel.fence(), claimant(hub, channel));
     if connected && channel.inner.endpoint.disconnect.is_some() {
@@ -152,8 +152,8 @@ async fn take(hub: &EventHub, channel: &Channel, connected: bool) -> Result<Opti
     store.end(&fence, &by, hub.lease_term()).await
 }
 
-/// The name under which a claim is asked for again. Several tasks of a node may end one channel of a gateway at once, each
-/// with a `Channel` of its own: one of them has the claim.
+/// The claimant's name, stable across retries. Several tasks of a node may end one gateway channel at once, each with
+/// its own `Channel`: one of them has the claim.
 fn claimant(hub: &EventHub, channel: &Channel) -> NodeId {
     hub.node().part(Arc::as_ptr(&channel.inner) as usize)
 }
@@ -164,7 +164,7 @@ async fn go_on(channel: &Channel, begun: Begun, reason: DisconnectReason, connec
         Begun::Here(Ended::Claimed(claim)) if first => {
             Box::pin(run(channel, *claim, reason, connected, PATIENCE, place)).await;
         }
-        // There is nothing to claim and nothing to sweep.
+        // There is no record to claim or to remove.
         Begun::Forgotten if first && connected => {
             disconnect(channel, reason, PATIENCE, &mut place, &AtomicBool::new(true)).await;
         }
@@ -213,12 +213,12 @@ async fn run(
     }
 }
 
-/// Sweeps what a claimed channel has left.
+/// Removes the rest of a claimed channel.
 async fn remove(hub: &EventHub, claim: &Claim, mut place: Place) {
     persist(hub, "remove", &mut place, || hub.store().remove(std::slice::from_ref(claim))).await;
 }
 
-/// Runs `on_disconnect`; again, while it answers `unavailable`, for as long as there is patience and the claim is held.
+/// Runs `on_disconnect`. Retries it while it answers `unavailable`, within its patience and while the claim is held.
 async fn disconnect(
     channel: &Channel,
     reason: DisconnectReason,
@@ -253,7 +253,7 @@ async fn disconnect(
     }
 }
 
-/// Runs `on_disconnect` once. Tells of an error whether it may pass.
+/// Runs `on_disconnect` once. The flag beside an error tells whether a retry may help.
 async fn try_disconnect(channel: &Channel, reason: DisconnectReason, place: &mut Place) -> Result<(), (Error, bool)> {
     let endpoint = &channel.inner.endpoint;
     let Some(handler) = &endpoint.disconnect else { return Ok(()) };
@@ -278,7 +278,7 @@ async fn try_disconnect(channel: &Channel, reason: DisconnectReason, place: &mut
     }
 }
 
-/// Tries until the store does it, whatever it answers before, also if it panics. The place is free between tries.
+/// Retries until the store succeeds, through errors and panics. The place is free between attempts.
 async fn persist<T, F: Future<Output = Result<T, StoreError>>>(
     hub: &EventHub,
     op: &str,

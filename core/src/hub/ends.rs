@@ -1,7 +1,7 @@
-//! How many channels of a node end at once, and the ends that the store has not taken yet.
+//! Limits the number of a node's channels that end at once, and keeps the ends that the store has not taken yet.
 //!
-//! When thousands of sockets break at once, their ends must not stand in the way of the clients that stay or come back.
-//! An end has a place while it asks the store; there are few places, and an end that pauses gives its place up.
+//! When thousands of sockets break at once, their ends must not delay the clients that stay or come back. An end needs
+//! a place while it asks the store. There are few places, and an end that pauses gives its place up.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use crate::panics::survived;
 use crate::store::StoreError;
 use crate::throttled::Throttled;
 
-/// How many ends ask the store at once. Fewer than a store has connections, so that the living find one.
+/// Ends that ask the store at once. Fewer than a store has connections, so that living channels find one.
 const AT_ONCE: usize = 8;
-/// How many ends wait for the store at most. What is dropped beyond that is found once its record is due.
+/// The most ends that wait for the store. A dropped one is found once its record is due.
 const MOST_WAITING: usize = 65_536;
-/// How many channels of a node wait at most to run `on_disconnect` again: each claim is renewed meanwhile.
+/// The most channels of a node that wait to retry `on_disconnect`: each renews its claim meanwhile.
 const MOST_PATIENT: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -34,14 +34,14 @@ pub(super) struct Ends {
     places: Arc<Semaphore>,
     patient: Arc<Semaphore>,
     waiting: Mutex<Waiting>,
-    /// An end did not reach the store since the present round of tries began: the others wait for the next round.
+    /// An end has failed to reach the store in this round: the others wait for the next round.
     is_away: AtomicBool,
-    /// The store took an end that had waited, since the last round of tries.
+    /// The store took a waiting end since the last round.
     has_taken: AtomicBool,
     pub(super) lines: Lines,
 }
 
-/// Log lines about single channels, of which an outage would make thousands.
+/// Log lines about single channels; an outage would produce thousands of them.
 #[derive(Default)]
 pub(super) struct Lines {
     pub(super) failures: Throttled,
@@ -54,9 +54,9 @@ pub(super) struct Lines {
 #[derive(Default)]
 struct Waiting {
     ends: VecDeque<Unended>,
-    /// How many ends of a round the store has not answered yet.
+    /// The number of ends of a round that the store has not answered yet.
     asked: usize,
-    /// A task tries them.
+    /// A task retries them.
     is_tried: bool,
 }
 
@@ -69,27 +69,27 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Waits for a place, unless this is one.
+    /// Waits for a place, unless it has one.
     pub(super) async fn take(&mut self) {
         if self.permit.is_none() {
-            // Nobody closes the semaphore.
+            // The semaphore is never closed.
             self.permit = Arc::clone(&self.places).acquire_owned().await.ok();
         }
     }
 
-    /// Leaves the place to another end, for a pause.
+    /// Gives the place up for a pause.
     pub(super) fn leave(&mut self) {
         self.permit = None;
     }
 
-    /// As [`leave`](Self::leave), for a pause that may last for minutes: others may be claimed meanwhile.
+    /// Does the same as [`leave`](Self::leave) for a pause of minutes: the janitor may claim other channels meanwhile.
     pub(super) fn leave_for_long(&mut self) {
         self.leave();
         self.room = None;
     }
 }
 
-/// Pauses between tries, each twice as long as the one before.
+/// Pauses between retries; each is twice as long as the one before.
 pub(super) struct Pauses {
     next: Duration,
     longest: Duration,
@@ -100,7 +100,7 @@ impl Pauses {
         Self { next: first, longest }
     }
 
-    /// Between tries to reach the store.
+    /// Pauses between attempts to reach the store.
     pub(super) fn for_store() -> Self {
         Self::new(FIRST_PAUSE, LONGEST_PAUSE)
     }
@@ -125,7 +125,7 @@ impl Default for Ends {
 }
 
 impl Ends {
-    /// A place that is yet to be taken, of a channel for which the janitor has `room`.
+    /// A place that is not taken yet, of a channel for which the janitor has `room`.
     pub(super) fn no_place(&self, room: Option<OwnedSemaphorePermit>) -> Place {
         Place { places: Arc::clone(&self.places), permit: None, room }
     }
@@ -136,12 +136,12 @@ impl Ends {
         place
     }
 
-    /// The right to wait for another run of `on_disconnect`, unless too many wait.
+    /// The right to wait for a retry of `on_disconnect`, unless too many wait.
     pub(super) fn wait_patiently(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.patient).try_acquire_owned().ok()
     }
 
-    /// Logs that a call of an end has failed; `None` stands for a panic, which is logged where it was caught.
+    /// Logs a failed call of an end. `None` is a panic, which is logged elsewhere.
     pub(super) fn failed(&self, op: &str, error: Option<&StoreError>) {
         if let Some(error) = error
             && let Some(count) = self.lines.failures.count()
@@ -150,7 +150,7 @@ impl Ends {
         }
     }
 
-    /// Whether the store could just not be reached, and the next round of tries is yet to come.
+    /// Whether the store could not be reached in this round.
     pub(super) fn is_away(&self) -> bool {
         self.is_away.load(Ordering::Acquire)
     }
@@ -170,7 +170,7 @@ impl Ends {
         self.waiting.lock().ends.len()
     }
 
-    /// Tells whether nothing waits any more: then the task that tries must end.
+    /// Whether no end waits any more: the task that retries them must then end.
     fn is_done(&self) -> bool {
         let mut waiting = self.waiting.lock();
         waiting.is_tried = !waiting.ends.is_empty() || waiting.asked > 0;
@@ -183,9 +183,9 @@ impl Ends {
 }
 
 impl EventHub {
-    /// Keeps an end that the store has not taken, to try it again as long as the node runs.
+    /// Keeps an end that the store has not taken, and retries it while the node runs.
     pub(super) fn end_later(&self, end: Unended) {
-        // Without a runtime the node ends, and its lease with it.
+        // Without a runtime the node stops, and its lease ends.
         let Ok(runtime) = Handle::try_current() else { return };
         let mut waiting = self.0.ends.waiting.lock();
         waiting.ends.push_back(end);
@@ -204,7 +204,7 @@ impl EventHub {
         }
     }
 
-    /// Waits until all ends have come about, but no longer than `most`.
+    /// Waits until all ends are done, for at most `most`.
     pub(super) async fn wait_for_ends(&self, most: Duration) {
         let idle = async {
             while !self.0.ends.is_idle() {
@@ -219,7 +219,7 @@ impl EventHub {
     }
 }
 
-/// Tries what waits, in rounds, until nothing waits any more.
+/// Retries the waiting ends, in rounds, until none is left.
 async fn try_again(hub: EventHub) {
     let ends = &hub.0.ends;
     let mut pauses = Pauses::for_store();
@@ -248,7 +248,7 @@ async fn try_again(hub: EventHub) {
     }
 }
 
-/// Asks the store to take an end; if it does not, the end waits for the next round.
+/// Asks the store to take an end; on a failure the end waits for the next round.
 pub(super) async fn ask(hub: &EventHub, mut end: Unended) -> Option<(Unended, Begun)> {
     let ends = &hub.0.ends;
     match survived("ending", end.begin(hub)).await {

@@ -1,4 +1,4 @@
-//! Events of a retained topic that are held while older ones are replayed, bounded in number and in bytes.
+//! Events of a retained topic that are held during a replay of older ones, bounded in number and in bytes.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ const MOST_HELD: usize = 4096;
 
 type Placed = (Position, Arc<Event>);
 
-/// How many bytes all topics of a lane may hold together.
+/// The byte budget that all topics of a lane share.
 #[derive(Debug)]
 pub(super) struct Budget {
     used: AtomicUsize,
@@ -37,7 +37,7 @@ impl Held {
         Self { events: VecDeque::new(), bytes: 0, budget }
     }
 
-    /// Holds events, or drops all that are held if they are too many. The answer is how many were dropped.
+    /// Holds events, or drops all held ones if they are too many. Returns the number of dropped ones.
     pub(super) fn extend(&mut self, events: impl Iterator<Item = Placed>) -> usize {
         let before = self.events.len();
         self.events.extend(events);

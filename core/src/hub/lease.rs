@@ -1,4 +1,4 @@
-//! The node's lease: who holds it handles messages, who loses it loses its channels to the others.
+//! The node's lease. Its holder handles messages; a node that loses it loses its channels to other nodes.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -22,25 +22,25 @@ use crate::store::{
     Attach, AttachAs, Attached, Claim, Lease, LeaseTerm, Location, RecordPhase, Served, StoreError, StoreErrorKind,
 };
 
-/// How many due channels are claimed at once.
+/// Due channels that are claimed at once.
 const CLAIMS: usize = 32;
-/// For how many leases channels of endpoints that a node does not have are left to the others.
+/// Lease terms for which the node leaves channels of unknown endpoints to other nodes.
 const UNSERVED: u32 = 20;
-/// How many claimed channels are ended at once.
+/// Claimed channels that are ended at once.
 const ENDING_AT_ONCE: usize = 8 * CLAIMS;
-/// How many channels are attached again at once.
+/// Channels that are attached again at once.
 const ATTACHED_AT_ONCE: usize = 64;
 
-/// How long the lease surely lasts, by this process's own monotonic clock, counted from before the renewal was sent.
+/// The end of the sure lease, by this process's own monotonic clock, counted from before the renewal was sent.
 pub(super) struct LeaseClock {
     origin: Instant,
     /// Microseconds after the origin; 0 while no lease is held.
     until: AtomicU64,
-    /// Since when it has been held without a break, in the same way.
+    /// The start of the unbroken lease, in the same unit.
     since: AtomicU64,
-    /// Somebody has found it unsure since it was last held.
+    /// A check has found the lease unsure since it was last held.
     doubted: AtomicBool,
-    /// It was lost, and not all channels have been attached anew.
+    /// The lease was lost, and some channels have yet to be attached again.
     lost: AtomicBool,
     /// Counts the leases that this node has had.
     number: AtomicU64,
@@ -59,12 +59,12 @@ impl LeaseClock {
     }
 
     fn micros(&self, at: Instant) -> u64 {
-        // Not `as_micros`, whose division of 128 bits every message would wait for.
+        // `as_micros` would divide 128-bit numbers at every message.
         let passed = at.duration_since(self.origin);
         passed.as_secs() * 1_000_000 + u64::from(passed.subsec_micros())
     }
 
-    /// Tells whether somebody has found the lease unsure until now: who waits for it must be woken.
+    /// Sets the lease's end. Returns whether a check has found it unsure until now: the waiting handlers must be woken.
     fn hold(&self, until: Instant) -> bool {
         let now = self.micros(Instant::now());
         if self.until.load(Ordering::Acquire) <= now {
@@ -74,19 +74,19 @@ impl LeaseClock {
         self.doubted.swap(false, Ordering::SeqCst)
     }
 
-    /// The store could not be asked: who else could not renew meanwhile gets a whole term, too.
+    /// Starts the unbroken time anew after a failed renewal: other nodes that could not renew get a whole term, too.
     fn falter(&self) {
         self.since.store(self.micros(Instant::now()), Ordering::Release);
     }
 
-    /// How long the lease has been held, and renewed, without a break; nothing while it is unsure.
+    /// The time for which the lease was held and renewed without a break; zero while it is unsure.
     fn held_for(&self) -> Duration {
         let now = self.micros(Instant::now());
         let sure = now < self.until.load(Ordering::Acquire);
         Duration::from_micros(if sure { now.saturating_sub(self.since.load(Ordering::Acquire)) } else { 0 })
     }
 
-    /// It was lost, and channels are being attached anew.
+    /// Whether the lease was lost and channels are still being attached again.
     pub(super) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }
@@ -101,19 +101,19 @@ impl LeaseClock {
             return true;
         }
         self.doubted.store(true, Ordering::SeqCst);
-        // It may have been held again before that: then nobody would be woken.
+        // The lease may have been renewed just before the doubt was set: then no wake-up would follow.
         self.micros(now) < self.until.load(Ordering::SeqCst)
     }
 }
 
-/// Between half of a duration and the whole, so that nodes that started together do not stay together.
+/// A random time between half of the duration and the whole, so that nodes that started together drift apart.
 pub(crate) fn jittered(duration: Duration) -> Duration {
     let random = RandomState::default().hash_one(Instant::now()) % 1024;
     duration / 2 + duration.mul_f64(random as f64 / 2048.0)
 }
 
 impl EventHub {
-    /// Begins a term in the store; tells until when it is sure.
+    /// Begins a term in the store; returns the end of the sure time.
     pub(super) async fn acquire_lease(&self) -> Result<Instant, StoreError> {
         let before = Instant::now();
         match self.0.store.lease(&self.0.node, LeaseTerm::Acquire, self.lease_term()).await? {
@@ -128,7 +128,7 @@ impl EventHub {
         }
     }
 
-    /// From here on messages are handled.
+    /// Holds the lease: messages are handled from here on.
     pub(super) fn begin_lease(&self, app: &App, sure_until: Instant) -> [JoinHandle<()>; 3] {
         self.0.lease.hold(sure_until);
         let (renewed, renewals) = watch::channel(Instant::now());
@@ -148,7 +148,7 @@ impl EventHub {
             let held = survived("lease", self.renew_lease()).await == Some(true);
             if held {
                 if pause < term / 3 {
-                    // Whatever kept it from renewing may have cost the store what was written last.
+                    // The cause of the delay may have cost the store its last writes.
                     self.0.comparison.ask();
                 }
                 renewed.send_replace(before);
@@ -159,17 +159,17 @@ impl EventHub {
         }
     }
 
-    /// Tells whether the lease is held.
+    /// Renews the lease; returns whether it is held.
     async fn renew_lease(&self) -> bool {
         let (term, lease) = (self.lease_term(), &self.0.lease);
         if lease.lost.load(Ordering::Acquire) {
-            // However far it came the last time.
+            // Start over, however far the last attempt came.
             return self.begin_anew().await;
         }
         let before = Instant::now();
         match timeout(term / 3, self.0.store.lease(&self.0.node, LeaseTerm::Renew, term)).await {
             Ok(Ok(Lease::Held)) => {
-                // It may have run out while the answer was awaited.
+                // The lease may have run out while the answer was awaited.
                 if lease.hold(before + term) {
                     tracing::info!("the lease is sure again");
                     self.wake_all();
@@ -199,7 +199,7 @@ impl EventHub {
         }
     }
 
-    /// After a lost lease: a new term, and each channel that nobody took meanwhile in a new generation.
+    /// After a lost lease, begins a new term and attaches each channel that no other node took, in a new generation.
     async fn begin_anew(&self) -> bool {
         let term = self.lease_term();
         let sure_until = match timeout(term / 3, self.acquire_lease()).await {
@@ -213,9 +213,9 @@ impl EventHub {
                 return false;
             }
         };
-        // From here on a channel that was stored before is not registered any more: see `register`.
+        // From here on `register` refuses channels that were stored under the old lease.
         self.0.lease.number.fetch_add(1, Ordering::AcqRel);
-        // Many at once, so that it is done long before the new term ends.
+        // Attach many at once, to finish long before the new term ends.
         let channels = stream::iter(self.connected());
         let strays = channels.map(|channel| self.attach_anew(channel)).buffer_unordered(ATTACHED_AT_ONCE);
         self.see_off(strays.filter_map(std::future::ready).collect().await);
@@ -230,7 +230,7 @@ impl EventHub {
         self.0.lease.number.load(Ordering::Acquire)
     }
 
-    /// Gives the channel back if it could not be attached, with what its client is to be told.
+    /// Returns the channel if it could not be attached, with the close for its client.
     async fn attach_anew(&self, channel: Channel) -> Option<(Channel, Close)> {
         let location = self.location_of(&channel);
         let by = AttachAs::Holder { generation: channel.fence().generation };
@@ -242,7 +242,8 @@ impl EventHub {
                 channel.inner.forgotten.store(false, Ordering::Release);
                 channel.inner.stray.store(false, Ordering::Release);
                 if channel.inner.live.lock().left {
-                    // It has ended meanwhile, and its claim was of the generation before: nobody else ends it.
+                    // The channel has ended meanwhile, and its claim was of the generation before: no other node ends
+                    // it.
                     tokio::spawn(ending::end(channel, DisconnectReason::Lost, true));
                 }
                 None
@@ -261,8 +262,8 @@ impl EventHub {
         }
     }
 
-    /// Whether the store has attached a channel again to its own connection here although the answer was lost: then its
-    /// generation is brought up to date, so that it can be ended.
+    /// Whether the store attached a channel again at its own connection although the answer was lost. The channel's
+    /// generation is then updated, so that it can be ended.
     pub(super) async fn attached_unheard(&self, channel: &Channel) -> Result<bool, StoreError> {
         let Some(record) = self.0.store.get(channel.id()).await? else { return Ok(false) };
         let known = channel.inner.generation.load(Ordering::Acquire);
@@ -278,8 +279,8 @@ impl EventHub {
         channel.inner.lease.load(Ordering::Acquire) == self.lease_number()
     }
 
-    /// Whether the store has lost the channel: there is no record of it, and nobody else can have ended it, as the lease
-    /// has surely been held since it came here.
+    /// Whether the store has lost the channel. No record exists, and no other node can have ended the channel: the
+    /// lease has surely been held since the channel came here.
     pub(super) async fn is_forgotten(&self, channel: &Channel) -> Result<bool, StoreError> {
         // A resumable channel may have moved to another node, and ended there.
         let stays = channel.inner.endpoint.grace.is_none();
@@ -302,15 +303,15 @@ impl EventHub {
         }
     }
 
-    /// Ends what others left behind. It begins only after a whole term, so that a store that was away for everybody
-    /// does not make everybody claim everybody; and only while the store has just answered: a claim that waited for it
-    /// would find the leases of all others ended.
+    /// Ends channels of dead nodes. It begins only after a whole term: otherwise, after an outage of the store, every
+    /// node would claim all others' channels. It claims only just after an answer of the store: a claim that waited for
+    /// the store would find the other leases expired.
     async fn reap(self, app: App, mut renewals: watch::Receiver<Instant>) {
         let term = self.lease_term();
         let ending = Arc::new(Semaphore::new(ENDING_AT_ONCE));
         while renewals.changed().await.is_ok() {
             sleep(jittered(term / 8)).await;
-            // Whoever lives has renewed in the two thirds of a term before that, if slowly.
+            // Every living node, even a slow one, has renewed in the two thirds of a term before.
             let until = *renewals.borrow_and_update() + term / 3;
             if self.0.lease.held_for() >= term {
                 survived("reaper", self.end_due(&app, &ending, until)).await;
@@ -318,7 +319,7 @@ impl EventHub {
         }
     }
 
-    /// Claims channels that are due and that this application can end, or that no other has ended for long.
+    /// Claims due channels that this application can end, or that no other node has ended for long.
     pub(crate) async fn claim_due(&self, app: &App, limit: usize) -> Result<Vec<Claim>, StoreError> {
         let (term, endpoints) = (self.lease_term(), app.endpoint_names());
         let served = Served { endpoints: &endpoints, patience: term.saturating_mul(UNSERVED) };
@@ -327,7 +328,7 @@ impl EventHub {
 
     async fn end_due(&self, app: &App, ending: &Arc<Semaphore>, until: Instant) {
         loop {
-            // A claim runs out: no more are taken than are worked on.
+            // A claim runs out: take only as many as are worked on.
             let Ok(mut room) = Arc::clone(ending).acquire_many_owned(CLAIMS as u32).await else { return };
             if Instant::now() >= until {
                 return;
@@ -377,7 +378,7 @@ mod tests {
         assert!(!clock.hold(Instant::now() + LONG));
     }
 
-    /// With two threads, so that each order comes about: a doubt that comes while the lease is renewed is not missed.
+    /// Two threads produce every order: a doubt during a renewal is not missed.
     #[test]
     fn whoever_finds_the_lease_unsure_while_it_is_renewed_is_woken() {
         let rounds = 20_000;

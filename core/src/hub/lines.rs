@@ -1,5 +1,5 @@
-//! Log lines that each client, channel, topic or message may cause while a store or a gateway is away: at most one a
-//! second of each kind, with a count.
+//! Log lines of an outage. While a store or a gateway is away, each client, channel, topic or message may cause one.
+//! At most one line a second of each kind is written, with a count.
 
 use crate::throttled::Throttled;
 

@@ -1,4 +1,4 @@
-//! Which of a node's channels are members of which topics: found in memory, without asking the store.
+//! The topics' members among a node's channels: found in memory, without the store.
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,14 +21,14 @@ use crate::store::{Fence, PresenceEntry, Subscribed, Subscription};
 pub(crate) struct Members {
     pub(super) topic: Topic,
     next: AtomicU64,
-    /// A notice of lost events waits to be delivered.
+    /// A gap notice waits for its delivery.
     pub(super) gap_waits: AtomicBool,
-    /// How far events were delivered, if the topic is retained: what is missed then can be replayed.
+    /// The delivery progress of a retained topic: missed events can be replayed.
     pub(super) retained: Option<Box<Retained>>,
-    /// Copied when it changes while a delivery goes through it.
+    /// The list is copied if it changes during a delivery.
     list: Mutex<Arc<List>>,
-    /// Whether the bus brings the topic's events. Held while that changes, so that the last member's leaving and the
-    /// next one's coming do not cross.
+    /// Whether the bus brings the topic's events. Held while that changes, so that the last member's leave and the next
+    /// one's join do not cross.
     interest: tokio::sync::Mutex<Interest>,
 }
 
@@ -53,13 +53,13 @@ impl Member {
     }
 }
 
-/// A channel's own note of a membership.
+/// A channel's own record of a membership.
 pub(crate) struct Joined {
     members: Arc<Members>,
     key: u64,
     /// Whether the store has confirmed it.
     stored: bool,
-    /// What others see of the channel here, beside its user.
+    /// The channel's presence data here, in addition to its user.
     shown: Option<Box<Shown>>,
 }
 
@@ -67,13 +67,13 @@ struct Shown {
     data: Option<Bytes>,
 }
 
-/// Ends interest in a topic without members after all, if whoever was about to change it is dropped.
+/// Ends interest in a topic without members even if the task that was about to change it is dropped.
 struct Unfinished {
     hub: EventHub,
     members: Option<Arc<Members>>,
 }
 
-/// Topics that a channel has left without members.
+/// Topics that have lost their last member by a channel's leave.
 #[must_use]
 pub(super) struct Emptied(Vec<Unfinished>);
 
@@ -144,8 +144,8 @@ impl Members {
 }
 
 impl EventHub {
-    /// Makes a channel a member: confirms interest, adds it in memory, then in the store, so that whatever is
-    /// published after this has returned reaches it.
+    /// Makes a channel a member: confirms interest, adds it in memory, then in the store. Every later publication then
+    /// reaches the channel.
     pub(crate) async fn join(
         &self,
         channel: &Channel,
@@ -195,7 +195,7 @@ impl EventHub {
                 Err(gone())
             }
             Err(error) => {
-                // A membership that only was to be shown goes on as it was.
+                // An existing membership goes on if only its presence could not be stored.
                 if !is_stored() {
                     self.forget(channel, topic).await;
                 }
@@ -269,13 +269,13 @@ impl EventHub {
         found
     }
 
-    /// Takes a channel out of all its topics in memory, for good.
+    /// Removes a channel from all its topics in memory, for good.
     pub(crate) async fn leave_all(&self, channel: &Channel) {
         let emptied = self.leave_memory(channel);
         self.end_interest(emptied).await;
     }
 
-    /// As [`leave_all`](Self::leave_all); the topics without members are to be handed to
+    /// Does the same as [`leave_all`](Self::leave_all). The caller must hand the topics without members to
     /// [`end_interest`](Self::end_interest).
     pub(super) fn leave_memory(&self, channel: &Channel) -> Emptied {
         let joined = channel.inner.live.lock().leave();
@@ -298,7 +298,7 @@ impl EventHub {
         Emptied(emptied)
     }
 
-    /// Ends interest in topics without members; when it is dropped before, in the background.
+    /// Ends interest in topics without members. If this is dropped, the rest goes on in the background.
     pub(super) async fn end_interest(&self, emptied: Emptied) {
         for mut unfinished in emptied.0 {
             if let Some(members) = &unfinished.members {
@@ -332,7 +332,7 @@ impl EventHub {
         self.0.topics[self.0.shard(&members.topic)].write().remove(&members.topic);
     }
 
-    /// Shows the channel's present user wherever it is present.
+    /// Shows the channel's present user in every topic with its presence.
     pub(crate) async fn show_user(&self, channel: &Channel) -> Result<(), Error> {
         let _one_at_a_time = channel.inner.joining.lock().await;
         let user = channel.session_value().map(|session| session.user().clone());
@@ -376,9 +376,9 @@ impl EventHub {
     }
 }
 
-/// Notes a membership with the channel; gives it back if the channel has ended, or is a member already.
+/// Records a membership with the channel. Returns it if the channel has ended, or is a member already.
 fn note(channel: &Channel, joined: Joined) -> Option<Joined> {
     let mut live = channel.inner.live.lock();
-    // Only one of two subscriptions at once, or of one renewed with presence, is the member.
+    // Of two concurrent subscriptions, or of one renewed with presence, only one becomes the member.
     if live.left { Some(joined) } else { live.topics.insert(joined) }
 }

@@ -1,5 +1,5 @@
-//! A channel's own notes of its memberships: a list, and an index of it once looking through it would take long. Most channels
-//! have few, and pay one word for the index that they lack; a single one lies in the channel.
+//! A channel's own records of its memberships: a list, and an index once the list is long. Most channels have few, and
+//! pay one word for the missing index; a single one is stored inline.
 
 use std::collections::HashMap;
 
@@ -8,14 +8,14 @@ use foldhash::fast::RandomState;
 use super::members::Joined;
 use crate::name::Topic;
 
-/// The longest list that is looked through.
+/// The longest list that is searched without an index.
 const FEW: usize = 32;
 /// Up to this length the list grows by one at a time.
 const EXACT: usize = 4;
 
 type Index = HashMap<Topic, usize, RandomState>;
 
-/// See the [module's documentation](self). A topic is there once at most.
+/// See the [module's documentation](self). It holds a topic at most once.
 #[derive(Default)]
 pub(crate) enum Memberships {
     #[default]
@@ -24,10 +24,10 @@ pub(crate) enum Memberships {
     Several(Box<Several>),
 }
 
-/// Two at least.
+/// At least two memberships.
 pub(crate) struct Several {
     list: Vec<Joined>,
-    /// Where in the list each topic is, from when it has become long until it is short again.
+    /// Each topic's place in the list, from when the list is long until it is short again.
     index: Option<Box<Index>>,
 }
 
@@ -64,7 +64,7 @@ impl Memberships {
         }
     }
 
-    /// Adds a membership, or gives it back if there is one of this topic already.
+    /// Adds a membership; returns it if there is one of this topic already.
     pub(super) fn insert(&mut self, joined: Joined) -> Option<Joined> {
         if self.get(joined.topic()).is_some() {
             return Some(joined);
@@ -120,7 +120,7 @@ impl Several {
         let joined = self.list.swap_remove(at);
         if let Some(index) = &mut self.index {
             index.remove(topic);
-            // The last one has taken its place.
+            // The last entry has taken its place.
             if let Some(moved) = self.list.get(at) {
                 index.insert(moved.topic().clone(), at);
             }
@@ -129,7 +129,7 @@ impl Several {
         if left <= FEW / 2 {
             self.index = None;
         }
-        // So seldom that each leaving pays a fixed share of it.
+        // Shrink so rarely that each removal pays a fixed share of it.
         if left * 4 < self.list.capacity() {
             self.list.shrink_to(left * 2);
             if let Some(index) = &mut self.index {
@@ -182,12 +182,12 @@ mod tests {
         }
     }
 
-    /// Up over the length from which on there is an index, and down again, in any order.
+    /// Grows beyond the length that needs an index, and shrinks again, in any order.
     #[test]
     fn each_topic_is_found_once_however_many_there_are() {
         const ALL: usize = 4 * FEW;
         let (mut memberships, mut expected) = (Memberships::default(), HashSet::new());
-        // Each of these steps comes by all of them, in an order of its own.
+        // Each of these steps visits all of them, in its own order.
         for step in [1, 37, 5, 101, 127, 11] {
             for number in (0..ALL).map(|at| at * step % ALL) {
                 assert_eq!(memberships.insert(Joined::of(topic(number))).is_none(), expected.insert(number));

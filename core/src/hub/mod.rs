@@ -1,4 +1,4 @@
-//! The event hub: publishing, subscribing, direct sends, and what a node does to stay in touch with the others.
+//! The event hub: publishing, subscribing, direct sends, and a node's connection to the others.
 
 mod comparison;
 mod delivery;
@@ -50,23 +50,23 @@ use crate::name::{ChannelId, NodeId, Topic};
 use crate::observed::{StoreHealth, observe};
 use crate::store::{BusNode, Health, Sink, Store, StoreError, StoreErrorKind};
 
-/// How many lanes publications and deliveries run in; a topic is always in the same one.
+/// The number of lanes for publications and deliveries; a topic always uses the same one.
 const LANES: usize = 16;
-/// How many members of an index are asked for at once.
+/// Members of an index that are read at once.
 pub(crate) const PAGE: usize = 256;
 
-/// How long a node that stops waits for a store that has not taken all ends.
+/// The time for which a stopping node waits for a store that has not taken all ends.
 const LAST_ENDS: Duration = Duration::from_secs(5);
 
 type Sharded<K, V> = Box<[RwLock<std::collections::HashMap<K, V, RandomState>>]>;
 
-/// What an application sets of its hub.
+/// An application's settings of its hub.
 #[derive(Debug, Clone)]
 pub(crate) struct HubSettings {
-    /// Prefixes of topics and what is kept of them, the longest first.
+    /// Prefixes of topics with their retention, the longest first.
     pub(crate) retentions: Vec<(String, Retention)>,
     pub(crate) lease: Duration,
-    /// How many bytes of events may wait in a delivery lane.
+    /// The bytes of events that may wait in a delivery lane.
     pub(crate) delivery_bytes: usize,
 }
 
@@ -76,7 +76,7 @@ impl Default for HubSettings {
     }
 }
 
-/// Publishes, sends and asks, from handlers (as an argument) and from outside of them. Clones are the same hub.
+/// Publishes, sends and queries, inside handlers (as an argument) and outside. Clones are the same hub.
 #[derive(Clone)]
 pub struct EventHub(Arc<Inner>);
 
@@ -92,7 +92,7 @@ pub(crate) struct Inner {
     topics: Sharded<Topic, Arc<Members>>,
     lanes: Box<[Lane]>,
     delivery: Box<[Arc<Delivery>]>,
-    /// Where the deliveries run, in turn.
+    /// The runtimes of the deliveries, in turn.
     runtimes: Mutex<Vec<Handle>>,
     lease: LeaseClock,
     gateways: Gateways,
@@ -183,13 +183,13 @@ impl EventHub {
         self.0.lease.is_sure(now)
     }
 
-    /// How many channels are connected to this node.
+    /// The number of channels that are connected to this node.
     #[must_use]
     pub fn channels(&self) -> usize {
         self.0.channels.iter().map(|shard| shard.read().len()).sum()
     }
 
-    /// How many topics have members on this node.
+    /// The number of topics with members on this node.
     #[must_use]
     pub fn topics(&self) -> usize {
         self.0.topics.iter().map(|shard| shard.read().len()).sum()
@@ -207,10 +207,10 @@ impl EventHub {
         self.0.settings.lease
     }
 
-    /// Makes a channel known on this node, if the lease under which it was stored, its number then, is still the node's:
-    /// else its record counts as that of a dead node, and nobody attaches it anew.
+    /// Registers the channel, unless the node's lease changed since the channel was stored under `lease`. Otherwise its
+    /// record counts as that of a dead node, and is never attached again.
     pub(crate) fn register(&self, channel: &Channel, lease: u64) -> bool {
-        // Under the lock: whoever counts up the leases goes through the channels after that.
+        // Register under the lock: a node counts a new lease first, and then goes through all its channels.
         let mut shard = self.0.channels[self.0.shard(channel.id())].write();
         let held = self.lease_number() == lease;
         if held {
@@ -220,13 +220,13 @@ impl EventHub {
         held
     }
 
-    /// Takes a channel's connection off this node: no events come any more, nobody finds it here.
+    /// Removes a channel from this node: it gets no more events, and lookups here do not find it.
     pub(crate) async fn leave_here(&self, channel: &Channel) {
         let emptied = self.drop_here(channel);
         self.end_interest(emptied).await;
     }
 
-    /// As [`leave_here`](Self::leave_here), in memory alone.
+    /// Does the same as [`leave_here`](Self::leave_here), in memory only.
     fn drop_here(&self, channel: &Channel) -> Emptied {
         let emptied = self.leave_memory(channel);
         let mut shard = self.0.channels[self.0.shard(channel.id())].write();
@@ -269,7 +269,7 @@ impl EventHub {
                 return Err(error);
             }
         };
-        // `started` lets nobody else come here.
+        // `started` keeps other callers out.
         let _ = self.0.bus.set(bus);
         let lanes = self.0.delivery.iter().zip(runtimes.iter().cycle());
         let mut tasks: Vec<_> =

@@ -1,11 +1,11 @@
-//! Why a node should be sent no clients at the moment.
+//! The reasons why a node should get no clients at the moment.
 
 use std::fmt;
 
 use super::EventHub;
 use crate::observed::Refuses;
 
-/// A reason not to send clients to this node. It is told in one line, which holds no secret.
+/// A reason not to send clients to this node. It displays as one line without secrets.
 #[derive(Debug)]
 pub struct NotReady(Reason);
 
@@ -27,10 +27,10 @@ impl fmt::Display for NotReady {
 }
 
 impl EventHub {
-    /// All reasons not to send clients to this node at the moment; none if it is ready.
+    /// All the reasons not to send clients to this node at the moment; none if it is ready.
     ///
-    /// It is not ready while it is not sure of its lease, while the bus does not hear, and while a store that is not in
-    /// the process's memory has refused all writes for 5 s, the last one in the last 10 s.
+    /// The node is not ready while it is not sure of its lease, and while the bus does not hear. It is not ready either
+    /// while its store has refused all writes for 5 s, the last one within 10 s; stores in memory are exempt.
     #[must_use]
     pub fn not_ready(&self) -> Vec<NotReady> {
         let lease = (!self.is_sure()).then_some(Reason::Lease);

@@ -1,4 +1,4 @@
-//! Publishing: one slice in flight per lane, what queues meanwhile is the next slice.
+//! Publishing: each lane has one slice in flight, and later publications queue for the next slice.
 
 use std::future::Future;
 use std::pin::pin;
@@ -16,7 +16,7 @@ use crate::store::{MAX_KEY, MAX_PAYLOAD, Publication, Published, StoreError};
 
 type Answer = Result<Published, StoreError>;
 
-/// A publication, with how it is to be kept.
+/// A publication.
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct Publish {
@@ -31,12 +31,12 @@ impl Publish {
         Self::event(topic, Event::message(payload))
     }
 
-    /// Publishes an event as it is.
+    /// Publishes an event unchanged.
     pub fn event(topic: Topic, event: Event) -> Self {
         Self { topic, event, key: None }
     }
 
-    /// Publishing again on the topic with the same key, after an error say, publishes nothing new: see
+    /// A second publication on the topic with the same key, for example after an error, publishes nothing new. See
     /// [`Publication::key`](crate::store::Publication::key). A key has 1 to [`MAX_KEY`] bytes.
     pub fn key(mut self, key: impl AsRef<str>) -> Self {
         self.key = Some(Arc::from(key.as_ref()));
@@ -54,7 +54,7 @@ struct Queue {
     next: Vec<(Publication, oneshot::Sender<Answer>)>,
 }
 
-/// Frees a lane however its slice ends: after a panic those who wait learn that it failed.
+/// Frees a lane when its slice ends, however it ends: after a panic the waiting publishers get an error.
 struct Busy {
     hub: Arc<Inner>,
     at: usize,
@@ -92,8 +92,8 @@ impl EventHub {
     /// Publishes on a topic, to every subscriber in every deployment.
     ///
     /// # Errors
-    /// `invalid` for a key or a payload that is too long ([`MAX_KEY`], [`MAX_PAYLOAD`]), or an empty key. What the store
-    /// answers; nothing was delivered then, unless the answer itself was lost.
+    /// `invalid` for a key or a payload that is too long ([`MAX_KEY`], [`MAX_PAYLOAD`]), or an empty key. The store's
+    /// error: nothing was delivered then, unless only its answer was lost.
     pub async fn publish(&self, publish: Publish) -> Result<Published, Error> {
         let Publish { topic, event, key } = publish;
         if key.as_ref().is_some_and(|key| key.is_empty() || key.len() > MAX_KEY) {
@@ -130,7 +130,7 @@ impl EventHub {
         Turn::Now(publication, Busy { hub: Arc::clone(&self.0), at, released: false })
     }
 
-    /// Hands a publication to the store, and goes on with it if the caller is dropped.
+    /// Hands a publication to the store, and finishes it even if the caller is dropped.
     async fn store_publication(&self, at: usize, publication: Publication) -> Result<Answer, Error> {
         let lost = || Error::internal("a publication was lost because another one of its slice panicked");
         let (publication, busy) = match self.take_lane(at, publication) {
@@ -139,7 +139,7 @@ impl EventHub {
         };
         let hub = Arc::clone(&self.0);
         let mut first = Box::pin(async move { hub.store.publish(std::slice::from_ref(&publication)).await });
-        // A store in memory answers at once; every other one goes on in a task of its own.
+        // A store in memory answers at once; the call to any other one goes on in its own task.
         if let Poll::Ready(answers) = pin!(&mut first).poll(&mut Context::from_waker(Waker::noop())) {
             if let Some(busy) = busy.release() {
                 tokio::spawn(rest(busy));
@@ -160,19 +160,19 @@ impl EventHub {
     }
 }
 
-/// Whether a publication goes now, or in the lane's next slice.
+/// Whether a publication is sent now, or with the lane's next slice.
 enum Turn {
     Now(Publication, Busy),
     Queued(oneshot::Receiver<Answer>),
 }
 
-/// Publishes what has queued, slice by slice, until nothing has.
+/// Publishes the queue, slice by slice, until it is empty.
 async fn rest(mut busy: Busy) {
     loop {
         let slice = std::mem::take(&mut busy.queue().lock().next);
         let (publications, senders): (Vec<_>, Vec<_>) = slice.into_iter().unzip();
         for (answer, sender) in busy.hub.store.publish(&publications).await.into_iter().zip(senders) {
-            // A publisher that has gone does not need to know.
+            // The publisher may be gone already.
             let _ = sender.send(answer);
         }
         match busy.release() {

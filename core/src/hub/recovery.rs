@@ -1,4 +1,5 @@
-//! What a node missed of a retained topic: replayed from the store to its members, in order, before what came since.
+//! Recovery of a retained topic: the node replays missed events from the store to its members, in order, before later
+//! ones.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,44 +18,44 @@ use crate::event::{Event, Position};
 use crate::panics::survived;
 use crate::store::{Replay, StoreError};
 
-/// How many events are asked for at once.
+/// Events that one replay asks for.
 const PAGE: usize = 256;
-/// While the store does not answer, the next attempt comes soon, then ever later.
+/// The pause before the next attempt while the store does not answer; it grows with each attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 type Placed = (Position, Arc<Event>);
 
-/// How far the events of a retained topic were delivered to a node's members.
+/// The delivery progress of a retained topic on a node.
 pub(super) struct Retained {
     progress: Mutex<Progress>,
-    /// Where members joined, by key: what was published before is not replayed to them.
+    /// The positions at which members joined, by key: a replay skips earlier events for them.
     joined: Mutex<HashMap<u64, Position>>,
 }
 
 struct Progress {
     /// The last event that was delivered, or the head when the node began to hear the topic.
     last: Option<Position>,
-    /// Somebody replays what is missing; what comes meanwhile is held.
+    /// A task replays missing events; events that arrive meanwhile are held.
     recovering: bool,
     held: Held,
-    /// More may be missing than what the replay began with.
+    /// More events may be missing than the replay began with.
     doubted: bool,
 }
 
-/// What is to be done next with a topic of which something is missing.
+/// The next step of a recovery.
 enum Next {
     Replay(Position),
     Deliver(Vec<Placed>),
     Done,
 }
 
-/// Whether an event comes right after another one.
+/// Whether `next` comes right after `before`.
 fn follows(before: &Position, next: &Position) -> bool {
     before.epoch == next.epoch && before.offset + 1 == next.offset
 }
 
-/// Whether an event had its turn by `last`.
+/// Whether an event is at or before `last`.
 fn is_over(last: &Position, event: &Position) -> bool {
     last.epoch == event.epoch && event.offset <= last.offset
 }
@@ -77,7 +78,7 @@ impl Retained {
         self.joined.lock().remove(&key);
     }
 
-    /// Leaves those events that are to be delivered now. Tells whether something is missing that somebody must replay.
+    /// Keeps the events that are to be delivered now. Returns `true` if the caller must start a replay of missing ones.
     pub(super) fn admit(&self, events: &mut Vec<Placed>, gap: bool) -> bool {
         let mut progress = self.progress.lock();
         if progress.recovering {
@@ -98,7 +99,7 @@ impl Retained {
         if let Some((position, _)) = events.last() {
             progress.last = Some(*position);
         }
-        // Without a position there is nothing to replay from, and nothing that anybody was to have.
+        // Without a position there is nowhere to replay from, and no member was to have an event.
         let missing = (hole.is_some() || gap) && progress.last.is_some();
         if missing {
             progress.recovering = true;
@@ -108,7 +109,7 @@ impl Retained {
         missing
     }
 
-    /// Under one lock, so that nothing comes in between the last look and the end.
+    /// Decides under one lock, so that no event slips in between the last look and the end.
     fn next(&self) -> Next {
         let mut progress = self.progress.lock();
         let Some(last) = progress.last else {
@@ -138,7 +139,7 @@ impl Retained {
         Next::Replay(last)
     }
 
-    /// The members have been told that something is missing: on with what is held, or from the head.
+    /// Goes on after a gap notice: with the held events, or from the head.
     fn skip(&self, head: Option<Position>) {
         let mut progress = self.progress.lock();
         progress.drop_delivered();
@@ -147,7 +148,7 @@ impl Retained {
         progress.last = before_held.or(head).or(progress.last);
     }
 
-    /// Hands events to those members that had joined when they were published.
+    /// Hands events to the members that had joined before them.
     async fn deliver(&self, members: &Members, events: &[Placed]) {
         let joined = self.joined.lock().clone();
         let is_for = |key, position: &Position| joined.get(&key).is_none_or(|joined| !is_over(joined, position));
@@ -167,13 +168,13 @@ impl Progress {
         let dropped = self.held.extend(events);
         if dropped > 0 {
             metrics::counter!("strait_events_dropped_total").increment(dropped as u64);
-            // They are in the log, if it keeps so many.
+            // The log still holds the dropped events, if it keeps that many.
             self.doubted = true;
         }
     }
 }
 
-/// Replays what is missing, then delivers what has come meanwhile, until nothing is missing any more.
+/// Replays missing events, then delivers held ones, until none is missing.
 pub(super) async fn recover(hub: EventHub, members: Arc<Members>) {
     while survived("replay", try_recover(&hub, &members)).await.is_none() {
         tell_gap(&members);
@@ -187,7 +188,7 @@ async fn try_recover(hub: &EventHub, members: &Members) {
     let Some(retained) = &members.retained else { return };
     let stopped = || hub.0.delivery[hub.0.shard(&members.topic)].stopped.load(Ordering::Acquire);
     let mut pause = FIRST_PAUSE;
-    // From where a replay has brought nothing.
+    // The position after which a replay found no events.
     let mut nothing_after = None;
     while !stopped() {
         let after = match retained.next() {
@@ -200,7 +201,7 @@ async fn try_recover(hub: &EventHub, members: &Members) {
         };
         match replay(hub, members, retained, after).await {
             Ok(true) => pause = FIRST_PAUSE,
-            // What is held is not in the log: it was rolled back, say.
+            // The log does not hold the held events, for example after a rollback.
             Ok(false) if nothing_after == Some(after) => {
                 tell_gap(members);
                 retained.skip(None);
@@ -233,7 +234,7 @@ async fn try_recover(hub: &EventHub, members: &Members) {
     }
 }
 
-/// Delivers all that the log has after a position; tells whether that was anything, or a gap.
+/// Delivers all events of the log after a position; returns whether there were any, or a gap.
 async fn replay(
     hub: &EventHub,
     members: &Members,
@@ -271,8 +272,8 @@ mod tests {
         (Position { epoch, offset, check: 1 }, Arc::new(Event::message(Payload::text("x"))))
     }
 
-    /// Event 102 came while 101 was missing. The replay delivered both, a second one was due, and the log was lost before
-    /// it: 102 is still held then.
+    /// Event 102 came while 101 was missing, and the replay delivered both. A second replay was due, and the log was
+    /// lost before it: 102 is still held then.
     #[test]
     fn what_a_replay_delivered_does_not_come_again_from_what_was_held() {
         let retained = Retained::new(Arc::new(Budget::new(usize::MAX)));

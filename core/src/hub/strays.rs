@@ -1,4 +1,4 @@
-//! Strays: channels without a record in the store, after it has lost its data or the node its lease.
+//! Strays: channels without a record in the store, because the store lost its data or the node its lease.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,14 +9,14 @@ use super::EventHub;
 use crate::channel::Channel;
 use crate::close::Close;
 
-/// Few strays are closed this far apart.
+/// The interval between closes if there are few strays.
 const MOST_A_STRAY: Duration = Duration::from_millis(10);
 
 impl EventHub {
-    /// Closes strays one after the other, over at most a lease's term: else all their clients would connect again at
-    /// once. Until then no handler of theirs starts.
+    /// Closes strays one after the other, within one lease term: otherwise all their clients would connect again at
+    /// once. No handler of a stray starts before its close.
     pub(super) fn see_off(&self, mut strays: Vec<(Channel, Close)>) {
-        // What was a stray before is seen off already.
+        // Earlier strays are being closed already.
         strays.retain(|(channel, _)| !channel.inner.stray.swap(true, Ordering::AcqRel));
         if strays.is_empty() {
             return;
@@ -35,7 +35,7 @@ async fn close_all(strays: Vec<(Channel, Close)>, term: Duration) {
     for (channel, close) in strays {
         sleep_until(due).await;
         due += pause;
-        // It may have been attached after all.
+        // The channel may have been attached again after all.
         if channel.inner.stray.load(Ordering::Acquire) {
             channel.close(close);
         }

@@ -1,4 +1,4 @@
-//! A handshake that a gateway asks about.
+//! A handshake at a gateway.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,38 +21,38 @@ use crate::outlet::Outlet;
 use crate::policy::Transport;
 use crate::store::{Patch, Record, RecordPhase};
 
-/// A client that asks to be let in.
+/// A client that asks to connect.
 #[derive(Debug)]
 pub struct Handshake<'a> {
-    /// What the gateway calls the connection that it would make.
+    /// The gateway's name for the new connection.
     pub connection: GatewayConnection,
-    /// The path; where the gateway has none, `/`, and the query gives it.
+    /// The path; `/` if the gateway has no paths, and then the query gives it.
     pub path: &'a str,
     /// The query, encoded.
     pub query: Option<&'a str>,
     /// The headers.
     pub headers: HeaderMap,
-    /// Where the client is.
+    /// The client's address.
     pub peer: Option<SocketAddr>,
-    /// Whether it came over TLS.
+    /// Whether the request came over TLS.
     pub transport: Transport,
 }
 
-/// A client that was let in.
+/// A client that may connect.
 #[derive(Debug)]
 pub struct Handshaken {
-    /// The subprotocol that was agreed to.
+    /// The agreed subprotocol.
     pub subprotocol: Option<HeaderValue>,
-    /// The channel, if `on_connect` has sent something: call [`Invocation::connected`] once the answer was handed over.
+    /// The channel, if `on_connect` has sent messages: call [`Invocation::connected`] once the answer was handed over.
     pub held: Option<ChannelId>,
 }
 
 impl Invocation {
-    /// Authenticates, opens the channel and runs `on_connect`. Asking again about the same connection runs nothing again
-    /// that has ended well.
+    /// Authenticates, opens the channel and runs `on_connect`. A repeated request for the same connection does not run
+    /// steps again that have succeeded.
     ///
     /// # Errors
-    /// The HTTP status that the handshake is to be answered with: as on a node, and that of `on_connect`'s error.
+    /// The HTTP status for the refused handshake: as on a node, or the status of `on_connect`'s error.
     pub async fn connect(&self, handshake: Handshake<'_>) -> Result<Handshaken, Refusal> {
         let Handshake { connection, path, query, headers, peer, transport } = handshake;
         let (path, query) = path_in_query(path, query)?;
@@ -78,12 +78,12 @@ impl Invocation {
         result.map(|held| Handshaken { subprotocol, held })
     }
 
-    /// An earlier try may be under way, or may have ended.
+    /// Runs `on_connect` unless an earlier try runs it or has run it.
     async fn run_on_connect_once(&self, channel: Channel, line: &Line) -> Result<Option<ChannelId>, Refusal> {
         let id = channel.id().clone();
         let refused = |error: Error| Refusal::of_error(self.hub(), &error);
         if held::is_held(self.hub(), &id).await.map_err(refused)? {
-            // Whoever posts it holds the lock until the connection is there.
+            // The invocation that posts the messages holds the lock until the connection is established.
             return Ok(Some(id));
         }
         let busy = || Refusal::unavailable("the connection is being made by another try");
@@ -120,7 +120,7 @@ impl Invocation {
         let hub = self.hub();
         if let Err(error) = hub.list_at_gateway(&channel).await {
             if created {
-                // Nobody was told of it, and the janitor would not find it.
+                // No client knows of the channel, and the janitor would not find it.
                 ending::undo_now(hub, &channel, self.posts).await;
             }
             return Err(Refusal::of_error(self.hub(), &error));
@@ -143,7 +143,7 @@ impl Invocation {
                 return Err(refusal);
             }
         }
-        // What it has published is for this channel too, if it has subscribed.
+        // The channel gets its own handler's events, too, if it has subscribed.
         line.replied();
         self.settle().await;
         drop(opening);

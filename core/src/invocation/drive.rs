@@ -11,17 +11,17 @@ use crate::close::Close;
 use crate::conversation::{Conversation, Driven};
 use crate::gateway::GatewayConnection;
 
-/// How a turn of a conversation has ended.
+/// The end of a conversation's turn.
 pub(super) enum Ended {
-    /// Nothing runs any more, the channel stays open.
+    /// No handler runs any more; the channel stays open.
     Idle,
     /// The server closes.
     Close(Close),
-    /// The channel has come to its end.
+    /// The channel has ended.
     Done,
 }
 
-/// Begins something, and goes on until nothing runs.
+/// Begins a step, and goes on until no handler runs.
 pub(super) async fn drive(
     conversation: &mut Conversation,
     line: &Line,
@@ -44,7 +44,7 @@ pub(super) async fn drive(
 }
 
 impl Invocation {
-    /// As [`drive`], and posts meanwhile what is sent. A close is carried out once that is out.
+    /// Does the same as [`drive`], and posts sent messages meanwhile. A close is carried out after them.
     pub(super) async fn converse(
         &self,
         conversation: &mut Conversation,
@@ -77,7 +77,7 @@ impl Invocation {
             }
         };
         let ending = drive(conversation, line, |conversation, cx| conversation.peer_closed(cx));
-        // The channel dies first, so that no message that comes meanwhile is handled.
+        // End the channel first, so that no message that arrives meanwhile is handled.
         join(ending, closing).await;
     }
 

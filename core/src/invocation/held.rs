@@ -1,4 +1,4 @@
-//! What `on_connect` has sent: kept until the connection can take it.
+//! Messages that `on_connect` sends: the store keeps them until the connection can take them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,21 +15,21 @@ use crate::hub::{EventHub, Work};
 use crate::name::{ChannelId, Topic};
 use crate::store::{Patch, Publication, RecordPhase, Written};
 
-/// Longer than any connection lasts: the first message may come late.
+/// Longer than any connection lasts: the client's first message may come late.
 const KEPT: Duration = Duration::from_hours(3);
-/// How many messages `on_connect` may send.
+/// The most messages that `on_connect` may send.
 const MOST: u32 = 256;
-/// How long posting them may take.
+/// The time limit for posting them.
 const POSTING: Duration = Duration::from_secs(10);
-/// How long the connection's establishment is awaited before a later invocation is asked to.
+/// The time to wait for the connection's establishment before a later invocation takes over.
 const ESTABLISHING: Duration = Duration::from_secs(2);
 
-/// The log that keeps them.
+/// The log that keeps the messages.
 fn log(channel: &ChannelId) -> Result<Topic, Error> {
     Ok(Topic::new(format!("$opening:{channel}"))?)
 }
 
-/// Keeps what was sent; on a retried `$connect` it tells that `on_connect` has ended.
+/// Keeps messages. On a retried `$connect`, their presence shows that `on_connect` has ended.
 pub(super) async fn hold(hub: &EventHub, channel: &ChannelId, frames: &[Frame]) -> Result<(), Error> {
     if frames.len() > MOST as usize {
         return Err(Error::internal(format!("on_connect has sent more than {MOST} messages")));
@@ -46,16 +46,16 @@ pub(super) async fn hold(hub: &EventHub, channel: &ChannelId, frames: &[Frame]) 
     Ok(())
 }
 
-/// Whether something was held for a channel.
+/// Whether messages are held for a channel.
 pub(super) async fn is_held(hub: &EventHub, channel: &ChannelId) -> Result<bool, Error> {
     Ok(!hub.store().history(&log(channel)?, 1).await?.is_empty())
 }
 
 impl Invocation {
-    /// To be called once the answer to a handshake was handed over, where it said that something is held.
+    /// Posts the held messages. Call it once the answer to a handshake was handed over, if that answer named a channel.
     ///
     /// # Errors
-    /// What the store answers; the first message, or the janitor, goes on.
+    /// The store's error; the client's first message, or the janitor, then posts them.
     pub async fn connected(&self, channel: &ChannelId) -> Result<(), Error> {
         let deadline = self.posts.min(Instant::now() + ESTABLISHING);
         let posted = self.post_held(channel, deadline).await?;
@@ -66,8 +66,8 @@ impl Invocation {
         Ok(())
     }
 
-    /// Posts what `on_connect` has sent, and then marks the channel as open; once, whoever comes first. `false` if the
-    /// connection cannot take it yet.
+    /// Posts the messages of `on_connect`, and then marks the channel as open. Only one invocation does this. `false`
+    /// if the connection cannot take them yet.
     pub(super) async fn post_held(&self, channel: &ChannelId, deadline: Instant) -> Result<bool, Error> {
         let hub = self.hub();
         let Some(lock) = Lock::take(hub, channel, POSTING, deadline).await? else { return Ok(false) };

@@ -1,4 +1,4 @@
-//! What is left behind at gateways: connections whose end nobody told of, relays and sequences that stopped half-way.
+//! Cleans up at gateways: connections that ended without a notice, relays and sequences that stopped half-way.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,30 +17,30 @@ use crate::name::{ChannelId, Topic};
 use crate::policy::Ordering;
 use crate::store::{LeaseTerm, Record, RecordPhase};
 
-/// How many channels are looked at at once.
+/// Channels that are checked at once.
 const AT_ONCE: usize = 16;
-/// For how long `on_disconnect` is run again while it answers `unavailable`: others are due as well.
+/// The time for retries of `on_disconnect` while it answers `unavailable`: other channels are due as well.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How many abandoned channels are ended at once.
+/// Abandoned channels that are ended at once.
 const CLAIMS: usize = 32;
 
 impl Invocation {
-    /// Ends channels whose connection is gone without a word, posts what was left half-way, and ends what others began
-    /// to end. To be called every few minutes; what it has no time for waits for the next call.
+    /// Ends channels that lost their connection without a notice, posts unfinished work, and completes ends that others
+    /// began. Call it every few minutes; work that exceeds its time waits for the next call.
     ///
-    /// It waits for one lease term before it claims from others, so its deadline must be later than that.
+    /// The call waits for one lease term before it claims others' channels, so its deadline must be later than that.
     ///
     /// # Errors
-    /// What the store answers.
+    /// The store's error.
     pub async fn sweep(&self) -> Result<(), Error> {
         let hub = self.hub();
         if hub.is_started() {
-            // A node claims what is abandoned by itself, under its own lease.
+            // A node claims abandoned channels by itself, under its own lease.
             let swept = self.sweep_connections().await;
             self.settle().await;
             return swept;
         }
-        // Beside each other: the connections may take longer to look at than a lease lasts.
+        // Run both at once: checking the connections may take longer than a lease lasts.
         let (swept, claimed) = futures_util::future::join(self.sweep_connections(), self.end_abandoned()).await;
         self.settle().await;
         swept.and(claimed)
@@ -100,7 +100,7 @@ impl Invocation {
         Ok(())
     }
 
-    /// Why a channel's connection cannot be there any more, if so.
+    /// The reason why a channel's connection must have ended, if it has.
     async fn has_gone(&self, record: &Record, at: &GatewayConnection) -> Option<DisconnectReason> {
         let gateway = self.hub().gateways().gateway.as_ref()?;
         let capabilities = gateway.capabilities();
@@ -114,8 +114,8 @@ impl Invocation {
         (gateway.probe(at, self.posts).await == Probed::Gone).then_some(DisconnectReason::Lost)
     }
 
-    /// Ends what dead nodes left, and what somebody began to end. As on a node this begins only after a whole term, so
-    /// that a store that was away for everybody does not make everybody claim everybody.
+    /// Ends channels of dead nodes, and ends that others began. As on a node, this begins only after a whole term:
+    /// otherwise, after an outage of the store, every process would claim all others' channels.
     async fn end_abandoned(&self) -> Result<(), Error> {
         let hub = self.hub();
         let (term, node) = (hub.lease_term(), hub.node());
@@ -140,7 +140,7 @@ impl Invocation {
             }
             renewed = before;
         }
-        // Only while the store has just answered: a claim that waited for it would find all others' leases ended.
+        // Claim only just after an answer of the store: a claim that waited for it would find all other leases expired.
         let until = renewed + term / 3;
         while Instant::now() < self.posts.min(until) {
             let Ok(claims) = timeout_at(until.into(), hub.claim_due(&self.app, CLAIMS)).await else { break };

@@ -1,4 +1,4 @@
-//! The way out of a channel during one invocation: what is sent is posted in order, while the handler runs.
+//! The outlet of a channel during one invocation: messages are posted in order, while the handler runs.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,9 +16,9 @@ use crate::hub::EventHub;
 use crate::name::{ChannelId, Topic};
 use crate::outlet::Outlet;
 
-/// Who has sent a message was answered its handshake; so long the gateway may not know yet.
+/// A client that sends a message has finished its handshake; the gateway may learn of it this much later.
 const ESTABLISHING: Duration = Duration::from_millis(500);
-/// Pauses between tries for a connection that is not established yet.
+/// The first pause between retries for a connection that is not established yet.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// See the [module's documentation](self).
@@ -34,7 +34,7 @@ pub(super) struct Line {
 #[derive(Default)]
 struct State {
     queue: VecDeque<Frame>,
-    /// Who publishes for this handler waits until its reply is out.
+    /// Releases the publisher's own events once the handler's reply is out.
     replying: Option<(u32, watch::Sender<bool>)>,
     ended: bool,
 }
@@ -78,19 +78,19 @@ impl Line {
         self.arrived.notify_one();
     }
 
-    /// Nothing more will be sent.
+    /// Marks the end of the messages.
     pub(super) fn end(&self) {
         self.state.lock().ended = true;
         self.arrived.notify_one();
     }
 
-    /// Takes what was sent, for later.
+    /// Takes the queued messages, for later.
     pub(super) fn take(&self) -> Vec<Frame> {
         self.state.lock().queue.drain(..).collect()
     }
 
-    /// Posts what is sent until the [`end`](Self::end), and then lets the publisher's own events pass. Nothing is tried
-    /// beyond `until`, which is this invocation's: another one of the process may have more time.
+    /// Posts messages until the [`end`](Self::end), and then lets the publisher's own events pass. It tries nothing
+    /// after `until`, this invocation's deadline: other invocations of the process may have more time.
     pub(super) async fn pump(&self, to: &GatewayConnection, until: Instant) {
         let hub = self.app.hub();
         let mut gone = false;
@@ -110,7 +110,7 @@ impl Line {
         self.replied();
     }
 
-    /// The reply is out, or will never be.
+    /// Marks the reply as out, or as never to come.
     pub(super) fn replied(&self) {
         if let Some((_, replied)) = &self.state.lock().replying {
             let _ = replied.send(true);
@@ -134,7 +134,7 @@ impl Outlet for Line {
         }
     }
 
-    /// The reply is queued; it is out when [`pump`](Self::pump) says so.
+    /// The reply is only queued here; [`pump`](Self::pump) reports it as out.
     fn handler_ended(&self) {}
 
     fn reply(&self, kind: FrameKind, parts: &[&[u8]]) {
@@ -165,7 +165,7 @@ impl Outlet for Line {
     }
 }
 
-/// How posting in order has ended.
+/// The outcome of posting in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {
     Sent,
@@ -173,11 +173,11 @@ pub(super) enum Sending {
     Gone,
     /// The connection is not established yet.
     NotReady,
-    /// Some of it may not have been sent.
+    /// Some messages may not have been sent.
     Failed,
 }
 
-/// Posts messages to a connection that has sent one, in order. If it is gone its channel is left to who is told of its end.
+/// Posts messages, in order, to a connection that has sent one. If it is gone, its disconnect notice ends the channel.
 pub(super) async fn post_all(
     hub: &EventHub,
     channel: &ChannelId,

@@ -1,4 +1,4 @@
-//! A message that a gateway hands over.
+//! A message from a gateway.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,7 +18,7 @@ use crate::policy::Ordering;
 use crate::protocol::plain;
 use crate::store::{Record, RecordPhase};
 
-/// What a client has sent.
+/// The content of a client's message.
 #[derive(Clone, Copy)]
 pub(super) enum Body<'a> {
     Text(&'a str),
@@ -33,7 +33,7 @@ impl Body<'_> {
         }
     }
 
-    /// Text may have come as bytes; an endpoint that takes none can only mean that.
+    /// Some gateways deliver text as bytes: an endpoint without `on_binary` takes UTF-8 bytes as text.
     fn as_meant(self, endpoint: &EndpointInner) -> Self {
         match self {
             Self::Bytes(bytes) if endpoint.binary.is_none() => str::from_utf8(bytes).map_or(self, Body::Text),
@@ -43,18 +43,19 @@ impl Body<'_> {
 }
 
 impl Invocation {
-    /// Handles a text message of a connection and posts the answer. A connection without a channel is closed.
+    /// Handles a text message of a connection and posts the reply. A connection without a channel is closed.
     ///
     /// # Errors
-    /// What the store answers: the message was not handled.
+    /// The store's error: the message was not handled.
     pub async fn message(&self, at: &GatewayConnection, text: &str) -> Result<(), Error> {
         self.receive(at, Body::Text(text)).await
     }
 
-    /// As [`message`](Self::message), of bytes: for `on_binary`. An endpoint without it takes those that are UTF-8 as text.
+    /// Does the same as [`message`](Self::message) for bytes and `on_binary`. An endpoint without it takes UTF-8 bytes
+    /// as text.
     ///
     /// # Errors
-    /// What the store answers: the message was not handled.
+    /// The store's error: the message was not handled.
     pub async fn bytes(&self, at: &GatewayConnection, bytes: &[u8]) -> Result<(), Error> {
         self.receive(at, Body::Bytes(bytes)).await
     }
@@ -86,7 +87,7 @@ impl Invocation {
                     return self.refuse(at, &record, &Error::timeout("earlier messages took too long")).await;
                 };
                 let handled = match self.find(at).await {
-                    // As it is after the message before.
+                    // The record after the previous message.
                     Ok(Some(record)) => self.handle_now(at, record, body).await,
                     Ok(None) => Ok(()),
                     Err(error) => Err(error.into()),
@@ -120,7 +121,7 @@ impl Invocation {
         let mut conversation = Conversation::rehydrated(channel);
         conversation.limit(self.posts.saturating_duration_since(Instant::now()));
         if body.len() > limit {
-            // A node would have cut it off while reading.
+            // A node would have stopped reading it at the limit.
             let close = crate::close::Close::too_big("the message is longer than this endpoint takes");
             self.converse(&mut conversation, &line, at, |conversation, cx| conversation.close(close, cx)).await;
             return Ok(());
@@ -132,7 +133,7 @@ impl Invocation {
         Ok(())
     }
 
-    /// Answers a message with an error, without having looked at it.
+    /// Answers a message with an error, without reading it.
     pub(super) async fn refuse(&self, at: &GatewayConnection, record: &Record, error: &Error) -> Result<(), Error> {
         let (_channel, line) = self.rehydrate(record.clone())?;
         plain::error(None, error, |parts| line.reply(FrameKind::Text, parts));

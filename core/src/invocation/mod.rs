@@ -1,5 +1,5 @@
-//! Runs what happened on a connection at a gateway: one invocation re-hydrates the channel from its record, runs the
-//! handler as a node does, and posts what it has sent.
+//! Handles an event of a connection at a gateway. One invocation rebuilds the channel from its record, runs the handler
+//! as a node does, and posts the messages that it sends.
 
 mod connect;
 mod drive;
@@ -26,12 +26,12 @@ use crate::store::{Record, RecordPhase, StoreError};
 use order::Lock;
 use tries::retried;
 
-/// One invocation's work on channels. Every method ends with everything that it began being done, handed over, or
-/// given up at the deadline; the process may be frozen then.
+/// One invocation's work on channels. When a method returns, all work that it began is done, handed over, or given up
+/// at the deadline; the process may be frozen then.
 #[derive(Debug)]
 pub struct Invocation {
     app: App,
-    /// Until when handlers run and messages are posted.
+    /// The deadline for handlers and posts.
     posts: Instant,
     end: Instant,
 }
@@ -41,7 +41,7 @@ impl App {
     #[must_use]
     pub fn invocation(&self, deadline: Instant) -> Invocation {
         let left = deadline.saturating_duration_since(Instant::now());
-        // What is left is handed over in the rest of the time.
+        // The rest of the time is for handing over unfinished work.
         let posts = Instant::now() + left.saturating_sub((left / 5).min(Duration::from_secs(2)));
         self.hub().gateways().begin_invocation(posts);
         Invocation { app: self.clone(), posts, end: deadline }
@@ -59,7 +59,7 @@ impl Invocation {
         self.app.hub()
     }
 
-    /// Waits until nothing is under way any more.
+    /// Waits until all background work has ended.
     async fn settle(&self) {
         if tokio::time::timeout_at(self.end.into(), self.hub().settled()).await.is_ok() {
             return;
@@ -79,10 +79,10 @@ impl Invocation {
         Ok(found.filter(|record| record.phase != RecordPhase::Dead))
     }
 
-    /// A connection has ended: runs `on_disconnect`, unless it was run. A connection that is not known is none.
+    /// Ends a connection: runs `on_disconnect`, unless it was run. An unknown connection needs nothing.
     ///
     /// # Errors
-    /// What the store answers; the janitor ends the channel then.
+    /// The store's error; the janitor ends the channel then.
     pub async fn disconnect(&self, at: &GatewayConnection, reason: DisconnectReason) -> Result<(), Error> {
         let Some(record) = self.find(at).await? else { return Ok(()) };
         let Some(channel) = self.app.rehydrate(record) else {
@@ -93,18 +93,18 @@ impl Invocation {
         ended.map_err(|_| Error::unavailable("the channel did not end in time, the janitor ends it"))
     }
 
-    /// Ends a channel once no handler of it runs any more, as far as the endpoint's ordering tells.
+    /// Ends a channel once none of its handlers runs any more, if the endpoint's ordering uses a lock.
     async fn end_channel(&self, channel: Channel, reason: DisconnectReason) {
         let lock = Lock::for_end(self.hub(), &channel).await;
         ending::end(channel, reason, true).await;
-        // It has gone with the channel.
+        // The lock has gone with the channel.
         drop(lock);
     }
 
-    /// Goes on with what an earlier invocation had no time for.
+    /// Continues work that an earlier invocation had no time for.
     ///
     /// # Errors
-    /// What the store answers: call it again.
+    /// The store's error: call it again.
     pub async fn go_on(&self, work: Work) -> Result<(), Error> {
         let result = match work.0 {
             Todo::Spread(spread) => {

@@ -13,14 +13,14 @@ use crate::store;
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Holds a channel's lock in the store; given back when dropped, or by [`release`](Self::release), which waits for it.
+/// Holds a channel's lock in the store. A drop gives it back, as does [`release`](Self::release), which waits for that.
 pub(super) struct Lock {
     hub: EventHub,
     held: Option<store::Lock>,
 }
 
 impl Lock {
-    /// What it may take to post the reply, beside the handler's own limit.
+    /// The time for posting the reply, beyond the handler's own limit.
     pub(super) const MARGIN: Duration = Duration::from_secs(5);
 
     /// Waits for the lock; `None` if it is not free by the deadline, or the channel is no more.
@@ -43,13 +43,13 @@ impl Lock {
         }
     }
 
-    /// How long a handler with its reply may hold the lock.
+    /// The longest time that a handler with its reply may hold the lock.
     pub(super) fn ttl(channel: &Channel) -> Duration {
         channel.inner.endpoint.limits.handler + Self::MARGIN
     }
 
-    /// The lock under which a channel ends, where its messages are handled under it. A handler that hangs is waited for
-    /// no longer than it may run.
+    /// The lock under which a channel ends, if its messages are handled under it. It waits for a hanging handler no
+    /// longer than the handler's limit.
     pub(super) async fn for_end(hub: &EventHub, channel: &Channel) -> Option<Self> {
         if channel.inner.endpoint.ordering == Ordering::Concurrent {
             return None;
@@ -82,7 +82,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // An invocation that is given up on must not keep the next one waiting.
+        // An invocation that is given up must not keep the next one waiting.
         if let Some(held) = self.held.take() {
             let hub = self.hub.clone();
             self.hub.in_background(async move {

@@ -1,4 +1,4 @@
-//! Messages in the order of the client's counter: what comes too early is parked, what comes again is dropped.
+//! Messages in the order of the client's counter: early ones are parked, repeated ones are dropped.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ use crate::hub::EventHub;
 use crate::name::{ChannelId, Topic};
 use crate::store::{Publication, Record};
 
-/// How far ahead of the message that is missing a client may be.
+/// The most messages that a client may be ahead of the missing one.
 const AHEAD: u64 = 64;
-/// The log holds what is parked, and as many notes of handled messages as can come between.
+/// The log holds the parked messages, and all the notes of handled messages that can come between.
 const KEPT: Retention = Retention { count: 4 * AHEAD as u32, age: Duration::from_hours(3) };
 
 /// A line of the log that keeps a channel's place in its sequence.
@@ -31,7 +31,7 @@ enum Note {
     Parked(u64, String),
 }
 
-/// Where a channel is in its sequence.
+/// A channel's place in its sequence.
 #[derive(Default)]
 struct Place {
     done: u64,
@@ -119,20 +119,20 @@ impl Invocation {
         self.handle_parked(at, place, id).await
     }
 
-    /// Handles what is next in the sequence, as far as it goes.
+    /// Handles the next messages of the sequence, as far as it goes.
     async fn handle_parked(&self, at: &GatewayConnection, mut place: Place, id: &ChannelId) -> Result<(), Error> {
         while let Some(text) = place.parked.remove(&(place.done + 1)) {
-            // As it is after the message before; a channel that has ended handles nothing more.
+            // The record after the previous message; a channel that has ended handles no more.
             let Some(record) = self.find(at).await?.filter(|record| record.id == *id) else { return Ok(()) };
             place.done += 1;
-            // Noted first: a message whose handler may have run is not handled again.
+            // Write the note first: a message is not handled again if its handler may have run.
             write(self.hub(), id, &Note::Done(place.done)).await?;
             self.handle_now(at, record, Body::Text(&text)).await?;
         }
         Ok(())
     }
 
-    /// Goes on with what is parked though nothing is missing: whoever should have done it has not.
+    /// Handles parked messages although none is missing: the invocation that should have handled them has failed.
     pub(super) async fn resume_sequence(&self, at: &GatewayConnection, record: &Record) -> Result<(), Error> {
         let (hub, id) = (self.hub(), &record.id);
         let place = read(hub, id).await?;

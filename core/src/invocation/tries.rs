@@ -1,4 +1,4 @@
-//! Asking the store again where that is harmless and the client waits.
+//! Retries of store calls that are safe to repeat while a client waits.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use crate::hub::lease::jittered;
 use crate::store::StoreError;
 
-/// How often the store is asked before a message, or a handshake, is given up: the first time may meet a connection to it
-/// that died in silence while the process was frozen.
+/// Attempts at the store before a message, or a handshake, is given up. The first may use a connection that died in
+/// silence while the process was frozen.
 const TRIES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 

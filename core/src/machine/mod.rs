@@ -1,5 +1,5 @@
 //! The channel state machine: events in, effects out. It holds no socket, clock or task, so that a node's connection
-//! and a serverless invocation drive the same one.
+//! and a serverless invocation drive the same machine.
 
 #[cfg(test)]
 mod tests;
@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use crate::close::Close;
 
-/// How much may wait while a handler runs before the socket is no longer read.
+/// The backlog that may wait while a handler runs, before the socket is no longer read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backlog {
     /// Messages.
@@ -25,20 +25,20 @@ impl Default for Backlog {
     }
 }
 
-/// Something that has a size and can wait.
+/// A value that has a size and can wait.
 pub trait Weigh {
     /// The size in bytes.
     fn weight(&self) -> usize;
 }
 
-/// Where a channel is in its life.
+/// The phase of a channel's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// `on_connect` has not ended.
     Opening,
     /// Messages are handled.
     Open,
-    /// The server closed it; the peer's answer is awaited, or a running handler's end.
+    /// The server has closed it; the machine awaits the peer's answer or the end of a running handler.
     Closing,
     /// The connection is gone, the channel can be resumed.
     Detached,
@@ -46,7 +46,7 @@ pub enum Phase {
     Closed,
 }
 
-/// What happened to a channel.
+/// An input of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event<M> {
     /// The handshake was answered.
@@ -55,20 +55,20 @@ pub enum Event<M> {
     Resumed,
     /// A whole message arrived.
     Received(M),
-    /// What [`Effect::Run`] began has ended.
+    /// The work that [`Effect::Run`] began has ended.
     Ended,
     /// `on_connect` has ended by refusing the client.
     Refused(Close),
     /// The server closes: a handler, the hub or a policy.
     Close(Close),
-    /// The peer closed; `leaves` if it does not mean to come back.
+    /// The peer closed the connection.
     PeerClosed {
         /// Whether a resumable channel ends with it.
         leaves: bool,
     },
     /// The connection is gone without a closing handshake.
     Lost,
-    /// The node drains: what waits is handled, then the channel closes.
+    /// The node drains: waiting messages are handled, then the channel closes.
     Drain(Close),
     /// The node is not sure of its lease: no handler starts.
     Suspend,
@@ -80,21 +80,21 @@ pub enum Event<M> {
     Displaced(Close),
 }
 
-/// What a handler is to be started for.
+/// The work of one handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step<M> {
     /// `on_connect`.
     Connect,
     /// A message.
     Message(M),
-    /// The end: claim the channel, run `on_disconnect`, remove what is stored.
+    /// The end: claim the channel, run `on_disconnect`, remove its record.
     End,
 }
 
-/// What the driver has to do, in order.
+/// A task for the driver, to be done in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect<M> {
-    /// Start this, and say [`Event::Ended`] when it has ended.
+    /// Start this work, and report [`Event::Ended`] when it has ended.
     Run(Step<M>),
     /// Stop reading messages; control frames are still answered.
     Pause,
@@ -104,7 +104,7 @@ pub enum Effect<M> {
     Close(Close),
     /// Store that the channel is detached.
     Detach,
-    /// Nothing more will come of this machine: drop it.
+    /// The machine has finished: drop it.
     Done,
 }
 
@@ -122,7 +122,7 @@ enum Running {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Up,
-    /// Ours is the close that ends it.
+    /// The server's close ends the connection.
     Closing,
     Down,
 }
@@ -163,13 +163,13 @@ impl<M: Weigh> Machine<M> {
         }
     }
 
-    /// A channel as its record tells: open and connected.
+    /// A channel from its record: open and connected.
     #[must_use]
     pub fn rehydrated(resumable: bool) -> Self {
         Self { phase: Phase::Open, ..Self::new(resumable) }
     }
 
-    /// Where the channel is in its life.
+    /// The phase of the channel's life.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase
@@ -181,14 +181,14 @@ impl<M: Weigh> Machine<M> {
         self.running != Running::Nothing
     }
 
-    /// Whether messages are to be read.
+    /// Whether messages should be read.
     #[must_use]
     pub fn reads(&self) -> bool {
         !self.paused && self.link == Link::Up && self.draining.is_none()
     }
 
-    /// `true` if a message that arrives now can be run at once, and then it runs. Every other one is for
-    /// [`handle`](Self::handle); this is most messages' way.
+    /// Starts a message's handler at once if nothing is in its way, and returns `true`. Otherwise give the message to
+    /// [`handle`](Self::handle). Most messages take this short path.
     pub fn try_begin(&mut self) -> bool {
         let idle = self.phase == Phase::Open && self.running == Running::Nothing && self.waiting.is_empty();
         let begins = idle && !self.suspended && self.draining.is_none() && self.link == Link::Up;
@@ -198,8 +198,8 @@ impl<M: Weigh> Machine<M> {
         begins
     }
 
-    /// A message's handler has ended. `true` if there is nothing to be done about it, which is most messages' way; else
-    /// say it to [`handle`](Self::handle).
+    /// Ends a message's handler, and returns `true` if nothing else is to be done. Otherwise report the end to
+    /// [`handle`](Self::handle). Most messages take this short path.
     pub fn try_rest(&mut self) -> bool {
         let rests = self.running == Running::Message
             && self.phase == Phase::Open
@@ -213,7 +213,7 @@ impl<M: Weigh> Machine<M> {
         rests
     }
 
-    /// Takes an event and pushes what is to be done about it.
+    /// Handles an event and pushes its effects.
     pub fn handle(&mut self, event: Event<M>, backlog: Backlog, effects: &mut Effects<M>) {
         match event {
             Event::Opened => {
@@ -241,7 +241,8 @@ impl<M: Weigh> Machine<M> {
             }
             Event::Lost => {
                 self.link = Link::Down;
-                // Lost before the handshake was answered: nothing has started, only what is stored must go.
+                // The connection was lost before the handshake was answered: nothing has started, only the record must
+                // go.
                 if self.phase == Phase::Opening && self.running == Running::Nothing {
                     return self.end(effects);
                 }

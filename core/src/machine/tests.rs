@@ -14,12 +14,12 @@ fn bye() -> Close {
     Close::normal("bye")
 }
 
-/// Feeds events, answering nothing by itself, and tells the effects.
+/// Feeds one event, and returns the effects.
 fn run(machine: &mut Machine<u32>, event: Event<u32>) -> Vec<Effect<u32>> {
     take(machine, event).into_vec()
 }
 
-/// As a driver does it: a message may begin at once, and a handler's end may rest.
+/// Acts like a driver: a message may begin at once, and a handler's end may rest.
 fn take(machine: &mut Machine<u32>, event: Event<u32>) -> Effects<u32> {
     let mut effects = Effects::new();
     match event {

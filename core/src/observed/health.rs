@@ -1,4 +1,4 @@
-//! What the calls of a store tell about it.
+//! The health of a store, by the outcome of its calls.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,11 +12,11 @@ use super::operation::Operation;
 use super::outage::{Channel, Outages, Refuses};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Counts, measures and logs. A call that succeeds takes no lock while nothing has failed.
+/// Counts, measures and logs. A call that succeeds takes no lock while no call has failed.
 pub(crate) struct StoreHealth {
-    /// How long calls take, by operation; empty if they are not measured.
+    /// The duration of calls, by operation; empty if they are not measured.
     calls: Vec<Histogram>,
-    /// Something has failed, and is not known to be over.
+    /// A call has failed, and the trouble may go on.
     troubled: AtomicBool,
     outages: Mutex<Outages>,
 }
@@ -28,7 +28,7 @@ impl fmt::Debug for StoreHealth {
 }
 
 impl StoreHealth {
-    /// Of a store that is not observed.
+    /// For a store that is not observed.
     pub(super) fn unknown() -> Self {
         Self { calls: Vec::new(), troubled: AtomicBool::new(false), outages: Mutex::new(Outages::new()) }
     }
@@ -68,7 +68,7 @@ impl StoreHealth {
             let over = {
                 let mut outages = self.outages.lock();
                 let over = outages.succeeded(operation, Instant::now());
-                // Under the lock: a failure that comes now sets it again.
+                // Store the flag under the lock: a failure that comes now sets it again.
                 self.troubled.store(outages.has_trouble(), Ordering::Release);
                 over
             };
@@ -97,7 +97,7 @@ impl StoreHealth {
         self.channels(Channel::Closed, count);
     }
 
-    /// Tells if the store refuses all writes, and has done so for some seconds.
+    /// The store's refusal of all writes, if it has lasted for some seconds.
     pub(crate) fn refuses(&self) -> Option<Refuses> {
         if self.troubled.load(Ordering::Acquire) { self.outages.lock().refuses(Instant::now()) } else { None }
     }

@@ -1,7 +1,7 @@
-//! A store whose calls are measured, and whose failures are counted and logged.
+//! A wrapper around a store that measures its calls, and counts and logs their failures.
 //!
-//! [`App`](crate::App) puts it around every store that is not in the process's memory. Every method forwards, also
-//! those with a default in the traits: a test compares.
+//! [`App`](crate::App) wraps every store that is not in the process's memory. Every method is forwarded, even those
+//! with a default in the traits: a test compares.
 
 mod health;
 mod operation;
@@ -52,7 +52,7 @@ impl<S: Store + ?Sized> Observed<S> {
     }
 }
 
-/// A call whose caller may stop waiting for it.
+/// A call with a caller that may stop waiting for it.
 struct Pending {
     operation: Operation,
     answered: bool,
@@ -66,7 +66,7 @@ impl Drop for Pending {
     }
 }
 
-/// Awaits a call and measures it. The answer is still to be looked at.
+/// Awaits a call and measures it. The caller must still check the answer.
 async fn timed<T>(health: &StoreHealth, operation: Operation, call: impl Future<Output = T>) -> T {
     let mut pending = Pending { operation, answered: false };
     let began = Instant::now();
@@ -292,7 +292,7 @@ mod tests {
         })
     }
 
-    /// A method with a default that is not forwarded would be the default's on every store.
+    /// A method with a default that is not forwarded would use the default on every store.
     #[test]
     fn every_method_of_the_traits_is_forwarded() {
         let traits = [include_str!("../store/channel.rs"), include_str!("../store/hub.rs")];

@@ -1,4 +1,4 @@
-//! The operations of a store, as metrics and log lines name them.
+//! The operations of a store, by their names in metrics and log lines.
 
 macro_rules! operations {
     ($($variant:ident $name:literal,)*) => {
@@ -55,7 +55,7 @@ operations! {
 }
 
 impl Operation {
-    /// Whether it stores something new for a client. A full disk refuses these, while removing and renewing may work.
+    /// Whether it stores new data for a client. A full disk refuses these, while removals and renewals may work.
     pub(super) const fn is_write(self) -> bool {
         matches!(
             self,

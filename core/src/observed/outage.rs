@@ -1,5 +1,5 @@
-//! Outages of a store, from the first failed call until all operations work again: what is to be logged of them, and
-//! when. Nothing here reads a clock.
+//! Outages of a store, from the first failed call until all operations work again: the log lines and their times. No
+//! code here reads a clock.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use tokio::time::Instant;
 use super::operation::Operation;
 use crate::store::StoreErrorKind;
 
-/// An outage is over when nothing has failed, and no channel was attached anew, for this long.
+/// An outage is over after this long without a failure and without a channel that was attached again.
 const QUIET: Duration = Duration::from_secs(5);
 /// Two lines about one operation are this far apart.
 const APART: Duration = Duration::from_secs(10);
-/// While an operation goes on failing in the same way, it is logged this often.
+/// The interval of log lines while an operation keeps failing in the same way.
 const REMINDER: Duration = Duration::from_secs(60);
-/// An operation that nobody has tried for this long counts as working.
+/// An operation without a call for this long counts as working.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// A store that has refused all writes for this long is not ready…
 const REFUSED: Duration = Duration::from_secs(5);
-/// …until none was refused for this long: without clients nobody would find out that it takes them again.
+/// …until none was refused for this long: without clients, no call would show that it takes them again.
 const RECENT: Duration = Duration::from_secs(10);
 
-/// What is known of the store's failures.
+/// The known failures of a store.
 #[derive(Debug)]
 pub(super) struct Outages {
     operations: Vec<State>,
@@ -43,23 +43,23 @@ struct State {
 struct Failing {
     kind: StoreErrorKind,
     at: Instant,
-    /// A line told of this state.
+    /// A line has reported this state.
     said: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Outage {
     began: Instant,
-    /// The last failure, or the last channel that was attached anew.
+    /// The last failure, or the last channel that was attached again.
     last_trouble: Instant,
-    /// When the last operation that had failed worked again, or failed.
+    /// The time at which the last failed operation worked again, or failed.
     ended: Instant,
     failures: u64,
     operations: Vec<Operation>,
     channels: Channels,
 }
 
-/// What became of channels during an outage.
+/// The channels that an outage affected.
 #[derive(Debug, Default)]
 struct Channels {
     attached: usize,
@@ -74,7 +74,7 @@ struct Refused {
     last: Instant,
 }
 
-/// What happened to a channel.
+/// The outage's effect on a channel.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Channel {
     Attached,
@@ -88,10 +88,10 @@ impl Outages {
         Self { operations, outage: None, writes: None }
     }
 
-    /// A call failed. If a line is to tell of it, the answer is how many failures the line stands for.
+    /// Records a failed call. Returns the number of failures for a log line, if one is due.
     pub(super) fn failed(&mut self, operation: Operation, kind: StoreErrorKind, now: Instant) -> Option<u64> {
         let line = self.operations[operation as usize].failed(kind, now);
-        // Data that cannot be read is no outage.
+        // Unreadable data is no outage.
         if kind == StoreErrorKind::Corrupt {
             return line;
         }
@@ -108,7 +108,7 @@ impl Outages {
         line
     }
 
-    /// A call was answered. The answer is the outage if it is over now.
+    /// Records an answered call. Returns the outage if it is over now.
     pub(super) fn succeeded(&mut self, operation: Operation, now: Instant) -> Option<Outage> {
         let worked_again = self.operations[operation as usize].failing.take().is_some();
         if operation.is_write() {
@@ -153,7 +153,7 @@ impl Outages {
         self.outage.take_if(|outage| now - outage.last_trouble >= QUIET)
     }
 
-    /// Since when the store has refused all writes, if that makes it not ready.
+    /// The refusal of all writes, if it makes the store not ready.
     pub(super) fn refuses(&self, now: Instant) -> Option<Refuses> {
         let refused =
             self.writes.filter(|writes| writes.last - writes.since >= REFUSED && now - writes.last < RECENT)?;
@@ -198,7 +198,7 @@ impl Outage {
     }
 }
 
-/// A store that refuses all writes: which operations fail, how, and since when.
+/// A store that refuses all writes: the failing operations, their errors, and the duration.
 #[derive(Debug)]
 pub(crate) struct Refuses {
     operations: Vec<(Operation, StoreErrorKind)>,
@@ -291,7 +291,7 @@ mod tests {
         for second in 0..5 {
             outages.failed(Operation::Publish, Unavailable, at(second));
             assert!(outages.refuses(at(second)).is_none(), "after {second} s");
-            // Renewing and reading work.
+            // Renewals and reads work.
             outages.succeeded(Operation::Lease, at(second));
         }
         outages.failed(Operation::Open, Timeout, at(5));

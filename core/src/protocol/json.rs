@@ -1,12 +1,12 @@
-//! Finds the members of a JSON object (RFC 8259) without building it: routing looks at every message, and needs to
-//! know where a member stands, which a deserialiser does not tell. Accepts exactly what `serde_json` accepts.
+//! Finds the members of a JSON object (RFC 8259) without building it. Routing looks at every message and needs each
+//! member's place in the text, which a deserialiser does not give. Accepts exactly the same input as `serde_json`.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use smallvec::SmallVec;
 
-/// So many bytes of a string are looked at eight at a time, before those behind them are looked at many at a time.
+/// The first bytes of a string are scanned eight at a time, up to this length; the rest is scanned in larger blocks.
 const SHORT: usize = 32;
 
 /// One member of an object.
@@ -14,14 +14,14 @@ const SHORT: usize = 32;
 pub(crate) struct Member<'t> {
     /// The key, decoded.
     pub(crate) key: Cow<'t, str>,
-    /// Where what is before it ends: the brace, or the value of the member before.
+    /// The end of the text before it: the brace, or the previous member's value.
     pub(crate) from: usize,
-    /// Where the value stands.
+    /// The place of the value.
     pub(crate) value: Range<usize>,
 }
 
-/// Hands each member of the object that `text` is to `visit`, in order. `None` if `text` is not one valid object; by then
-/// members may have been visited.
+/// Hands each member of the object `text` to `visit`, in order. `None` if `text` is not one valid object; some members
+/// may have been visited by then.
 pub(crate) fn members<'t>(text: &'t str, mut visit: impl FnMut(Member<'t>)) -> Option<()> {
     let bytes = text.as_bytes();
     let mut from = expect(bytes, space(bytes, 0), b'{')?;
@@ -78,7 +78,7 @@ fn string(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     }
 }
 
-/// How many bytes come before a quote, a backslash or a control character. Most strings are short.
+/// The number of bytes before a quote, a backslash or a control character. Most strings are short.
 #[inline]
 fn plain(bytes: &[u8]) -> usize {
     let mut at = 0;
@@ -94,17 +94,17 @@ fn plain(bytes: &[u8]) -> usize {
     at + plain_run(&bytes[at..])
 }
 
-/// The same for what may be long.
+/// The same for strings that may be long.
 fn plain_run(bytes: &[u8]) -> usize {
     let end = memchr::memchr2(b'"', b'\\', bytes).unwrap_or(bytes.len());
     let is_control = |byte: &u8| *byte < 0x20;
-    // Looks at all, as that can be done for many at once.
+    // Scan all bytes without an early exit: many can then be checked at once.
     let any = bytes[..end].iter().fold(false, |any, byte| any | is_control(byte));
     if any { bytes.iter().position(is_control).unwrap_or(end) } else { end }
 }
 
-/// The highest bit of each byte that ends a run of characters in a string. Those above the lowest one may be wrong, as they may have
-/// been borrowed from.
+/// Sets the highest bit of each byte that ends a plain run in a string. Only the lowest set bit is reliable: its borrow
+/// may spoil the bytes above.
 #[inline]
 fn special(eight: u64) -> u64 {
     const EACH: u64 = u64::MAX / 0xff;
@@ -124,7 +124,7 @@ fn escape(bytes: &[u8], at: usize) -> Option<usize> {
 /// The end of the value that begins at `at`.
 #[inline]
 fn value(bytes: &[u8], at: usize) -> Option<usize> {
-    // Most values are no more than this.
+    // The short path for most values.
     match bytes.get(at)? {
         b'"' => Some(string(bytes, at)?.0),
         b'-' | b'0'..=b'9' => number(bytes, at),
@@ -132,7 +132,7 @@ fn value(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The same for one that may have others in it. Depth costs memory, not stack.
+/// The same for a value that may contain others. Depth costs memory, not stack.
 fn nested(bytes: &[u8], mut at: usize) -> Option<usize> {
     let mut open: SmallVec<[u8; 32]> = SmallVec::new();
     loop {
@@ -155,7 +155,7 @@ fn nested(bytes: &[u8], mut at: usize) -> Option<usize> {
             }
             _ => return None,
         }
-        // A value has ended: so may have what it is in.
+        // A value has ended: its container may end, too.
         loop {
             let Some(close) = open.last() else { return Some(at) };
             at = space(bytes, at);
@@ -177,7 +177,7 @@ fn nested(bytes: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// From a key to the value behind it.
+/// The start of the value that belongs to the key at `at`.
 fn key(bytes: &[u8], at: usize) -> Option<usize> {
     let (end, _) = string(bytes, at)?;
     Some(space(bytes, expect(bytes, space(bytes, end), b':')?))
@@ -222,7 +222,7 @@ mod tests {
         Some(found)
     }
 
-    /// What serde_json makes of it.
+    /// The result of serde_json.
     fn expected(text: &str) -> Option<Vec<(String, String)>> {
         Members::of(text).map(|members| members.0)
     }
@@ -296,7 +296,7 @@ mod tests {
         fn agrees_with_serde_json_on_any_text(text in "[{}\\[\\]\":,\\\\a-eu0-9.+\\- é\n]{0,24}") {
             check(&text);
             check(&format!("{{\"a\":{text}}}"));
-            // Behind what makes a string a long one.
+            // Long strings take another path.
             check(&format!("{{\"a\":\"0123456789abcdefé0123456789abcdef{text}\"}}"));
             check(&format!("{{\"0123456789abcdef0123456789abcdef{text}\":1}}"));
         }

@@ -16,36 +16,36 @@ use crate::error::Error;
 use crate::frame::{Frame, FrameKind};
 use crate::name::Topic;
 
-/// How a text message is to be taken.
+/// The case of a text message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request<R> {
-    /// A JSON object whose routing key names a route; the payload is the object without the key.
+    /// A JSON object with a routing key that names a route; the payload is the object without the key.
     Routed {
         /// The route.
         route: R,
         /// The rest of the object.
         payload: String,
     },
-    /// Anything else, as it came.
+    /// Any other text, unchanged.
     Whole {
         /// The text.
         payload: String,
-        /// What its routing key says, though no route has it.
+        /// The value of its routing key, if no route has it.
         key: Option<String>,
     },
-    /// An object with the routing key in which a key stands twice.
+    /// An object with the routing key, and with a duplicate key.
     Twice {
-        /// The route, if it is clear which one is meant.
+        /// The route, if the routing key itself is unambiguous.
         route: Option<R>,
     },
 }
 
-/// Above so many keys, and for those with escapes, a hash set looks for duplicates.
+/// With more keys than this, or with escapes in them, a hash set finds duplicates.
 const FEW_KEYS: usize = 16;
-/// Below so many bytes a search that looks at many bytes at once is not worth its beginning.
+/// Below this many bytes, a vectorised search does not pay off.
 const SHORT: usize = 64;
 
-/// Finds the routing key, and the route that `find` knows by it.
+/// Finds the routing key, and its route by `find`.
 pub(crate) fn decode<R>(mut text: String, routing_key: &str, find: impl Fn(&str) -> Option<R>) -> Request<R> {
     let Some(Found { key, place, twice }) = scan(&text, routing_key) else {
         return Request::Whole { payload: text, key: None };
@@ -69,7 +69,7 @@ pub(crate) fn decode<R>(mut text: String, routing_key: &str, find: impl Fn(&str)
 struct Found<'t> {
     /// The value of the routing key, if it is a string and stands once.
     key: Option<Cow<'t, str>>,
-    /// Where the routing key's member stands.
+    /// The place of the routing key's member.
     place: Place,
     /// Whether any key stands twice.
     twice: bool,
@@ -79,7 +79,7 @@ struct Found<'t> {
 struct Place {
     first: bool,
     last: bool,
-    /// From the end of what is before it.
+    /// Its bytes, from the end of the text before it.
     span: Range<usize>,
 }
 
@@ -99,7 +99,7 @@ fn scan<'t>(text: &'t str, routing_key: &str) -> Option<Found<'t>> {
     (times > 0).then(|| Found { key: key.filter(|_| times == 1), place, twice: keys.twice })
 }
 
-/// A value that is a string, decoded.
+/// Decodes a value that is a string.
 fn json_string(value: &str) -> Option<Cow<'_, str>> {
     let inside = value.strip_prefix('"')?.strip_suffix('"')?;
     if inside.bytes().any(|byte| byte == b'\\') {
@@ -111,9 +111,9 @@ fn json_string(value: &str) -> Option<Cow<'_, str>> {
 
 #[derive(Default)]
 struct Keys<'t> {
-    /// While they are few, and as they stand in the text.
+    /// The keys while they are few, as they stand in the text.
     few: SmallVec<[&'t str; 8]>,
-    /// All of them after that.
+    /// All the keys, once they are many.
     many: Option<HashSet<Cow<'t, str>>>,
     twice: bool,
 }
@@ -138,7 +138,7 @@ impl<'t> Keys<'t> {
 }
 
 impl Place {
-    /// Takes the member out of the object that `text` is; the other members stay as they came.
+    /// Removes the member from the object `text`; the other members stay unchanged.
     fn cut_out_of(self, text: &mut String) {
         let Self { first, last, span } = self;
         let end = match (first, last) {
@@ -181,13 +181,13 @@ pub(crate) fn reply<R>(prefix: &[u8], routing_key: &str, result: &[u8], write: i
     }
 }
 
-/// Whether an object has none of the members that would be taken for something else.
+/// Whether an object has no member with a reserved name.
 fn merges(object: &[u8], routing_key: &str) -> bool {
     let reserved = ["error", "gap", routing_key];
     !may_name(object, &reserved) || !has_key(object, &reserved)
 }
 
-/// Whether one of `names` stands in quotes anywhere in a JSON value, or something that may be one in escapes.
+/// Whether one of `names` stands in quotes anywhere in a JSON value, or might be hidden in an escape.
 fn may_name(value: &[u8], names: &[&str]) -> bool {
     let names_one = |at: usize| {
         let rest = &value[at + 1..];
@@ -200,7 +200,7 @@ fn may_name(value: &[u8], names: &[&str]) -> bool {
     memchr::memchr2_iter(b'"', b'\\', value).any(names_one)
 }
 
-/// What cannot be read as an object is not merged either.
+/// An object that cannot be read counts as having the key: it is not merged.
 fn has_key(object: &[u8], names: &[&str]) -> bool {
     let mut found = false;
     let members = |text| json::members(text, |member| found |= names.contains(&&*member.key));

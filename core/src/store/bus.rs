@@ -11,7 +11,7 @@ use crate::close::Close;
 use crate::event::{Event, Position};
 use crate::name::{ChannelId, NodeId, Topic};
 
-/// Something that one node asks of another about a channel there.
+/// A request from one node to another about a channel there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Send an event to the channel.
@@ -20,17 +20,17 @@ pub enum Command {
         channel: ChannelId,
         /// Its place in the channel's inbox, if it has one.
         position: Option<Position>,
-        /// What to send.
+        /// The event.
         event: Arc<Event>,
     },
     /// Close the channel.
     Close {
         /// The channel.
         channel: ChannelId,
-        /// Why.
+        /// The close code and reason.
         close: Close,
     },
-    /// The channel has moved on: drop the connection of this generation without ending the channel.
+    /// The channel moved to another connection: drop the one of this generation without ending the channel.
     Evict {
         /// The attachment that was displaced.
         fence: Fence,
@@ -48,17 +48,17 @@ impl Command {
     }
 }
 
-/// Whether the bus hears.
+/// The state of the bus at a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Health {
     /// Whether publications of other nodes arrive.
     pub hears: bool,
-    /// How long the last publication, or probe, took to arrive.
+    /// The time that the last publication, or probe, took to arrive.
     pub lag: Option<Duration>,
 }
 
-/// Where a node takes what the bus brings. Every method is synchronous, never blocks and never calls the store, which
-/// may hold a topic's lock meanwhile.
+/// A node's receiver of events and commands from the bus. Every method is synchronous and never blocks. None calls the
+/// store, which may hold a topic's lock meanwhile.
 pub trait Sink: Debug + Send + Sync + 'static {
     /// Events of one topic, in offset order.
     fn events(&self, topic: &Topic, events: &[(Position, Arc<Event>)]);
@@ -66,23 +66,23 @@ pub trait Sink: Debug + Send + Sync + 'static {
     /// A command to this node.
     fn command(&self, command: Command);
 
-    /// Events of these topics may have been lost. Of retained topics the hub replays what is missing from the store; a
-    /// bus goes on with what comes next.
+    /// Events of these topics may have been lost. The hub replays retained topics from the store; the bus goes on with
+    /// later events.
     fn gap(&self, topics: &[Topic]);
 
-    /// The node hears again after its connection to the store broke. The store may have failed over and lost what was
-    /// written last: the hub compares the node's channels with their records.
+    /// The node hears again after its connection to the store broke. The store may have failed over and lost its last
+    /// writes: the hub compares the node's channels with their records.
     fn reconnected(&self) {}
 
-    /// The runtime on which a topic's events are handed to its members, if there is one that is always the same: a bus that
-    /// hears them there wakes no other thread.
+    /// The runtime that delivers a topic's events to its members, if it is always the same one. A bus that receives
+    /// them there wakes no other thread.
     fn runtime(&self, _topic: &Topic) -> Option<Handle> {
         None
     }
 
-    /// These retained topics have events that no hub has published, from a transaction say, and
-    /// [indexed](super::Subscription::indexed) members, who have yet to get them. Who gave them their offsets tells its own
-    /// node.
+    /// These retained topics have events that no hub published, for example from a transaction, and
+    /// [indexed](super::Subscription::indexed) members that still lack them. The process that assigns the offsets
+    /// notifies its own node.
     fn relay(&self, topics: &[Topic]) {
         let _ = topics;
     }
@@ -101,12 +101,12 @@ pub trait EventBus: Debug + Send + Sync + 'static {
 /// One node's end of the bus.
 #[async_trait]
 pub trait BusNode: Debug + Send + Sync + 'static {
-    /// Ends and begins hearing of topics, in this order. Answers the head of each topic of `on`: what is published
-    /// after it will be heard, through [`Sink::events`].
+    /// Unsubscribes the node from topics, then subscribes it to others. Answers the head of each topic of `on`: later
+    /// events arrive through [`Sink::events`].
     ///
     /// # Errors
-    /// The bus cannot be reached, or the node has left it: no topic of `on` is heard because of this call, and none of
-    /// `off` for long.
+    /// The bus cannot be reached, or the node has left it. The call then has subscribed the node to no topic of `on`,
+    /// and the node soon stops hearing those of `off`.
     async fn interest(&self, on: &[Topic], off: &[Topic]) -> Result<Vec<Position>, StoreError>;
 
     /// Puts commands into a node's mailbox; `false` if there is no such node. They arrive in order.
@@ -118,7 +118,7 @@ pub trait BusNode: Debug + Send + Sync + 'static {
     /// Whether the bus hears.
     fn health(&self) -> Health;
 
-    /// Takes the node off the bus. What is under way may still arrive. Dropping the last handle does the same, as the
-    /// end of the process would.
+    /// Takes the node off the bus. Events and commands on their way may still arrive. Dropping the last handle, or the
+    /// end of the process, does the same.
     async fn stop(&self);
 }

@@ -17,18 +17,18 @@ pub struct NewChannel {
     pub id: ChannelId,
     /// The name of its endpoint.
     pub endpoint: Arc<str>,
-    /// Where its connection is.
+    /// The place of its connection.
     pub location: Location,
     /// Path and query, as JSON.
     pub opening: Bytes,
-    /// Who the client is, if authentication said so. Stored as version 1.
+    /// The client's session, if authentication gave one. Stored as version 1.
     pub session: Option<StoredSession>,
-    /// How long it may stay without a connection, if it is resumable.
+    /// The time that the channel may stay without a connection, if it is resumable.
     pub grace: Option<Duration>,
     /// The hash of its first resume token.
     pub token: Option<TokenHash>,
-    /// After how long it is due, unless it was attached, detached or ended before: where a gateway holds its connection,
-    /// no node's lease says that it has ended. `None` for never.
+    /// The channel is due after this time, unless it was attached, detached or ended before. Channels at a gateway need
+    /// it: no node's lease tells that they ended. `None` for never.
     pub due: Option<Duration>,
 }
 
@@ -41,12 +41,13 @@ pub struct Opened {
     pub created: bool,
 }
 
-/// By what right a connection takes over a channel.
+/// The proof that a connection may take over a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttachAs {
     /// The client shows a resume token: the present one, or the previous one while it is not confirmed.
     Token(TokenHash),
-    /// The node that lost its lease still holds the socket of this generation, and nobody took the channel since.
+    /// The node that lost its lease still holds the socket of this generation, and no connection took the channel
+    /// since.
     Holder {
         /// The generation that it held.
         generation: u64,
@@ -56,9 +57,9 @@ pub enum AttachAs {
 /// A connection that takes over a channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attach {
-    /// By what right.
+    /// The connection's proof.
     pub by: AttachAs,
-    /// Where the new connection is.
+    /// The place of the new connection.
     pub location: Location,
     /// The hash of the token that replaces the present one. The one shown stays valid until it is confirmed.
     pub next_token: Option<TokenHash>,
@@ -87,7 +88,7 @@ pub enum Detached {
     Stale,
 }
 
-/// What [`ChannelStore::write`] changes, all of it or nothing.
+/// The changes of one [`ChannelStore::write`]. The store applies all of them or none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Patch {
     /// `on_connect` has ended: from opening to open.
@@ -105,7 +106,7 @@ pub struct Patch {
 pub enum Written {
     /// Everything was written; versions went up by 1.
     Done,
-    /// A version was not the expected one, and nothing was written.
+    /// A version was not the expected one, and the record is unchanged.
     Conflict(Box<Record>),
     /// The fence is older than the record, or the channel is dead or unknown.
     Stale,
@@ -120,30 +121,30 @@ pub struct Lock {
     pub token: u64,
 }
 
-/// The right to end a channel: whoever holds it runs `on_disconnect`, and then removes the channel.
+/// The right to end a channel. Its holder runs `on_disconnect` and then removes the channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     /// Writes of `on_disconnect` go through this fence; it is stale once another claimer took over.
     pub fence: Fence,
     /// The record at its death.
     pub record: Record,
-    /// What the channel was subscribed to.
+    /// The topics to which the channel was subscribed.
     pub topics: Vec<Topic>,
 }
 
-/// What has become of a channel by [`ChannelStore::end`].
+/// The outcome of [`ChannelStore::end`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// There is nothing left of it.
+    /// The store has removed the channel entirely.
     Removed,
-    /// Its end is the caller's, who removes it.
+    /// The caller holds the claim and must remove the channel.
     Claimed(Box<Claim>),
 }
 
-/// Whether a lease is asked for anew or renewed.
+/// Whether a call begins a lease or renews it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseTerm {
-    /// Begin a term, whatever was before.
+    /// Begin a new term, even if another one has ended or still runs.
     Acquire,
     /// Go on with the present term.
     Renew,
@@ -158,20 +159,20 @@ pub enum Lease {
     Lost,
 }
 
-/// The endpoints whose channels a node can end.
+/// The endpoints of the channels that a node can end.
 #[derive(Debug, Clone, Copy)]
 pub struct Served<'a> {
     /// Their names.
     pub endpoints: &'a [Arc<str>],
-    /// For how long channels of other endpoints are left to other nodes, from the time at which they are due.
+    /// Channels of other endpoints are left to other nodes for this time after they fall due.
     pub patience: Duration,
 }
 
 /// Keeps the records of channels.
 ///
 /// A record dies in one atomic step ([`claim`](Self::claim), [`claim_due`](Self::claim_due)): it becomes a tombstone
-/// with a new generation, which refuses every write of older generations and every subscription, until
-/// [`remove`](Self::remove) has swept its topic rows and, last, the record itself.
+/// with a new generation. The tombstone refuses every write of older generations and every subscription. Finally
+/// [`remove`](Self::remove) deletes its topic rows and, last, the record itself.
 ///
 /// All durations run on the store's clock.
 #[async_trait]
@@ -195,39 +196,39 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn get(&self, id: &ChannelId) -> Result<Option<Record>, StoreError>;
 
-    /// The record of the channel whose present or last connection is at a gateway's location. One on a node need not be
-    /// found, nor be kept from having two channels: the node gives its connections names, and knows their channels.
+    /// Finds the channel by the gateway location of its present or last connection. A store need not index locations on
+    /// a node, nor refuse two channels at one: the node itself names its connections and knows their channels.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn find(&self, location: &Location) -> Result<Option<Record>, StoreError>;
 
     /// Moves a living channel to a new connection, with the next generation. Detached becomes open; opening stays
-    /// opening. A channel whose grace has ended can be attached until it is claimed.
+    /// opening. After the grace has ended, a channel can still be attached until it is claimed.
     ///
-    /// A call that is made again because its answer was lost holds once more: the token is still the previous one, and
-    /// a holder may name the generation before the present one while the channel is at its location.
+    /// A repeated call after a lost answer succeeds again: the token is still the previous one. A holder may then name
+    /// the generation before the present one, while the channel is at its location.
     ///
     /// # Errors
     /// `Conflict` when the location belongs to another channel; the store cannot answer. A right that does not hold is
     /// [`Attached::Refused`].
     async fn attach(&self, id: &ChannelId, attach: Attach) -> Result<Attached, StoreError>;
 
-    /// The connection is gone; the channel stays for `grace`. The generation stays too: who wrote with it may go on.
-    /// The deadline of a channel that is detached already does not move.
+    /// Marks the connection as gone; the channel stays for `grace`. The generation stays too, so its holder may go on
+    /// writing. A second detach does not move the deadline.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn detach(&self, fence: &Fence, grace: Duration) -> Result<Detached, StoreError>;
 
-    /// Changes a record, all of the patch or nothing. A claim's fence may write to the tombstone that it holds.
+    /// Applies all of a patch to a record, or none of it. A claim's fence may write to the tombstone that it holds.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn write(&self, fence: &Fence, patch: Patch) -> Result<Written, StoreError>;
 
-    /// Locks a living channel for `ttl`; `None` while somebody else has it. A holder that outlives its `ttl` has lost
-    /// it.
+    /// Locks a living channel for `ttl`; `None` while another holder has the lock. A holder loses the lock after its
+    /// `ttl`.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -242,16 +243,16 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// Ends a channel: a tombstone and a claim for `ttl` in one step. `None` if the fence is stale, the channel is
     /// unknown, or another claimant holds a claim that has not run out.
     ///
-    /// `by` names the claimant. A claimant that asks again with the same fence, because the answer was lost, gets the
-    /// same claim for another `ttl`, unless it was taken over. Two that may end a channel at the same time use
-    /// different names.
+    /// `by` names the claimant. After a lost answer, the claimant may repeat the call with the same fence. It gets the
+    /// same claim for another `ttl`, unless the claim was taken over. Two claimants that may end a channel at the same
+    /// time use different names.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn claim(&self, fence: &Fence, by: &NodeId, ttl: Duration) -> Result<Option<Claim>, StoreError>;
 
-    /// As [`claim`](Self::claim), for a channel with whose end nobody has anything to do: a store that can removes it in the
-    /// same step. One that does not say otherwise only claims it.
+    /// Does the same as [`claim`](Self::claim) for a channel that needs no further work. A store may remove the
+    /// channel in the same step; by default it only claims it.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -260,17 +261,17 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
         Ok(claim.map(|claim| Ended::Claimed(Box::new(claim))))
     }
 
-    /// Holds a claim for another `ttl` from now; `false` if somebody else took it over.
+    /// Extends a claim to `ttl` from now; `false` if another claimant took it over.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn renew(&self, claim: &Claim, ttl: Duration) -> Result<bool, StoreError>;
 
-    /// Sweeps what is left of claimed channels: topic rows and presence (with its leave events), the record last.
-    /// Claims that were taken over, and channels that are gone already, are passed over. May be called again.
+    /// Removes the rest of claimed channels: topic rows, presence (with its leave events) and, last, the record. The
+    /// store skips claims that were taken over and channels that are gone already. Callers may repeat the call.
     ///
     /// # Errors
-    /// The store cannot answer; what was not swept is found again by [`claim_due`](Self::claim_due).
+    /// The store cannot answer; [`claim_due`](Self::claim_due) finds the rest again.
     async fn remove(&self, claims: &[Claim]) -> Result<(), StoreError>;
 
     /// Begins or renews a node's lease.
@@ -285,13 +286,14 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
     /// The store cannot answer; the lease ends by itself.
     async fn release(&self, node: &NodeId) -> Result<(), StoreError>;
 
-    /// Claims up to `limit` channels that are due: those on nodes without a lease, those whose grace, claim or time at a
-    /// gateway ([`NewChannel::due`]) has run out. A resumable channel on a node without a lease that was open is detached
-    /// instead, and due when its grace ends. May answer fewer than are due, also none: it is called again and again.
+    /// Claims up to `limit` due channels: those on nodes without a lease, and those with an expired grace, claim or
+    /// time at a gateway ([`NewChannel::due`]). An open resumable channel on a node without a lease is
+    /// detached instead, and due when its grace ends. The call may answer fewer channels than are due, even none:
+    /// callers repeat it.
     ///
-    /// With `served`, channels of other endpoints are left to other nodes, until they have been due for the node's
-    /// patience. On a node without a lease they die all the same: they become tombstones that are due at once. However
-    /// many are left, those that are served have their turn.
+    /// With `served`, the store leaves channels of other endpoints to other nodes, until they have been due for the
+    /// node's patience. On a node without a lease they still die: they become tombstones that are due at once. However
+    /// many channels are left to others, the served ones have their turn.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -303,7 +305,7 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> Result<Vec<Claim>, StoreError>;
 
-    /// As [`claim_due_of`](Self::claim_due_of), whatever the endpoints of the channels.
+    /// Does the same as [`claim_due_of`](Self::claim_due_of) for the channels of all endpoints.
     ///
     /// # Errors
     /// The store cannot answer.
@@ -311,8 +313,8 @@ pub trait ChannelStore: Debug + Send + Sync + 'static {
         self.claim_due_of(by, None, limit, ttl).await
     }
 
-    /// The channels that are connected to a node, opening ones too, in pages of at most `limit`. A channel that is
-    /// connected from the first page to the last is listed; one that comes or goes meanwhile may be listed or not.
+    /// The channels that are connected to a node, opening ones too, in pages of at most `limit`. A channel that stays
+    /// connected from the first page to the last is listed; others may be missing.
     ///
     /// # Errors
     /// `Conflict` when the cursor is not one that a page gave; the store cannot answer.

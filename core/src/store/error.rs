@@ -3,7 +3,7 @@ use std::fmt;
 
 use crate::in_full::in_full;
 
-/// Why a store could not answer.
+/// The reason why a store could not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
@@ -11,9 +11,9 @@ pub enum StoreErrorKind {
     Unavailable,
     /// The backend did not answer in time; the operation may or may not have happened.
     Timeout,
-    /// The request contradicts what is stored, for example an id that is in use at another location.
+    /// The request contradicts the stored record, for example an id that is in use at another location.
     Conflict,
-    /// What the backend holds, or answered, cannot be understood.
+    /// The backend's data or answer cannot be understood.
     Corrupt,
     /// The backend refuses by configuration: credentials, permissions, version.
     Misconfigured,
@@ -23,19 +23,19 @@ pub enum StoreErrorKind {
 #[derive(Debug, thiserror::Error)]
 #[error("{backend}: {op} failed: {}", .kind.text())]
 pub struct StoreError {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub kind: StoreErrorKind,
-    /// Which store: `memory`, `redis`, `postgres`, …
+    /// The store: `memory`, `redis`, `postgres`, …
     pub backend: &'static str,
     /// The method that failed.
     pub op: &'static str,
-    /// What the backend's client answered.
+    /// The error of the backend's client.
     #[source]
     pub source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl StoreErrorKind {
-    /// The kind as metrics and logs name it: `unavailable`, `timeout`, `conflict`, `corrupt` or `misconfigured`.
+    /// The kind's name in metrics and logs: `unavailable`, `timeout`, `conflict`, `corrupt` or `misconfigured`.
     #[must_use]
     pub const fn label(self) -> &'static str {
         match self {
@@ -65,7 +65,7 @@ impl StoreError {
         Self { kind, backend, op, source: None }
     }
 
-    /// The same error with what caused it.
+    /// The same error with its cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
@@ -78,7 +78,7 @@ impl StoreError {
         matches!(self.kind, StoreErrorKind::Unavailable | StoreErrorKind::Timeout)
     }
 
-    /// The error with what caused it, in one line, for whoever runs the server: for logs, not for clients.
+    /// The error and its causes in one line, for the operator's log, not for clients.
     pub fn in_full(&self) -> impl fmt::Display + '_ {
         in_full(self)
     }

@@ -12,7 +12,7 @@ use super::record::{Fence, Location};
 use crate::event::{Event, EventKind, Payload, Position, Retention};
 use crate::name::{ChannelId, NodeId, Topic, UserId};
 
-/// What others see of a channel that is present in a topic.
+/// The public part of a channel that is present in a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PresenceEntry {
     /// The user, if the channel has a session.
@@ -56,7 +56,7 @@ pub enum Subscribed {
 pub struct Page<T> {
     /// The items. A page may hold fewer than asked for, also none, before the last one.
     pub items: Vec<T>,
-    /// Where the next page begins; `None` after the last one.
+    /// The cursor of the next page; `None` after the last one.
     pub next: Option<String>,
 }
 
@@ -65,9 +65,9 @@ pub struct Page<T> {
 pub struct Member {
     /// The channel and the generation that it has now.
     pub fence: Fence,
-    /// Where its connection is.
+    /// The place of its connection.
     pub location: Location,
-    /// The topic's last event when it joined: it gets what comes after.
+    /// The topic's last event when it joined: the member gets the events after it.
     pub joined: Position,
 }
 
@@ -76,15 +76,16 @@ pub struct Member {
 pub struct Present {
     /// The channel.
     pub channel: ChannelId,
-    /// What it shows.
+    /// Its presence entry.
     pub entry: PresenceEntry,
-    /// Since when, by the store's clock.
+    /// The start of its presence, by the store's clock.
     pub since: SystemTime,
 }
 
 impl Present {
-    /// The event that tells a topic's members of it, [`EventKind::Join`] or [`EventKind::Leave`]: an object of
-    /// `channel`, `user` if there is one, `since` in milliseconds since 1970, and `data` if there is any that is JSON.
+    /// The event that announces the channel to the topic's members, [`EventKind::Join`] or [`EventKind::Leave`]. It is
+    /// an object of `channel`, `user` if there is one, `since` in milliseconds since 1970, and `data` if it is valid
+    /// JSON.
     #[must_use]
     pub fn event(&self, kind: EventKind) -> Event {
         let since = self.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
@@ -112,18 +113,18 @@ struct Shown<'a> {
 /// The longest idempotency key, in bytes. The hub refuses longer ones, and empty ones.
 pub const MAX_KEY: usize = 256;
 
-/// The longest payload of a publication, in bytes: 1 MiB. The hub refuses longer ones: each is one message to every
-/// subscriber, and in one piece in the memory of every node.
+/// The longest payload of a publication, in bytes: 1 MiB. The hub refuses longer ones: every subscriber gets the
+/// payload as one message, and every node holds it in memory as a whole.
 pub const MAX_PAYLOAD: usize = 1024 * 1024;
 
 /// Something to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
-    /// Where.
+    /// The topic.
     pub topic: Topic,
-    /// What: at most [`MAX_PAYLOAD`] bytes.
+    /// The event, with a payload of at most [`MAX_PAYLOAD`] bytes.
     pub event: Arc<Event>,
-    /// How much of the topic is kept; `None` keeps nothing and delivers at most once.
+    /// The part of the topic's log that is kept; `None` keeps no event and delivers at most once.
     pub retention: Option<Retention>,
     /// Two publications with the same key are one if they are on the same topic: a key's scope is its topic. The store
     /// remembers it as long as the topic's retention, and at least five minutes. A key has 1 to [`MAX_KEY`] bytes.
@@ -133,11 +134,11 @@ pub struct Publication {
 /// The answer to one [`Publication`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published {
-    /// Where the event is.
+    /// The event's place in the topic.
     pub position: Position,
     /// Whether the topic has indexed members, which the bus does not reach.
     pub indexed: bool,
-    /// Whether a publication with the same key had been there before; nothing was delivered again.
+    /// Whether an earlier publication had the same key; this one was then not delivered.
     pub duplicate: bool,
 }
 
@@ -153,7 +154,7 @@ pub enum Replay {
         /// Whether there are more before `head`.
         more: bool,
     },
-    /// Something between the position and what is kept is lost, or the position is of another log.
+    /// Some events after the position are lost, or the position is of another log.
     Gap {
         /// The last event of the log.
         head: Position,
@@ -167,7 +168,7 @@ pub enum Delivered {
     Stored(Position),
     /// The channel is connected there; resumable channels keep the event in the inbox as well.
     At {
-        /// Where its connection is.
+        /// The place of its connection.
         location: Location,
         /// The place in the inbox.
         position: Option<Position>,
@@ -181,7 +182,7 @@ pub enum Delivered {
 pub struct Relay {
     /// The topic.
     pub topic: Topic,
-    /// What was posted so far.
+    /// The position up to which events are posted.
     pub from: Position,
     /// Tells this holding of the relay from every other one.
     pub token: u64,
@@ -193,43 +194,43 @@ pub struct Relay {
 #[async_trait]
 pub trait EventHubStore: Debug + Send + Sync + 'static {
     /// Adds members. Joining with presence publishes a `Join` event ([`Present::event`]) in the same step, and `head`
-    /// is that event; on a topic with a log it is kept like the last publication was.
+    /// is that event. On a topic with a log it is kept like the last publication.
     ///
-    /// Who is a member already gets what it asks for now: indexed or not, present or not, with this entry. A change of
-    /// the entry alone is no event.
+    /// A call for a member updates it: indexed or not, present or not, with this entry. A change of the entry alone
+    /// publishes no event.
     ///
     /// # Errors
     /// The store cannot answer; some of the slice may have been done.
     async fn subscribe(&self, subscriptions: &[Subscription]) -> Result<Vec<Subscribed>, StoreError>;
 
-    /// Removes members; `false` for one that was none, or whose fence is stale. Leaving with presence publishes a
+    /// Removes members; `false` for a channel that was none, or has a stale fence. Leaving with presence publishes a
     /// `Leave` event.
     ///
     /// # Errors
     /// The store cannot answer; some of the slice may have been done.
     async fn unsubscribe(&self, members: &[(Fence, Topic)]) -> Result<Vec<bool>, StoreError>;
 
-    /// What a living channel is subscribed to, in no particular order.
+    /// The topics of a living channel, in no particular order.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn topics(&self, id: &ChannelId) -> Result<Vec<Topic>, StoreError>;
 
-    /// The indexed members of a topic whose records are alive. `cursor` is `None` or a page's `next`. Who is a
-    /// member throughout the listing is listed once.
+    /// The indexed members of a topic that have living records. `cursor` is `None` or a page's `next`. A channel that
+    /// is a member throughout the listing is listed once.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn members(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Member>, StoreError>;
 
-    /// Who is present in a topic: one entry a living channel, paged as [`members`](Self::members).
+    /// The channels that are present in a topic: one entry a living channel, paged as [`members`](Self::members).
     ///
     /// # Errors
     /// The store cannot answer.
     async fn presence(&self, topic: &Topic, cursor: Option<&str>, limit: usize) -> Result<Page<Present>, StoreError>;
 
-    /// Gives each event its position, keeps it as the retention says, and hands it to the bus: all of one item or
-    /// nothing of it.
+    /// Gives each event its position, keeps it as its retention says, and hands it to the bus. Each item is done
+    /// entirely or not at all.
     ///
     /// An event without retention on a topic with a log ends that log, as a replay must not pass over it. A topic
     /// without log, members, keys and interest may be forgotten: its next event then has another epoch.
@@ -247,28 +248,28 @@ pub trait EventHubStore: Debug + Send + Sync + 'static {
     /// The store cannot answer.
     async fn history(&self, topic: &Topic, limit: usize) -> Result<Vec<(Position, Arc<Event>)>, StoreError>;
 
-    /// Finds out where direct sends go, and keeps them for channels that are detached or can be.
+    /// Finds the locations for direct sends, and keeps the events of channels that are or may become detached.
     ///
     /// # Errors
     /// The store cannot answer; some of the slice may have been done.
     async fn deliver(&self, sends: &[(ChannelId, Arc<Event>)]) -> Result<Vec<Delivered>, StoreError>;
 
-    /// Up to `limit` direct sends in a channel's inbox after a position. Offset 0 stands for the inbox's beginning,
-    /// whatever its epoch. A channel that is dead or unknown has a gap.
+    /// Up to `limit` direct sends in a channel's inbox after a position. Offset 0 means the inbox's beginning, in every
+    /// epoch. A channel that is dead or unknown has a gap.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn inbox(&self, id: &ChannelId, after: &Position, limit: usize) -> Result<Replay, StoreError>;
 
-    /// Takes the right to relay a topic, for `ttl`; `None` while somebody else has it, or when the topic has no indexed
-    /// members. The cursor begins where the first of them joined, and goes with the last one.
+    /// Takes the right to relay a topic, for `ttl`. `None` while another node holds it, or when the topic has no
+    /// indexed members. The cursor begins where the first member joined, and is removed with the last one.
     ///
     /// # Errors
     /// The store cannot answer.
     async fn relay(&self, topic: &Topic, by: &NodeId, ttl: Duration) -> Result<Option<Relay>, StoreError>;
 
-    /// Everything up to `through` was posted; `false` if the relay was lost, and then nothing is changed. The relay is
-    /// held on for `keep`, or else given back.
+    /// Records that every event up to `through` is posted; `false` if the relay was lost, and then nothing changes.
+    /// `keep` extends the relay; `None` gives it back.
     ///
     /// # Errors
     /// The store cannot answer.

@@ -1,7 +1,7 @@
-//! The store traits: what Strait asks of a memory, a Redis or a Postgres.
+//! The store traits: the interface to a memory, a Redis or a Postgres.
 //!
 //! A store is three traits on one value: [`ChannelStore`] keeps the records of channels, [`EventHubStore`] keeps
-//! subscriptions and the logs of topics, [`EventBus`] carries publications and commands between nodes. Whatever has
+//! subscriptions and the logs of topics, [`EventBus`] carries publications and commands between nodes. Every type with
 //! all three is a [`Store`].
 //!
 //! Methods take slices and answer item by item, so that Redis can pipeline a slice and Postgres can make it one
@@ -25,7 +25,7 @@ pub use hub::{
 };
 pub use record::{Change, Fence, Location, Record, RecordPhase, StoredSession, TokenHash, Versioned};
 
-/// Everything that a deployment needs of its store.
+/// The whole interface of a deployment to its store.
 pub trait Store: ChannelStore + EventHubStore + EventBus {}
 
 impl<T: ChannelStore + EventHubStore + EventBus + ?Sized> Store for T {}

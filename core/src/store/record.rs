@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::name::{ChannelId, ConnectionId, NodeId, UserId};
 
-/// Where a channel's connection is.
+/// The place of a channel's connection.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Location {
     /// On a long-lived node.
@@ -18,9 +18,9 @@ pub enum Location {
     },
     /// At a gateway.
     Gateway {
-        /// Where connections of the gateway are posted to: its base URL.
+        /// The base URL for posts to connections of the gateway.
         endpoint: Arc<str>,
-        /// What the gateway calls the connection.
+        /// The gateway's id of the connection.
         connection: ConnectionId,
     },
 }
@@ -35,7 +35,7 @@ impl Location {
         }
     }
 
-    /// What the node or the gateway calls the connection.
+    /// The node's or the gateway's id of the connection.
     #[must_use]
     pub fn connection(&self) -> &ConnectionId {
         match self {
@@ -44,7 +44,7 @@ impl Location {
     }
 }
 
-/// Names one attachment of a channel: what is written with an older generation than the record's fails as stale.
+/// Names one attachment of a channel: a write with an older generation than the record's fails as stale.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fence {
     /// The channel.
@@ -56,7 +56,7 @@ pub struct Fence {
 /// A value with the number of changes made to it. Version 0 was never set; a cleared value keeps counting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<T> {
-    /// How often the value was set or cleared.
+    /// The number of times that the value was set or cleared.
     pub version: u64,
     /// The value, unless it was never set or was cleared.
     pub value: Option<T>,
@@ -68,16 +68,16 @@ impl<T> Default for Versioned<T> {
     }
 }
 
-/// A compare-and-set: the new value (`None` clears) is taken if the stored version is still `expected`.
+/// A compare-and-set: the store takes the new value (`None` clears) if its version is still `expected`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change<T> {
     /// The version that was read.
     pub expected: u64,
-    /// What replaces the value as a whole.
+    /// The whole new value.
     pub value: Option<T>,
 }
 
-/// Who the client is, as it is stored.
+/// The client's session, as it is stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StoredSession {
     /// The user.
@@ -86,11 +86,11 @@ pub struct StoredSession {
     pub value: Bytes,
 }
 
-/// A value of no more bytes is copied rather than shared: a count of who has it takes as much.
+/// Values up to this size are copied: an `Arc` header would cost as much.
 const SHORT: usize = 32;
 
 impl StoredSession {
-    /// The same for somebody else who keeps it.
+    /// A copy for another holder: short values are copied, long ones shared.
     #[must_use]
     pub fn share(&self) -> Self {
         let value = &self.value;
@@ -115,23 +115,23 @@ impl fmt::Debug for TokenHash {
     }
 }
 
-/// How far a channel has come, as far as the store needs to know.
+/// The phase of a channel's life, as far as the store needs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RecordPhase {
     /// `on_connect` has not ended.
     Opening,
     /// Connected.
     Open,
-    /// Without a connection; dies at `until` unless a client attaches before. By the store's clock.
+    /// Without a connection. The channel dies at `until`, by the store's clock, unless a client attaches before.
     Detached {
-        /// When the grace ends.
+        /// The end of the grace.
         until: SystemTime,
     },
-    /// A tombstone: the channel is dead, somebody runs `on_disconnect`, and nothing brings it back.
+    /// A tombstone: the channel is dead for good, and a claimant runs `on_disconnect`.
     Dead,
 }
 
-/// What a store keeps of one channel.
+/// A store's record of one channel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The channel.
@@ -140,19 +140,20 @@ pub struct Record {
     pub endpoint: Arc<str>,
     /// The present generation.
     pub generation: u64,
-    /// How far it has come.
+    /// Its phase.
     pub phase: RecordPhase,
-    /// Where its connection is; kept while the channel is detached or dead, as the last one.
+    /// The place of its connection; while the channel is detached or dead, of its last one.
     pub location: Location,
-    /// What the client asked for when it connected: path and query, as JSON.
+    /// The client's request when it connected: path and query, as JSON.
     pub opening: Bytes,
     /// The channel's state, as JSON.
     pub state: Versioned<Bytes>,
     /// The session.
     pub session: Versioned<StoredSession>,
-    /// How long a resumable channel stays without a connection, in whole milliseconds; `None` if it is not resumable.
+    /// The time that a resumable channel stays without a connection, in whole milliseconds; `None` if it is not
+    /// resumable.
     pub grace: Option<std::time::Duration>,
-    /// When it was opened, by the store's clock.
+    /// The time at which it was opened, by the store's clock.
     pub opened_at: SystemTime,
 }
 

@@ -8,7 +8,7 @@ use crate::event::{Event, Position};
 use crate::name::Topic;
 use crate::store::{Command, Sink};
 
-/// A [`Sink`] that remembers what it heard.
+/// A [`Sink`] that records its events and commands.
 #[derive(Debug, Default)]
 pub struct Ears(Mutex<Heard>);
 
@@ -20,13 +20,13 @@ struct Heard {
 }
 
 impl Ears {
-    /// Ears that have heard nothing.
+    /// A sink without events.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::default()
     }
 
-    /// The events of a topic, in the order in which they came.
+    /// The events of a topic, in the order of their arrival.
     #[must_use]
     pub fn events(&self, topic: &Topic) -> Vec<(Position, Arc<Event>)> {
         let heard = self.0.lock();
@@ -34,7 +34,7 @@ impl Ears {
         of_topic.map(|(_, position, event)| (*position, Arc::clone(event))).collect()
     }
 
-    /// The commands, in the order in which they came.
+    /// The commands, in the order of their arrival.
     #[must_use]
     pub fn commands(&self) -> Vec<Command> {
         self.0.lock().commands.clone()
@@ -46,10 +46,10 @@ impl Ears {
         self.0.lock().gaps.contains(topic)
     }
 
-    /// Waits until `count` events of a topic have come, and answers all that have.
+    /// Waits until `count` events of a topic have arrived, and returns all of them.
     ///
     /// # Panics
-    /// When they do not come within ten seconds: tells what came instead.
+    /// If they do not arrive within ten seconds; the message lists the events that arrived instead.
     pub async fn hear(&self, topic: &Topic, count: usize) -> Vec<(Position, Arc<Event>)> {
         let heard = async || Some(self.events(topic)).filter(|events| events.len() >= count);
         let instead = fmt::from_fn(|f| {
@@ -58,10 +58,10 @@ impl Ears {
         eventually(instead, heard).await
     }
 
-    /// Waits until `count` commands have come, and answers all that have.
+    /// Waits until `count` commands have arrived, and returns all of them.
     ///
     /// # Panics
-    /// When they do not come within ten seconds.
+    /// If they do not arrive within ten seconds.
     pub async fn obey(&self, count: usize) -> Vec<Command> {
         let heard = async || Some(self.commands()).filter(|commands| commands.len() >= count);
         eventually(format!("{count} commands"), heard).await

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use crate::name::Topic;
 use crate::store::{Sink, StoreError, StoreErrorKind};
 
-/// What goes wrong with a call.
+/// The failure of a call.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// It fails and has no effect.
@@ -19,7 +19,7 @@ pub enum Fault {
     LoseAnswer(StoreErrorKind),
     /// It takes effect, and its answer waits until the gate opens.
     HoldAnswer(Gate),
-    /// It panics, as a defect in a store would make it.
+    /// It panics, like a defect in a store.
     Panic,
     /// It takes this much longer.
     Delay(Duration),
@@ -44,12 +44,12 @@ impl Gate {
         Self::default()
     }
 
-    /// Lets through who waits and who comes.
+    /// Lets waiting and later calls through.
     pub fn open(&self) {
         self.0.send_replace(true);
     }
 
-    /// How many calls wait.
+    /// The number of calls that wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.0.receiver_count()
@@ -71,11 +71,11 @@ pub struct Faults {
     pub(super) ears: Arc<Ears>,
 }
 
-/// What the nodes of a [`Faulty`](super::Faulty) store do not hear.
+/// The events that the nodes of a [`Faulty`](super::Faulty) store do not hear.
 #[derive(Debug, Default)]
 pub(super) struct Ears {
     deaf: AtomicBool,
-    /// What was missed since the nodes became deaf, with whom to tell.
+    /// Topics with events since the nodes became deaf, with the sinks that missed them.
     missed: Mutex<Vec<(Topic, Arc<dyn Sink>)>>,
 }
 
@@ -108,7 +108,7 @@ impl Faults {
         Self::default()
     }
 
-    /// The next `count` calls of an operation meet a fault, after those that were said to before.
+    /// The next `count` calls of an operation meet a fault, after the faults of earlier calls of this method.
     pub fn next(&self, op: &'static str, count: usize, fault: &Fault) {
         let mut operations = self.operations.lock();
         operations.entry(op).or_default().next.extend(std::iter::repeat_n(fault.clone(), count));
@@ -119,7 +119,7 @@ impl Faults {
         self.operations.lock().entry(op).or_default().always = Some(fault);
     }
 
-    /// An operation works again. Calls that hang go on hanging.
+    /// An operation works again. Calls that hang already stay so.
     pub fn heal(&self, op: &'static str) {
         if let Some(operation) = self.operations.lock().get_mut(op) {
             operation.next.clear();
@@ -127,12 +127,12 @@ impl Faults {
         }
     }
 
-    /// The store's nodes hear no events from now on, and their health says so.
+    /// The store's nodes hear no events from now on, and their health reports it.
     pub fn deafen(&self) {
         self.ears.deaf.store(true, Ordering::SeqCst);
     }
 
-    /// They hear again, and notice what they missed: they tell of a gap.
+    /// The nodes hear again, and report a gap for the events that they missed.
     pub fn hear(&self) {
         for (topic, sink) in self.hear_unaware() {
             sink.gap(std::slice::from_ref(&topic));
@@ -140,19 +140,19 @@ impl Faults {
         }
     }
 
-    /// They hear again, and do not know that they missed anything. Answers what they did, and who.
+    /// The nodes hear again without noticing a gap. Answers the topics and sinks that missed events.
     pub fn hear_unaware(&self) -> Vec<(Topic, Arc<dyn Sink>)> {
         self.ears.deaf.store(false, Ordering::SeqCst);
         std::mem::take(&mut *self.ears.missed.lock())
     }
 
-    /// How often an operation was called, with or without a fault.
+    /// The number of calls of an operation, with or without a fault.
     #[must_use]
     pub fn calls(&self, op: &str) -> usize {
         self.operations.lock().get(op).map_or(0, |operation| operation.calls)
     }
 
-    /// Makes a call as the faults have it.
+    /// Makes a call with the faults that are due for it.
     pub(super) async fn around<T>(
         &self,
         op: &'static str,

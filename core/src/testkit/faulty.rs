@@ -14,7 +14,7 @@ use crate::store::{
     Record, Relay, Replay, Served, Sink, Store, StoreError, Subscribed, Subscription, Written,
 };
 
-/// A store whose operations fail as its [`Faults`] say, those of its nodes on the bus included.
+/// A store with operations that fail by its [`Faults`], those of its nodes on the bus included.
 ///
 /// A refused or lost `publish` fails all of its slice.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl<S: Store + ?Sized> Faulty<S> {
         Self { faults, store }
     }
 
-    /// What goes wrong.
+    /// The faults.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.faults

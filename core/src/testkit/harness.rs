@@ -11,10 +11,10 @@ use super::trial::Trial;
 use crate::name::Topic;
 use crate::store::Store;
 
-/// How long one case may take.
+/// The time limit of one case.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How a case gets at the store under test. One is made for each case, and sees nothing of any other.
+/// A case's access to the store under test. Each case gets its own harness, isolated from all others.
 #[async_trait]
 pub trait Harness: Debug + Send + Sync + 'static {
     /// A handle onto the harness's data, as one more process would have.
@@ -23,11 +23,11 @@ pub trait Harness: Debug + Send + Sync + 'static {
     /// Loses the log of a topic with its counter, as a failed-over backend may. Members stay.
     async fn lose_log(&self, topic: &Topic);
 
-    /// Removes whatever the case left, also when it failed.
+    /// Removes all the case's data, even after a failure.
     async fn clean_up(&self);
 }
 
-/// Runs one case of the suite; what [`suite!`](super::suite) expands to.
+/// Runs one case of the suite; [`suite!`](super::suite) expands to calls of it.
 ///
 /// # Panics
 /// When the case fails, or takes longer than a minute.

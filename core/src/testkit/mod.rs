@@ -1,9 +1,9 @@
-//! What a store is tested with: the conformance suite, and a store that fails on purpose.
+//! Tools for testing a store: the conformance suite, and a store that fails on purpose.
 //!
 //! # The suite
 //!
 //! [`suite!`] expands to one `#[test]` for each case, in one module for each group of methods. A store of your own
-//! says through [`Harness`] how a test gets at it:
+//! implements [`Harness`], which gives a test access to it:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -44,14 +44,14 @@
 //! # fn main() {}
 //! ```
 //!
-//! Each case runs on a runtime of its own with two threads, and only through `Arc<dyn Store>`. Nothing is assumed to
-//! arrive at once: cases wait for what must come, for at most ten seconds. What must not come is shown by something
-//! that comes after it.
+//! Each case runs on its own runtime with two threads, and only through `Arc<dyn Store>`. No event is assumed to arrive
+//! at once: cases wait at most ten seconds for an expected event. The absence of an event is shown by a later one that
+//! arrives.
 //!
 //! # Faults
 //!
-//! [`Faulty`] wraps a store and makes its operations fail, before or after they took effect, wait, or hang, as its
-//! [`Faults`] say. A [`Proxy`] stands between a store and its server, and spoils the way there.
+//! [`Faulty`] wraps a store and makes its operations fail, before or after they took effect, wait, or hang, by its
+//! [`Faults`]. A [`Proxy`] stands between a store and its server, and delays or cuts the connections.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a case fails")]
 

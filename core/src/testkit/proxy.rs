@@ -10,20 +10,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What the way through a [`Proxy`] is like.
+/// The state of the path through a [`Proxy`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// Everything passes at once.
     Open,
     /// Everything passes later.
     Slow(Duration),
-    /// Connections stay, and nothing passes: what is sent is kept until the way is open again.
+    /// Connections stay, but no bytes pass: they are kept until the path is open again.
     Stalled,
-    /// New connections are closed at once. Those that are there go on.
+    /// New connections are closed at once. Existing ones go on.
     Closed,
 }
 
-/// Stands between a client and a server, and spoils the way. It ends when it is dropped, with all its connections.
+/// Stands between a client and a server, and delays or cuts their connections. Dropping it ends it, with all its
+/// connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -58,28 +59,28 @@ impl Proxy {
         Self { address, shared, accepting }
     }
 
-    /// Where clients connect to.
+    /// The address for clients.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on the way is like this, for the connections that are there, too.
+    /// Sets the state of the path, for existing connections, too.
     pub fn set(&self, way: Way) {
         self.shared.way.send_replace(way);
     }
 
-    /// New connections lead to another server, as a service's address does after a fail-over. Those that are there stay.
+    /// Leads new connections to another server, like a service's address after a fail-over. Existing ones stay.
     pub fn lead_to(&self, server: SocketAddr) {
         *self.shared.server.lock() = server;
     }
 
-    /// Cuts all connections; new ones are let in as the way is.
+    /// Cuts all connections; the state of the path then applies to new ones.
     pub fn cut(&self) {
         self.shared.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// How many connections have been made.
+    /// The number of connections so far.
     #[must_use]
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)

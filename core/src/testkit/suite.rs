@@ -1,11 +1,11 @@
-/// The conformance suite: one `#[test]` for each case. Takes what makes a [`Harness`](crate::testkit::Harness): a
-/// function, or a closure, that answers a future of one.
+/// The conformance suite: one `#[test]` for each case. Its argument makes a [`Harness`](crate::testkit::Harness): a
+/// function, or a closure, that returns a future of one.
 ///
-/// Where a test of its own is too dear for each case, `suite!(make => tests)` hands the suite to a macro of yours, as
-/// `make; group { case case … } group { … } …`: a case is the function
-/// `strait_core::testkit::cases::group::case`, and [`run`](crate::testkit::run) runs it.
+/// If one test for each case is too expensive, `suite!(make => tests)` hands the suite to a macro of yours, as
+/// `make; group { case case … } group { … } …`. A case is the function `strait_core::testkit::cases::group::case`,
+/// and [`run`](crate::testkit::run) runs it.
 ///
-/// The crate in which it stands needs no dependency but this one, with the feature `testkit`.
+/// The calling crate needs no dependency but this one, with the feature `testkit`.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __store_suite {

@@ -12,23 +12,23 @@ use crate::store::{
     Publication, Published, Record, Replay, Store, StoredSession, Subscribed, Subscription, TokenHash,
 };
 
-/// Ends while a case waits for it.
+/// A time that ends while a case waits for it.
 pub(crate) const SHORT: Duration = Duration::from_millis(100);
 
-/// Does not end while a case runs.
+/// A time that does not end while a case runs.
 pub(crate) const LONG: Duration = Duration::from_secs(600);
 
-/// How long a case waits for what must come.
+/// The time for which a case waits for an expected event.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a case works with: a store of its own, and names that no other case uses.
+/// A case's tools: its own store, and names that no other case uses.
 #[derive(Debug)]
 pub struct Trial {
     harness: Arc<dyn Harness>,
     pub(crate) store: Arc<dyn Store>,
 }
 
-/// Waits until `look` finds something.
+/// Waits until `look` returns a value.
 pub(crate) async fn eventually<W: fmt::Display, T>(what: W, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let started = tokio::time::Instant::now();
     loop {
@@ -117,13 +117,13 @@ impl Trial {
         claim.expect("the fence is the present one")
     }
 
-    /// Ends a channel and sweeps it.
+    /// Ends a channel and removes it.
     pub(crate) async fn end(&self, record: &Record) {
         let claim = self.claim(record).await;
         self.store.remove(&[claim]).await.unwrap();
     }
 
-    /// Waits until the channels that are due are exactly as many, and answers their claims.
+    /// Waits until exactly this many channels are due, and returns their claims.
     pub(crate) async fn due(&self, count: usize) -> Vec<Claim> {
         let by = NodeId::unique();
         let mut claims = Vec::new();
@@ -140,7 +140,7 @@ impl Trial {
         self.store.subscribe(&[subscription]).await.unwrap().remove(0)
     }
 
-    /// Subscribes, and answers the head.
+    /// Subscribes, and returns the head.
     pub(crate) async fn join(&self, subscription: Subscription) -> Position {
         match self.subscribe(subscription).await {
             Subscribed::Joined { head } => head,
@@ -152,7 +152,7 @@ impl Trial {
         self.store.publish(&[publication]).await.remove(0).unwrap()
     }
 
-    /// Publishes `count` numbered events, and answers their positions.
+    /// Publishes `count` numbered events, and returns their positions.
     pub(crate) async fn publish_many(&self, topic: &Topic, count: usize, retention: Retention) -> Vec<Position> {
         let mut positions = Vec::new();
         for n in 0..count {
@@ -216,17 +216,17 @@ pub(crate) fn publication(topic: &Topic, number: usize, retention: Option<Retent
     Publication { topic: topic.clone(), event: message(number), retention, key: None }
 }
 
-/// A subscription that nodes' memory holds.
+/// A subscription that only the nodes' memory holds.
 pub(crate) fn plain(fence: Fence, topic: &Topic) -> Subscription {
     Subscription { fence, topic: topic.clone(), indexed: false, presence: None }
 }
 
-/// A subscription that is found through the store.
+/// A subscription that the store's index lists.
 pub(crate) fn indexed(fence: Fence, topic: &Topic) -> Subscription {
     Subscription { indexed: true, ..plain(fence, topic) }
 }
 
-/// A subscription that others see.
+/// A subscription with presence.
 pub(crate) fn present(fence: Fence, topic: &Topic, name: &str) -> Subscription {
     Subscription { presence: Some(entry(name)), ..plain(fence, topic) }
 }

@@ -1,4 +1,4 @@
-//! What one node hears of, and how far it has heard.
+//! The topics of one node, and its position in each.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use strait_core::store::Sink;
 use strait_core::{Event, Position, Topic};
 
-/// The place of a node on the bus; a node that lost it gets another one.
+/// A node's place on the bus; a node that lost its place gets another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Registration {
     pub(super) number: i64,
     pub(super) id: String,
-    /// The database's life in which it was given.
+    /// The life of the database that gave the place.
     pub(super) life: String,
 }
 
@@ -19,18 +19,18 @@ pub(super) struct Registration {
 pub(super) struct Hearing {
     pub(super) sink: Arc<dyn Sink>,
     pub(super) registration: Registration,
-    /// The database has crashed, and members of topics without a log have not been told yet.
+    /// The database has crashed, and members of topics without a log have no notice of it yet.
     pub(super) has_crashed: bool,
     numbers: HashMap<Topic, i64>,
     topics: HashMap<i64, Heard>,
-    /// Counts the calls that change what is heard: of two that say something of one topic the later one holds.
+    /// Numbers the calls that change the topics: for each topic the later call wins.
     asked: i64,
-    /// How many calls are under way. While there are any, events of topics that are not known yet are kept, and topics
-    /// whose end a call has asked for.
+    /// The number of pending calls. Meanwhile the node keeps events of unknown topics, and the topics that a call has
+    /// asked to end.
     changing: usize,
     early: HashMap<i64, Vec<(Position, Arc<Event>)>>,
     ended: HashMap<Topic, i64>,
-    /// Numbers of topics that the database has interest in, though nobody wants them: a call came late or failed, say.
+    /// Numbers of unwanted topics in which the database still has interest, for example after a late or failed call.
     unwanted: HashSet<i64>,
 }
 
@@ -38,11 +38,11 @@ pub(super) struct Hearing {
 struct Heard {
     topic: Topic,
     last: Position,
-    /// The last call that asked for it.
+    /// The number of the last call that asked for the topic.
     asked: i64,
 }
 
-/// Where a topic begins to be heard.
+/// A topic's number and head at the beginning.
 #[derive(Debug)]
 pub(super) struct Start {
     pub(super) topic: Topic,
@@ -66,29 +66,29 @@ impl Hearing {
         }
     }
 
-    /// Whether it hears a topic, or may be about to.
+    /// Whether the node hears a topic, or a pending call may add it.
     pub(super) fn may_hear(&self, topic: &Topic) -> bool {
         self.changing > 0 || self.numbers.contains_key(topic)
     }
 
-    /// All topics, and how far each has been heard.
+    /// All topics with the node's positions.
     pub(super) fn all(&self) -> Vec<(Topic, Position)> {
         self.topics.values().map(|heard| (heard.topic.clone(), heard.last)).collect()
     }
 
-    /// The number of a call.
+    /// Returns the next call's number.
     pub(super) fn ask(&mut self) -> i64 {
         self.asked += 1;
         self.asked
     }
 
-    /// A call is about to change what is heard. Answers its number.
+    /// Begins a call that changes the topics. Returns its number.
     pub(super) fn about_to_change(&mut self) -> i64 {
         self.changing += 1;
         self.ask()
     }
 
-    /// As often as [`about_to_change`](Self::about_to_change), whatever came of it.
+    /// Ends a call; once for each [`about_to_change`](Self::about_to_change), even after a failure.
     pub(super) fn changed(&mut self) {
         self.changing -= 1;
         if self.changing == 0 {
@@ -97,7 +97,7 @@ impl Hearing {
         }
     }
 
-    /// Begins hearing, with what came early. Who hears already goes on where it is.
+    /// Begins a topic, with its early events. A topic that the node hears already keeps its position.
     pub(super) fn begin(&mut self, start: Start, asked: i64) {
         let Start { topic, number, head } = start;
         if self.ended.get(&topic).is_some_and(|later| *later > asked) {
@@ -117,8 +117,8 @@ impl Hearing {
         }
     }
 
-    /// Ends hearing. The topic is unwanted until the database [has ended](Self::has_ended) it too. Answers its number, if
-    /// it was heard.
+    /// Ends a topic, which stays unwanted until the database [has ended](Self::has_ended) it too. Returns its number if
+    /// the node heard it.
     pub(super) fn end(&mut self, topic: &Topic, asked: i64) -> Option<i64> {
         let heard = self.numbers.get(topic).and_then(|number| self.topics.get(number));
         if heard.is_some_and(|heard| heard.asked > asked) {
@@ -141,8 +141,7 @@ impl Hearing {
         Some(number)
     }
 
-    /// Topics that nobody wants, and the last call that could have asked for them; nothing while one may change what is
-    /// wanted.
+    /// The unwanted topics, and the last call that could have asked for them; `None` while a call is pending.
     pub(super) fn unwanted(&mut self) -> Option<(Vec<i64>, i64)> {
         if self.changing > 0 {
             return None;
@@ -152,7 +151,7 @@ impl Hearing {
         (!unwanted.is_empty()).then_some((unwanted, self.asked))
     }
 
-    /// Takes an event, unless it has been heard before. Tells of a gap where one is missing.
+    /// Takes a new event. Reports a gap if one is missing before it.
     pub(super) fn event(&mut self, number: i64, position: Position, event: Arc<Event>) {
         let Some(heard) = self.topics.get_mut(&number) else {
             if self.changing > 0 {
@@ -174,7 +173,7 @@ impl Hearing {
         self.sink.events(&heard.topic, &[(position, event)]);
     }
 
-    /// An event that cannot be read is one that its topic misses; the others are not concerned.
+    /// An event that cannot be read is a gap in its topic; other topics go on.
     pub(super) fn unreadable(&mut self, number: i64, position: Position, error: &sqlx::Error) {
         let Some(heard) = self.topics.get_mut(&number) else { return };
         if position.epoch == heard.last.epoch && position.offset <= heard.last.offset {
@@ -186,13 +185,13 @@ impl Hearing {
         self.sink.gap(std::slice::from_ref(&heard.topic));
     }
 
-    /// How far a topic has been heard, if it is.
+    /// The topic's number and the node's position in it, if the node hears it.
     pub(super) fn last(&self, topic: &Topic) -> Option<(i64, Position)> {
         let number = self.numbers.get(topic)?;
         Some((*number, self.topics.get(number)?.last))
     }
 
-    /// Something was lost before a place: from there it goes on.
+    /// Events before `head` were lost: the topic goes on from there.
     pub(super) fn skip_to(&mut self, topic: &Topic, head: Position) {
         let heard = self.numbers.get(topic).and_then(|number| self.topics.get_mut(number));
         if let Some(heard) = heard {
@@ -202,7 +201,8 @@ impl Hearing {
         }
     }
 
-    /// Topics go by other numbers: they were forgotten, and made anew. One may have got the number that another one had.
+    /// Topics have new numbers: the database has forgotten and recreated them. A number may have belonged to another
+    /// topic.
     pub(super) fn renumber<'a>(&mut self, starts: impl Iterator<Item = &'a Start>) {
         let mut moved = Vec::new();
         for start in starts {
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(heard(&ears, &topic), [4, 5, 7, 1]);
     }
 
-    /// In whatever order their answers come.
+    /// The answers may come in any order.
     #[test]
     fn of_two_calls_at_once_the_later_one_holds() {
         for answered_in_turn in [true, false] {

@@ -1,5 +1,5 @@
-//! `LISTEN`, one for all nodes of a process. It is probed when it is silent, as a connection that has died in silence
-//! looks like one on which nothing happens.
+//! `LISTEN`, one connection for all nodes of a process. A silent connection is probed, as a dead one looks just like an
+//! idle one.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::store::{Inner, PostgresStore};
 
 /// The shortest and the longest pause between attempts to listen.
 const PAUSES: [Duration; 2] = [Duration::from_millis(500), Duration::from_secs(8)];
-/// After so long `LISTEN` works, and its next end is news.
+/// After this time `LISTEN` counts as working, and its next end is logged again.
 const STEADY: Duration = Duration::from_secs(30);
 
 /// See the [module's documentation](self).
@@ -22,7 +22,8 @@ const STEADY: Duration = Duration::from_secs(30);
 pub(crate) struct Listening(Mutex<Option<AbortHandle>>);
 
 impl Listening {
-    /// Begins listening, unless that has been done or there is no way to; or begins anew, as it ends with its runtime.
+    /// Begins listening, unless a task already does or the configuration has no connection for it. Begins anew after
+    /// the end of the task's runtime.
     pub(crate) fn begin(&self, store: &PostgresStore) {
         let mut task = self.0.lock();
         if store.inner.config.listen_options().is_some() && task.as_ref().is_none_or(AbortHandle::is_finished) {
@@ -44,7 +45,7 @@ impl Drop for Listening {
 }
 
 async fn run(inner: Weak<Inner>) {
-    // Said once for as long as it does not last.
+    // The end is logged once, until `LISTEN` has been steady again.
     let mut is_told = false;
     let mut pause = PAUSES[0];
     loop {
@@ -91,7 +92,7 @@ async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
     metrics::gauge!("strait_postgres_listening").set(1);
     let mut is_probing = false;
     loop {
-        // Whatever was missed before.
+        // Notifications may have been missed before.
         inner.upgrade()?.nodes.wake_all();
         let heard = tokio::select! {
             heard = timeout(probe, listener.try_recv()) => heard,

@@ -10,7 +10,7 @@ use strait_core::{ChannelId, Close, Event, EventKind, Payload, Position, in_full
 use crate::database::Values;
 use crate::values::{EventColumns, Read, corrupt, event_of_kind, get};
 
-/// What a command says beside the event of a direct send.
+/// The content of a command beside the event of a direct send.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Note {
@@ -19,7 +19,7 @@ enum Note {
     Evict { channel: ChannelId, generation: u64 },
 }
 
-/// How many commands wait for a node at most: far more than it takes out with one poll.
+/// The most commands that wait for a node: far more than one poll takes out.
 pub(super) const MOST: i64 = 10_000;
 
 pub(super) struct Mail<'a> {
@@ -57,17 +57,17 @@ impl<'a> Mail<'a> {
     }
 }
 
-/// What lies in a mailbox; without a command if it is not understood.
+/// A row of a mailbox; without a command if it cannot be parsed.
 pub(super) struct Item {
     pub(super) seq: i64,
     pub(super) command: Option<Command>,
 }
 
-/// The item of a row, if it is one.
+/// Parses a row, if it is one of a mailbox.
 pub(super) fn item(row: &PgRow) -> Read<Option<Item>> {
     let Some(note) = get::<Option<&str>>(row, "note")? else { return Ok(None) };
     let command = command(row, note).inspect_err(|error| {
-        // It must not keep the node from all that comes after it.
+        // It must not block the rows after it.
         tracing::error!(error = %in_full(error), "a command was not understood");
     });
     Ok(Some(Item { seq: get(row, "seq")?, command: command.ok() }))

@@ -1,4 +1,4 @@
-//! The bus: what nodes have yet to hear lies in the feed, which each node polls; `NOTIFY` wakes them.
+//! The bus: the feed holds new events, each node polls it, and `NOTIFY` wakes the nodes.
 
 mod hearing;
 mod listen;
@@ -28,7 +28,7 @@ use node::Node;
 impl EventBus for PostgresStore {
     async fn start(&self, node: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<dyn BusNode>, StoreError> {
         let (store, node) = (self.clone(), node.clone());
-        // It comes to its end also if the caller is dropped: then the node is as well, and leaves.
+        // The start completes even if the caller is dropped: the node is then dropped too, and leaves.
         let started = tokio::spawn(async move { PostgresNode::start(store, &node, sink).await });
         let node = started
             .await
@@ -37,7 +37,7 @@ impl EventBus for PostgresStore {
     }
 }
 
-/// One node's end of the bus. A node that is dropped leaves, as its process's end would make it.
+/// One node's end of the bus. A dropped node leaves the bus, as at the end of its process.
 #[derive(Debug)]
 struct PostgresNode {
     store: PostgresStore,
@@ -47,7 +47,7 @@ struct PostgresNode {
 impl PostgresNode {
     async fn start(store: PostgresStore, id: &NodeId, sink: Arc<dyn Sink>) -> Result<Self, StoreError> {
         let node = Node::join(&store, id, sink).await?;
-        // From here on it leaves if it cannot begin.
+        // From here on a failed start drops the node, which leaves.
         let this = Self { store, node };
         this.store.inner.listening.begin(&this.store);
         this.node.begin(&this.store).await?;

@@ -19,15 +19,15 @@ use crate::error::error;
 use crate::store::PostgresStore;
 use crate::values::{Read, get, millis, name, position};
 
-/// How long a node that is not heard of stays on the bus.
+/// How long a node without a renewal stays on the bus.
 pub(super) const PLACE: Duration = Duration::from_secs(30);
-/// Between attempts to give a place back.
+/// The pause between attempts to give a place back.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// This process's nodes.
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    /// By which the database knows that places are this process's.
+    /// Marks places on the bus as this process's.
     holder: NodeId,
     nodes: RwLock<Vec<Arc<Node>>>,
 }
@@ -37,7 +37,7 @@ impl Nodes {
         Self { holder: NodeId::unique(), nodes: RwLock::default() }
     }
 
-    /// Their numbers on the bus: nobody needs to be woken for them.
+    /// The nodes' numbers on the bus: this process wakes them itself, without a notification.
     pub(crate) fn numbers(&self) -> Vec<i64> {
         self.nodes.read().iter().filter_map(|node| Some(node.hearing()?.registration.number)).collect()
     }
@@ -63,7 +63,7 @@ impl Nodes {
         }
     }
 
-    /// `false` if there is one of that name.
+    /// Adds a node; `false` if there is one of its name.
     fn add(&self, node: &Arc<Node>) -> bool {
         let mut nodes = self.nodes.write();
         let is_new = nodes.iter().all(|other| other.id != node.id);
@@ -77,7 +77,7 @@ impl Nodes {
         self.nodes.read().iter().any(|node| node.id == *id)
     }
 
-    /// Wakes a node; `false` if it is not of this process.
+    /// Wakes a node; `false` if another process has it.
     pub(super) fn wake(&self, id: &NodeId) -> bool {
         let nodes = self.nodes.read();
         let node = nodes.iter().find(|node| node.id == *id);
@@ -88,24 +88,24 @@ impl Nodes {
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) id: NodeId,
-    /// `None` once the node has left: the sink is let go then, as it may own the node in turn.
+    /// `None` once the node has left: this drops the sink, which may own the node in turn.
     hearing: Mutex<Option<Hearing>>,
-    /// What is heard is changed by many at a time (read) or made anew by one (write): what ends meanwhile would begin
-    /// again in the database.
+    /// Many tasks at a time change the node's topics (read), or one renews its place (write). Otherwise a topic that
+    /// ended meanwhile would begin again in the database.
     pub(super) changing: tokio::sync::RwLock<()>,
-    /// What was taken out of the mailbox, and may still be in it.
+    /// Commands that the node has taken out of the mailbox, but that may still be in it.
     pub(super) taken: Mutex<HashSet<i64>>,
     pub(super) wake: Notify,
     pub(super) stopped: AtomicBool,
     pub(super) pulse: Mutex<Pulse>,
 }
 
-/// When the node last heard, by this process's clock, and how long events took, by the database's.
+/// The time at which the node last heard, by this process's clock, and the delay of events, by the database's.
 #[derive(Debug)]
 pub(super) struct Pulse {
     pub(super) heard_at: Instant,
     pub(super) lag: Option<Duration>,
-    /// The last poll found everything in order.
+    /// The last poll found no break.
     pub(super) is_sound: bool,
 }
 
@@ -115,8 +115,8 @@ impl Registration {
         store.rows("stop", Lane::Vital, &store.inner.sql.leave_bus, values).await.map(drop)
     }
 
-    /// Gives the place back in the background, and tries again until the place has ended by itself. `may_come_late` is
-    /// whether the database may get to know of the place only now, from a call that was given up.
+    /// Gives the place back in the background, with retries until it expires. `may_come_late`: a call that was given up
+    /// may still create the place.
     pub(super) fn give_back_soon(self, store: &PostgresStore, may_come_late: bool) {
         let giving = store.clone();
         store.inner.database.spawn(async move {
@@ -125,7 +125,7 @@ impl Registration {
             while began.elapsed() < PLACE {
                 match self.give_back(&store).await {
                     Ok(()) if is_last => return,
-                    // The server gives a statement up after that time, too.
+                    // The server cancels a statement after the same time.
                     Ok(()) => sleep(store.inner.config.operation).await,
                     Err(error) => {
                         tracing::debug!(error = %error.in_full(), "a node's place could not be given back, trying again");
@@ -139,7 +139,7 @@ impl Registration {
         });
     }
 
-    /// Puts a node on the bus.
+    /// Registers a node on the bus.
     pub(super) async fn new(store: &PostgresStore, id: &NodeId) -> Result<Self, StoreError> {
         let row = store.one("start", Lane::Vital, &store.inner.sql.new_place, Values::new()).await?;
         let place = || Ok(Self { number: get(&row, "number")?, id: id.to_string(), life: get(&row, "life")? });
@@ -160,7 +160,7 @@ fn taken() -> StoreError {
     error(StoreErrorKind::Conflict, "start", "a node of this name is on the bus, every node needs a name of its own")
 }
 
-/// Ends what [`Hearing::about_to_change`] began, also if the caller is dropped.
+/// Ends the count of [`Hearing::about_to_change`], even if the caller is dropped.
 struct Changing<'a>(&'a Node);
 
 impl Drop for Changing<'_> {
@@ -189,14 +189,14 @@ impl Node {
         if store.inner.nodes.add(&node) {
             return Ok(node);
         }
-        // Two began at the same time; the other one finds another place.
+        // Another start of the node came first: this one's place is not needed.
         if let Some(registration) = node.registration() {
             registration.give_back_soon(store, false);
         }
         Err(taken())
     }
 
-    /// Begins polling: what comes after this has returned is heard.
+    /// Begins polling: the node hears every event after this has returned.
     pub(super) async fn begin(self: &Arc<Self>, store: &PostgresStore) -> Result<(), StoreError> {
         let mark = poll::poll(store, self, None).await?.mark;
         tokio::spawn(poll::run(store.clone(), Arc::clone(self), mark));
@@ -204,7 +204,7 @@ impl Node {
         Ok(())
     }
 
-    /// Takes the node out of this process; answers its place on the bus the first time.
+    /// Removes the node from this process; the first call returns its place on the bus.
     pub(super) fn leave(&self, store: &PostgresStore) -> Option<Registration> {
         let hearing = self.hearing.lock().take()?;
         self.stopped.store(true, Ordering::Release);
@@ -213,7 +213,7 @@ impl Node {
         Some(hearing.registration)
     }
 
-    /// What the node hears of, unless it has left.
+    /// The node's topics and their positions, unless it has left.
     pub(super) fn hearing(&self) -> Option<parking_lot::MappedMutexGuard<'_, Hearing>> {
         MutexGuard::try_map(self.hearing.lock(), Option::as_mut).ok()
     }
@@ -243,7 +243,7 @@ impl Node {
     ) -> Result<Vec<Position>, StoreError> {
         let _unchanged =
             timeout(store.inner.config.operation, self.changing.read()).await.map_err(|_| late("interest"))?;
-        // What ends and begins goes on.
+        // A topic that ends and begins in one call goes on.
         let ends: Vec<&Topic> = off.iter().filter(|topic| !on.contains(topic)).collect();
         if on.is_empty() && ends.is_empty() {
             return self.hearing().map(|_| Vec::new()).ok_or_else(|| left("interest"));
@@ -251,7 +251,7 @@ impl Node {
         let (registration, asked, ended) = {
             let mut hearing = self.hearing().ok_or_else(|| left("interest"))?;
             let asked = hearing.about_to_change();
-            // Whatever comes of the call: who leaves does not ask again.
+            // Even if the call fails: the core does not ask again for an end.
             let ended: Vec<i64> = ends.iter().filter_map(|topic| hearing.end(topic, asked)).collect();
             (hearing.registration.clone(), asked, ended)
         };
@@ -267,7 +267,7 @@ impl Node {
     }
 }
 
-/// What a node asks for, in one call.
+/// The changes of one call.
 pub(super) struct Change<'a> {
     pub(super) asked: i64,
     pub(super) on: Vec<&'a Topic>,

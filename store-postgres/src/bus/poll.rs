@@ -1,4 +1,4 @@
-//! One poller a node: reads what has become visible since its last snapshot.
+//! The poller of a node: reads the events that have become visible since its last snapshot.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,29 +17,29 @@ use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
 use crate::values::{Read, event, get, millis, name, position, unsigned};
 
-/// Between two polls less must pass than the ten seconds after which a sealed slot of the feed is closed, or something may
-/// be missing.
+/// Two polls must be less than ten seconds apart: a sealed slot of the feed is closed after that time, and events
+/// could be missed.
 const LONGEST_PAUSE: Duration = Duration::from_secs(9);
-/// Before the outbox is looked into again while all that waits is locked, at least twice this passes.
+/// The base of the pause while all waiting events are locked; each further blocked turn doubles it.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 /// The longest pause between polls that fail.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// Where a poll left off.
+/// The end of a poll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Mark {
     snapshot: String,
-    /// The first transaction that the snapshot does not know of.
+    /// The first transaction beyond the snapshot.
     next: u64,
-    /// Microseconds by the database's clock.
+    /// The database's clock in microseconds.
     at: u64,
-    /// When the server was started.
+    /// The time of the server's start.
     born: u64,
-    /// The slots of the feed that are open, a bit each.
+    /// The open slots of the feed, a bit each.
     open: u32,
 }
 
-/// What a poll found beside events.
+/// A poll's result, apart from events.
 pub(super) struct Found {
     pub(super) mark: Mark,
     is_on: bool,
@@ -54,15 +54,15 @@ impl Mark {
         Ok(Self { snapshot, next, at: unsigned(row, "at")?, born: unsigned(row, "born")?, open })
     }
 
-    /// Whether everything that came since an older mark was still there to be read.
+    /// Whether all events since an older mark were still there to be read.
     fn continues(&self, before: &Mark) -> bool {
-        // A clock that was set back tells nothing.
+        // After a clock was set back the time says nothing.
         let pause = self.at.checked_sub(before.at).map(Duration::from_micros);
         self.born == before.born && self.next >= before.next && pause.is_some_and(|pause| pause < LONGEST_PAUSE)
     }
 }
 
-/// How far a node has read.
+/// A node's progress in the feed.
 struct Progress {
     mark: Mark,
     /// Nothing is missing before the mark.
@@ -81,10 +81,10 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
             Ok(sequenced) => {
                 failures = 0;
                 blocked = if sequenced == Sequenced::Blocked { blocked + 1 } else { 0 };
-                // Whoever publishes meanwhile is read with the next poll.
+                // The next poll reads events that are published meanwhile.
                 sleep(config.debounce.saturating_sub(began.elapsed())).await;
                 if sequenced != Sequenced::Something {
-                    // Late is as good as woken.
+                    // A time-out polls just as a wake-up does.
                     let _ = timeout(pause(config, blocked), node.wake.notified()).await;
                 }
             }
@@ -100,19 +100,19 @@ pub(super) async fn run(store: PostgresStore, node: Arc<Node>, from: Mark) {
     }
 }
 
-/// What came of looking into the outbox.
+/// The result of a look into the outbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sequenced {
-    /// Nothing waits, or it was not to be had.
+    /// Nothing waits, or the look failed.
     Nothing,
-    /// The next poll finds it.
+    /// Events were sequenced: the next poll finds them.
     Something,
-    /// All that waits is of topics that somebody has locked.
+    /// All waiting events belong to topics that another transaction has locked.
     Blocked,
 }
 
-/// How long to wait for a wake-up, after so many turns that were blocked: ever longer, as a lock that is held for long
-/// must not keep all nodes busy.
+/// The pause before the next poll after this many blocked turns. It grows, so that a long-held lock does not keep all
+/// nodes busy.
 fn pause(config: &PostgresConfig, blocked: u32) -> Duration {
     if blocked == 0 {
         return config.poll;
@@ -120,7 +120,7 @@ fn pause(config: &PostgresConfig, blocked: u32) -> Duration {
     SHORTEST_PAUSE.max(config.debounce).saturating_mul(1 << blocked.min(16)).min(config.poll)
 }
 
-/// One poll, and what follows from it.
+/// One poll, and the work that it leads to.
 async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) -> Result<Sequenced, StoreError> {
     let mut asked = progress.mark.open;
     let found = loop {
@@ -128,7 +128,7 @@ async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) 
         if found.mark.open & !asked == 0 {
             break found;
         }
-        // One was emptied, and may have been written to again.
+        // A slot was emptied and reopened meanwhile, and may hold new events.
         asked = found.mark.open;
     };
     take_mail(store, node).await;
@@ -153,7 +153,7 @@ async fn turn(store: &PostgresStore, node: &Arc<Node>, progress: &mut Progress) 
     }))
 }
 
-/// Empties the mailbox of what was taken. What it cannot is not taken a second time.
+/// Deletes taken commands from the mailbox. A command that stays there is not taken again.
 async fn take_mail(store: &PostgresStore, node: &Node) {
     let taken: Vec<i64> = node.taken.lock().iter().copied().collect();
     let Some(registration) = node.registration().filter(|_| !taken.is_empty()) else { return };
@@ -164,7 +164,7 @@ async fn take_mail(store: &PostgresStore, node: &Node) {
     }
 }
 
-/// Ends interest that a call which came late has begun, or one that failed has not ended.
+/// Ends interest that a late call has begun, or that a failed call has not ended.
 async fn end_unwanted(store: &PostgresStore, node: &Node) {
     let unwanted = node.hearing().and_then(|mut hearing| Some((hearing.registration.number, hearing.unwanted()?)));
     let Some((number, (topics, asked))) = unwanted else { return };
@@ -181,7 +181,7 @@ async fn end_unwanted(store: &PostgresStore, node: &Node) {
     }
 }
 
-/// Reads what is new in slots since a mark, or only where things stand now.
+/// Reads the new rows of slots since a mark, or only the present mark.
 pub(super) async fn poll(store: &PostgresStore, node: &Node, since: Option<(&Mark, u32)>) -> Result<Found, StoreError> {
     let Some(registration) = node.registration() else { return Err(super::left("poll")) };
     store.connect().await?;
@@ -226,7 +226,7 @@ fn head(row: &PgRow) -> Read<Found> {
     Ok(Found { mark: Mark::read(row)?, is_on: get(row, "is_on")?, waiting: get(row, "waiting")? })
 }
 
-/// Takes one row; tells how old it is.
+/// Takes one row; returns its age.
 fn hear_row(node: &Node, row: &PgRow, now: u64, mail: &mut Vec<Item>) -> Read<Duration> {
     match mail::item(row)? {
         Some(item) => mail.push(item),
@@ -244,7 +244,7 @@ fn hear_row(node: &Node, row: &PgRow, now: u64, mail: &mut Vec<Item>) -> Read<Du
     Ok(Duration::from_micros(now.saturating_sub(unsigned(row, "at")?)))
 }
 
-/// Gives what waits in the outbox its place.
+/// Sequences the waiting events of the outbox.
 async fn sequence(store: &PostgresStore, node: &Node) -> Result<Sequenced, StoreError> {
     let values = Values::new().with(store.inner.nodes.numbers());
     let row = store.one("sequence", Lane::Vital, &store.inner.sql.sequence, values).await?;
@@ -265,13 +265,13 @@ async fn sequence(store: &PostgresStore, node: &Node) -> Result<Sequenced, Store
     Ok(if done || more { Sequenced::Something } else { Sequenced::Blocked })
 }
 
-/// Keeps the node's place on the bus, and does its part of the sweeping.
+/// Renews the node's place on the bus, and does the node's share of the sweeping.
 pub(super) async fn keep(store: PostgresStore, node: Arc<Node>) {
     let pause = PLACE / 10;
     while !node.stopped.load(Ordering::Acquire) {
         sleep(pause).await;
         let Some(registration) = node.registration() else { return };
-        // It may have ended with the runtime that it was begun on.
+        // The task may have ended with its runtime.
         store.inner.listening.begin(&store);
         let values = Values::new().with(registration.number).with(&registration.id).with(millis(PLACE));
         let kept = store.value::<bool>("beat", Lane::Vital, &store.inner.sql.beat_bus, values).await;

@@ -1,4 +1,4 @@
-//! After a break in what was heard: retained topics are replayed from where they were heard, the others have a gap.
+//! Recovery after a break in the feed: retained topics are replayed from the node's position, the others have a gap.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use crate::database::{Lane, Values};
 use crate::store::PostgresStore;
 use crate::values::{Read, get};
 
-/// How many events are replayed at once.
+/// The events of one replay.
 const AT_ONCE: usize = 500;
 
-/// Catches up, at a new place if the node has lost its own. Polling goes on where it was before the heads are read, so
-/// that nothing falls in between.
+/// Catches up, at a new place if the node has lost its own. Polling continues from its mark, which is older than
+/// the heads, so that no event falls in between.
 pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool) -> Result<(), StoreError> {
     let starts = begin_anew(store, node, is_on).await?;
     tell_of_crash(store, node, &starts).await?;
@@ -26,8 +26,8 @@ pub(super) async fn resync(store: &PostgresStore, node: &Arc<Node>, is_on: bool)
     Ok(())
 }
 
-/// After a crash all topics without a log have a gap, whatever their heads say: what was acknowledged and not yet on the
-/// disk was rolled back, so that a head may be where this node heard it last.
+/// Reports a gap in all topics without a log after a crash, even if their heads show none. The crash rolled back
+/// acknowledged events that were not yet on the disk, so a head may equal this node's position.
 async fn tell_of_crash(store: &PostgresStore, node: &Node, starts: &[Start]) -> Result<(), StoreError> {
     if !node.hearing().is_some_and(|hearing| hearing.has_crashed) {
         return Ok(());
@@ -60,8 +60,8 @@ async fn begin_anew(store: &PostgresStore, node: &Node, is_on: bool) -> Result<V
     Ok(starts)
 }
 
-/// The node's place on the bus, a new one if it has lost it, and the topics that it hears; `None` if it has left, which
-/// is the usual reason for a place that is gone.
+/// The node's place on the bus, or a new one if it is lost, and the node's topics. `None` if the node has left, the
+/// usual reason for a lost place.
 async fn place(
     store: &PostgresStore,
     node: &Node,
@@ -78,7 +78,7 @@ async fn place(
     });
     match kept {
         Some(topics) => Ok(Some((registration, topics))),
-        // It left meanwhile.
+        // The node left meanwhile.
         None => {
             registration.give_back_soon(store, false);
             Ok(None)

@@ -1,5 +1,5 @@
-//! `NOTIFY`, as a mere wake-up: it takes a lock of the whole database while its transaction commits, so it is sent
-//! apart, at most once in a while, and by a commit that waits for no disk.
+//! `NOTIFY` as a mere wake-up. Its commit takes a lock of the whole database. So it is sent at most once in a while, in
+//! its own transaction, and waits for no disk.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::store::Inner;
 /// See the [module's documentation](self).
 #[derive(Debug)]
 pub(crate) struct Waker {
-    /// The channel that all stores of the schema listen to.
+    /// The channel of all stores of the schema.
     pub(super) channel: String,
     is_on: bool,
     debounce: Duration,
@@ -26,7 +26,7 @@ pub(crate) struct Waker {
 impl Waker {
     pub(crate) fn new(config: &PostgresConfig) -> Self {
         Self {
-            // A name is cut at 63 bytes: a long schema shares its wake-ups with one that begins alike.
+            // A name is cut at 63 bytes: long schemas with the same beginning share their wake-ups.
             channel: format!("strait_{}", &config.schema[..config.schema.len().min(56)]),
             is_on: config.notify,
             debounce: config.debounce,
@@ -35,7 +35,7 @@ impl Waker {
         }
     }
 
-    /// Begins, unless that has been done; or begins anew, as it ends with its runtime.
+    /// Begins, unless a task already runs. Begins anew after the end of the task's runtime.
     pub(crate) fn begin(&self, inner: &Arc<Inner>) {
         let mut task = self.task.lock();
         if self.is_on && task.as_ref().is_none_or(AbortHandle::is_finished) {
@@ -43,7 +43,7 @@ impl Waker {
         }
     }
 
-    /// Wakes the nodes of other processes, soon.
+    /// Wakes the nodes of other processes soon.
     pub(crate) fn wake(&self) {
         self.due.notify_one();
     }
@@ -67,7 +67,7 @@ async fn run(due: Arc<Notify>, debounce: Duration, inner: Weak<Inner>) {
     }
 }
 
-/// Sends a wake-up. Without it nodes hear with their next poll.
+/// Sends a wake-up. Nodes that miss it find the events with their next poll.
 pub(super) async fn notify(inner: &Inner, payload: &str) {
     metrics::counter!("strait_postgres_notifications_total").increment(1);
     let values = Values::new().with(inner.waker.channel.as_str()).with(payload);

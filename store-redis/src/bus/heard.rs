@@ -9,37 +9,37 @@ use tokio::runtime::Handle;
 
 use super::listener::Link;
 
-/// A topic that the node hears.
+/// A topic of the node.
 #[derive(Debug)]
 pub(crate) struct Heard {
     pub(crate) topic: Topic,
     pub(crate) slot: u16,
-    /// Where it is heard.
+    /// The runtime of the topic's listener.
     pub(crate) runtime: Handle,
-    /// The connection on which the subscription was confirmed last, by its number; 0 for none.
+    /// The number of the connection that last confirmed the subscription; 0 for none.
     pub(crate) on: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The last event; `None` until the first one has come or the head is known.
+    /// The last event's position; `None` before the first event and the head.
     last: Option<Position>,
-    /// The epoch before the last event's. Its events can only come late, on a connection that another one has replaced.
+    /// The epoch before the last event's. Its events can only come late, on a connection that was replaced.
     left: Option<u64>,
-    /// A publication of this process, beyond `last`, that Redis acknowledged and that has not come yet.
+    /// A publication of this process, beyond `last`, that Redis has acknowledged but that has not arrived yet.
     acknowledged: Option<Position>,
-    /// The run of the server on which the topic was heard last, see [`Link`].
+    /// The run of the server that last confirmed the subscription, see [`Link`].
     run: Option<u64>,
-    /// Another run of a server has the topic now, which may lack the last events, though the heads say nothing.
+    /// Another run of a server has the topic now. It may lack the last events, even if the heads show no loss.
     doubted: bool,
 }
 
-/// How far a topic is known to have come.
+/// The furthest known position of a topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
     Heard(Position),
-    /// Acknowledged, and not heard.
+    /// Acknowledged, but not received.
     Acknowledged(Position),
 }
 
@@ -50,7 +50,8 @@ impl Known {
         }
     }
 
-    /// Whether the log may have lost it. The head was read later than this was known: it cannot be before it by itself.
+    /// Whether the log may have lost the position. `head` was read later, so it cannot be behind the position
+    /// otherwise.
     pub(crate) fn may_be_lost(&self, head: &Position) -> bool {
         let known = self.position();
         known.epoch == head.epoch
@@ -70,7 +71,7 @@ impl Heard {
         self.on.load(Ordering::Acquire) == connection
     }
 
-    /// A subscription on this connection was confirmed.
+    /// This connection has confirmed a subscription.
     pub(crate) fn subscribed(&self, link: &Link) {
         let mut state = self.state.lock();
         state.doubted |= state.run.is_some_and(|run| run != link.run);
@@ -101,14 +102,15 @@ impl Heard {
         state.acknowledged.map(Known::Acknowledged).or(state.last.map(Known::Heard))
     }
 
-    /// Events have come. What came before is dropped; a hole before one is told first.
+    /// Takes new events; skips known ones, and reports a hole before an event as a gap first.
     pub(crate) fn events(&self, events: Vec<(Position, Bytes)>, sink: &dyn Sink) {
         let mut state = self.state.lock();
         let mut run = Vec::with_capacity(events.len());
         for (position, blob) in events {
             let follows = match &state.last {
                 Some(before) if before.epoch == position.epoch && position.offset <= before.offset => {
-                    // The same once more, on another connection; another check tells of a log that was rolled back.
+                    // A repeated event, on another connection. With another check it shows that the log was rolled
+                    // back.
                     if position.offset < before.offset || position.check == before.check {
                         continue;
                     }
@@ -133,7 +135,7 @@ impl Heard {
                 self.gap(sink);
             }
             if blob.is_empty() {
-                // Only the log's new epoch is told, see rolled_back.lua.
+                // Only the log's new epoch is reported, see rolled_back.lua.
                 continue;
             }
             match crate::event::decode(blob) {
@@ -155,25 +157,25 @@ impl Heard {
         }
     }
 
-    /// The head, read after the subscription was confirmed.
+    /// Takes the head, read after the subscription was confirmed.
     pub(crate) fn begin(&self, head: Position) {
         self.state.lock().last.get_or_insert(head);
     }
 
-    /// The head, read when all that had been published before must have come: is there anything that did not? `known` was
-    /// known before the head was read.
+    /// Compares the head, read once all earlier publications must have arrived, with the received events; reports a gap
+    /// if any are missing. `known` was read before the head.
     pub(crate) fn compare(&self, known: Option<&Known>, head: Position, sink: &dyn Sink) {
         let mut state = self.state.lock();
         let doubted = std::mem::take(&mut state.doubted);
-        // If it was lost, the epoch is another one now.
+        // After a loss the log has another epoch.
         state.acknowledged.take_if(|known| known.epoch != head.epoch || known.offset <= head.offset);
         let complete = match &state.last {
             None => true,
             Some(last) if last.epoch == head.epoch => last.offset >= head.offset,
-            // The log began anew when the head had been read: an event of the new one has told of it.
+            // The log began anew after the head was read: an event of the new epoch has already shown it.
             Some(_) => known.is_some_and(|known| known.position().epoch == head.epoch),
         };
-        // A topic that was forgotten and has had no event since has lost nothing that could be heard here.
+        // A forgotten topic without an event since has lost nothing that this node could have received.
         if complete && !doubted {
             return;
         }
@@ -212,7 +214,7 @@ mod tests {
         positions.iter().map(|position| (*position, blob.clone())).collect()
     }
 
-    /// A topic that was heard up to offset 4.
+    /// A topic with events up to offset 4.
     async fn heard() -> (Heard, Arc<Ears>) {
         let (heard, ears) = (Heard::new(topic(), 0, Handle::current()), Ears::new());
         heard.begin(at(1, 3, 3));
@@ -250,9 +252,9 @@ mod tests {
             (at(1, 4, 4), true, true),
             (at(1, 5, 55), true, true),
             (at(1, 5, 5), false, false),
-            // It was not heard: whether it is before the head, the log tells.
+            // An acknowledged event that was not received: only the log shows whether it still exists.
             (at(1, 6, 6), true, false),
-            // The epoch tells everybody.
+            // The other epoch tells every subscriber.
             (at(2, 4, 4), false, false),
         ] {
             assert_eq!(acknowledged.may_be_lost(&head), by_acknowledged, "{head:?}");
@@ -267,14 +269,14 @@ mod tests {
         heard.events(events(&[at(2, 1, 1)]), &*ears);
         assert!(ears.has_gap(&topic()));
         let other = Ears::new();
-        // An older connection brings them once more, and the head was read before the log began anew.
+        // An older connection repeats the events, and the head was read before the log began anew.
         heard.events(events(&[at(1, 4, 4), at(1, 5, 5)]), &*other);
         heard.compare(known.as_ref(), at(1, 5, 5), &*other);
         heard.events(events(&[at(2, 1, 1), at(2, 2, 2)]), &*other);
         let came: Vec<Position> = other.events(&topic()).iter().map(|(position, _)| *position).collect();
         assert_eq!(came, [at(2, 2, 2)]);
         assert!(!other.has_gap(&topic()));
-        // After a reconnect, the server may be one that still has the old epoch.
+        // After a reconnect the server may still have the old epoch.
         heard.compare(heard.known().as_ref(), at(1, 6, 6), &*other);
         assert!(other.has_gap(&topic()));
         heard.events(events(&[at(1, 7, 7)]), &*other);

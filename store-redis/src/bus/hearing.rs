@@ -1,4 +1,4 @@
-//! What is done with what comes on the bus' connections.
+//! Handles messages on the bus' connections.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,7 +12,7 @@ use crate::event;
 use strait_core::in_full;
 
 impl Bus {
-    /// What a connection does with what comes on it: runs in the connection's task, and never waits.
+    /// The handler of a connection's messages: it runs in the connection's task, and never waits.
     pub(super) fn ear(self: &Arc<Self>, listener: &Arc<Listener>) -> Ear {
         let (bus, listener) = (Arc::downgrade(self), Arc::downgrade(listener));
         Box::new(move |info: PushInfo| {
@@ -62,7 +62,7 @@ impl Bus {
         }
     }
 
-    /// The time of the probe's sending, in microseconds after the origin.
+    /// Measures a probe's round trip; the probe holds the time of its sending, in microseconds after the origin.
     fn probed(&self, listener: &Listener, frame: &[u8]) {
         let sent = std::str::from_utf8(frame).ok().and_then(|text| text.strip_prefix(&self.token));
         let Some(sent) = sent.and_then(|sent| sent.trim().parse::<u64>().ok()) else { return };
@@ -72,7 +72,7 @@ impl Bus {
         metrics::gauge!("strait_bus_lag_seconds").set(lag as f64 / 1e6);
     }
 
-    /// A subscription has ended: was it ours to end?
+    /// A subscription has ended: checks whether this node ended it.
     fn farewell(&self, channel: &[u8]) {
         let Ok(channel) = std::str::from_utf8(channel) else { return };
         let topic = self.store.keys.topic_of_channel(channel);

@@ -10,10 +10,10 @@ use super::run;
 use crate::error::Failure;
 use crate::server::{Connection, Server};
 
-/// Subscriptions that are asked for at once.
+/// Subscriptions in one request.
 const BATCH: usize = 512;
 
-/// The node's ear at one server, on one runtime.
+/// The node's connection to one server, on one runtime.
 #[derive(Debug)]
 pub(crate) struct Listener {
     pub(crate) server: Arc<Server>,
@@ -22,43 +22,43 @@ pub(crate) struct Listener {
     connecting: tokio::sync::Mutex<()>,
     /// Whether there has ever been a connection.
     connected: AtomicBool,
-    /// The connection on which all that is wanted was subscribed to last, by its number; 0 for none.
+    /// The number of the connection on which all wanted subscriptions were last made; 0 for none.
     pub(crate) whole: AtomicU64,
-    /// Microseconds after the bus' origin at which something that proves hearing last came, plus 1; 0 for not on this
+    /// The time of the last proof of hearing, in microseconds after the bus' origin, plus 1; 0 for none on this
     /// connection.
     proved: AtomicU64,
     silence: Mutex<Silence>,
     origin: Instant,
 }
 
-/// For how long no probe has come, as far as the runtime ran.
+/// How long no probe has come, not counting times when the runtime stood still.
 #[derive(Debug)]
 struct Silence {
-    /// When it was counted last.
+    /// The time of the last count.
     counted: Instant,
     lasted: Duration,
-    /// The connection that it is of, by its number.
+    /// The number of the counted connection.
     on: u64,
 }
 
-/// What is done with all that a server sends unasked.
+/// Handles the push messages of a server.
 pub(crate) type Ear = Box<dyn Fn(PushInfo) + Send + Sync>;
 
-/// A connection on which shard channels are heard.
+/// A connection with subscriptions to shard channels.
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     pub(crate) connection: Connection,
-    /// Tells it from all others of the node; not 0.
+    /// Unique among the node's connections; not 0.
     pub(crate) number: u64,
     pub(crate) since: Instant,
     /// The run of the server, see [`run`].
     pub(crate) run: u64,
-    /// The shard channel on which probes are heard.
+    /// The shard channel of the probes.
     probe: Arc<Mutex<String>>,
 }
 
 impl Link {
-    /// Notes where probes are heard from now on; tells whether that is new.
+    /// Stores the shard channel of the probes; returns whether it is new.
     pub(crate) fn probe(&self, channel: &str) -> bool {
         let mut known = self.probe.lock();
         let new = *known != channel;
@@ -69,11 +69,11 @@ impl Link {
     }
 }
 
-/// What a subscription was answered.
+/// The answer to a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subscribed {
     Done,
-    /// The slot is another server's now.
+    /// Another server has the slot now.
     Moved,
 }
 
@@ -90,7 +90,7 @@ impl Listener {
             silence: Mutex::new(Silence { counted: Instant::now(), lasted: Duration::ZERO, on: 0 }),
             origin,
         };
-        // Nothing can have been missed yet: a node that begins to listen at one more place is as ready as before.
+        // Nothing can have been missed yet: a new listener leaves the node as ready as before.
         this.prove();
         this
     }
@@ -104,17 +104,17 @@ impl Listener {
         !self.connected.load(Ordering::Acquire)
     }
 
-    /// Whether what is published arrives here, as far as is known after so long.
+    /// Whether published events arrive here, with a proof within `limit`.
     pub(crate) fn hears(&self, limit: Duration) -> bool {
         (self.link().is_some() || self.is_new()) && self.silent_for().is_some_and(|silent| silent <= limit)
     }
 
-    /// The connection, if there is one that lives.
+    /// The connection, if it is alive.
     pub(crate) fn link(&self) -> Option<Link> {
         self.link.read().as_ref().filter(|link| link.connection.is_alive()).cloned()
     }
 
-    /// The connection, a new one if need be. Everything must be subscribed to again on it.
+    /// The connection, a new one if need be. A new connection needs all subscriptions again.
     pub(crate) async fn connected(
         &self,
         number: impl FnOnce() -> u64,
@@ -131,12 +131,12 @@ impl Listener {
         }
         *self.link.write() = None;
         if !self.is_new() {
-            // Until a probe has come on the new connection, which is sent when everything is subscribed to again.
+            // 0 until the first probe on the new connection, which is sent after all subscriptions are made again.
             self.proved.store(0, Ordering::Release);
         }
         let number = number();
         let (server, hear) = (Arc::clone(&self.server), hear());
-        // Whoever asks may be elsewhere, and may end before.
+        // The caller may run on another runtime, and may end first.
         let connecting = self.runtime.spawn(async move { server.connect(hear, deadline).await });
         let ended = |_| Failure::Lost {
             address: self.server.address.clone(),
@@ -150,27 +150,27 @@ impl Listener {
         Ok(link)
     }
 
-    /// Hangs up: whatever comes on the connection is not to be relied on.
+    /// Closes the connection: messages on it are no longer reliable.
     pub(crate) fn hang_up(&self) {
         if let Some(link) = self.link.write().take() {
             link.connection.give_up();
         }
     }
 
-    /// Something came that was published now.
+    /// Notes that a message came which was published just now.
     pub(crate) fn prove(&self) {
         let now = u64::try_from(self.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.proved.store(now + 1, Ordering::Release);
     }
 
-    /// Counts on the listener's own runtime for how long a connection has been silent. Of the time since the last count no
-    /// more than `most` counts: if the process or the runtime stood still for longer, the probes of that time lie unread in
+    /// Counts on the listener's own runtime how long a connection has been silent. At most `most` of the time since the
+    /// last count is added. If the process or the runtime stood still for longer, the probes of that time lie unread in
     /// the socket, or were never sent.
     pub(crate) fn count_silence(&self, link: &Link, most: Duration) -> Duration {
         let mut silence = self.silence.lock();
         let since = std::mem::replace(&mut silence.counted, Instant::now()).elapsed();
         match self.silent_for().filter(|silent| *silent <= since) {
-            // Its first probe is sent now.
+            // The first probe on this connection is sent now.
             _ if silence.on != link.number => silence.lasted = Duration::ZERO,
             Some(proved) => silence.lasted = proved.min(most),
             None => silence.lasted += since.min(most),
@@ -179,12 +179,12 @@ impl Listener {
         silence.lasted
     }
 
-    /// Runs something where the listener hears.
+    /// Spawns a task on the listener's runtime.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.runtime.spawn(task);
     }
 
-    /// How long ago hearing was proved.
+    /// The time since the last proof of hearing.
     pub(crate) fn silent_for(&self) -> Option<Duration> {
         let at = self.proved.load(Ordering::Acquire).checked_sub(1)?;
         Some(self.origin.elapsed().saturating_sub(Duration::from_micros(at)))
@@ -204,7 +204,7 @@ impl Listener {
         Ok(())
     }
 
-    /// One command a channel, as channels of one command must be in one slot, each with one confirmation.
+    /// Sends one command for each channel, as channels of one command must be in one slot; each gets one confirmation.
     async fn ask(
         &self,
         link: &Link,
@@ -240,8 +240,8 @@ impl Listener {
                 }
                 _ => Err(Failure::server(&self.server.address, &error)),
             },
-            // The client takes a farewell that the server sends unasked, when a slot leaves it, for an answer: from here
-            // on no answer is that of its question.
+            // When a slot leaves the server, it ends the subscription unasked, and the client takes that for an answer.
+            // From here on every answer belongs to another request.
             _ => {
                 link.connection.give_up();
                 Err(Failure::Lost {
@@ -252,7 +252,7 @@ impl Listener {
         }
     }
 
-    /// All that was published before this was asked has come when it is answered.
+    /// Waits until all events published before this call have arrived.
     pub(crate) async fn barrier(&self, link: &Link, deadline: Instant) -> Result<(), Failure> {
         let ping = redis::cmd("PING");
         let answers = link.connection.request(&[&ping], &self.server.address, deadline).await?;

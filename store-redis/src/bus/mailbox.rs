@@ -5,12 +5,12 @@ use parking_lot::Mutex;
 use strait_core::store::Sink;
 use strait_core::{Position, in_full};
 
-/// The node's mailbox: commands are kept for a while, so that a connection that breaks loses none.
+/// The node's mailbox. Its log keeps commands for a while, so that a broken connection loses none.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     pub(crate) slot: u16,
     pub(crate) channel: String,
-    /// The connection on which the subscription was confirmed last, by its number; 0 for none.
+    /// The number of the connection that last confirmed the subscription; 0 for none.
     pub(crate) on: AtomicU64,
     state: Mutex<State>,
 }
@@ -18,9 +18,9 @@ pub(crate) struct Mailbox {
 #[derive(Debug)]
 struct State {
     last: Position,
-    /// Something is missing: what comes is read from the log instead.
+    /// Commands are missing: the node reads the log instead of the shard channel.
     behind: bool,
-    /// Something has come meanwhile.
+    /// Commands have come since the last read of the log began.
     more: bool,
 }
 
@@ -35,7 +35,7 @@ impl Mailbox {
         self.on.load(Ordering::Acquire) == connection
     }
 
-    /// A command has come on the shard channel; tells whether the log must be read.
+    /// Takes a command from the shard channel; returns whether the log must be read.
     pub(crate) fn command(&self, position: Position, blob: Bytes, sink: &dyn Sink) -> bool {
         let mut state = self.state.lock();
         if state.behind {
@@ -55,21 +55,21 @@ impl Mailbox {
         false
     }
 
-    /// Commands may be missing.
+    /// Commands may be missing: the log must be read.
     pub(crate) fn doubt(&self) {
         let mut state = self.state.lock();
         state.behind = true;
         state.more = true;
     }
 
-    /// From where the log is to be read, if it is.
+    /// The position after which the log must be read, if it must be.
     pub(crate) fn missing_after(&self) -> Option<Position> {
         let mut state = self.state.lock();
         state.more = false;
         state.behind.then_some(state.last)
     }
 
-    /// Commands that were read from the log.
+    /// Takes commands from the log.
     pub(crate) fn read(&self, commands: Vec<(Position, Bytes)>, sink: &dyn Sink) {
         let mut state = self.state.lock();
         for (position, blob) in commands {
@@ -78,7 +78,7 @@ impl Mailbox {
         }
     }
 
-    /// Commands may have been lost: the log no longer has them. It is read on from here.
+    /// The log no longer has some commands: it is read on from here.
     pub(crate) fn lost(&self, from: Position) {
         metrics::counter!("strait_bus_commands_lost_total").increment(1);
         tracing::error!(
@@ -87,7 +87,7 @@ impl Mailbox {
         self.state.lock().last = from;
     }
 
-    /// All of the log was read; `false` if something came meanwhile.
+    /// The whole log was read; `false` if another command came meanwhile.
     pub(crate) fn caught_up(&self) -> bool {
         let mut state = self.state.lock();
         state.behind = state.more;

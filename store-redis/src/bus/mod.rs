@@ -1,11 +1,10 @@
-//! The bus: a shard channel for each topic and for each node's mailbox, heard on a connection of its own to each server
-//! that has any of them.
+//! The bus: a shard channel for each topic and for each node's mailbox. The node has a separate connection to each
+//! server with any of them.
 //!
-//! What comes is checked against the position that was heard last: a hole is told as a gap, however it came about. After
-//! each reconnect every subscription is made again and confirmed, and the heads of all topics are compared with what was
-//! heard, and with what this process was acknowledged. Another run of a server may lack the last writes, so that it is told
-//! as a gap whatever the heads say. A probe that is published and must arrive shows that the way is open in between, and
-//! that the server takes writes.
+//! The bus checks each event against the last position: it reports every hole as a gap. After a reconnect it makes
+//! every subscription again, and compares the heads of all topics with the received and the acknowledged positions.
+//! Another run of a server may lack the last writes, so the bus then reports a gap even if the heads show no loss. In
+//! between, a published probe must arrive: it proves that messages come through, and that the server takes writes.
 
 mod heard;
 mod hearing;

@@ -26,11 +26,11 @@ use crate::reply::{integer, list, position};
 use crate::scripts;
 use crate::store::{Inner, milliseconds};
 
-/// How many commands a mailbox keeps, and for how long.
+/// A mailbox keeps this many commands, and for this long.
 const COMMANDS: u32 = 1024;
 pub(super) const COMMANDS_FOR: Duration = Duration::from_secs(60);
 
-/// One node's end of the bus. A node that is dropped leaves, as its process's end would make it.
+/// One node's end of the bus. A dropped node leaves the bus, as at the end of its process.
 pub(crate) struct RedisNode {
     pub(super) bus: Arc<Bus>,
     supervisor: Mutex<Option<JoinHandle<()>>>,
@@ -42,32 +42,33 @@ impl fmt::Debug for RedisNode {
     }
 }
 
-/// An ear, and topics that it hears.
+/// A listener and its topics.
 pub(super) type Place = (Arc<Listener>, Vec<Arc<Heard>>);
 
-/// What the node's tasks and connections share.
+/// The state that the node's tasks and connections share.
 pub(crate) struct Bus {
     pub(super) store: Arc<Inner>,
     pub(super) node: NodeId,
-    /// Tells this start of the node from others of its name.
+    /// Differs for each start of a node with this name.
     pub(super) token: String,
     pub(super) origin: Instant,
     pub(super) topics: RwLock<HashMap<Topic, Arc<Heard>, RandomState>>,
     pub(super) mailbox: Mailbox,
     /// At most one for each server and runtime.
     pub(super) listeners: RwLock<Vec<Arc<Listener>>>,
-    /// The one that the node was started on: its mailbox and its supervisor are there, and topics that may be anywhere.
+    /// The runtime that started the node: it runs the mailbox, the supervisor, and topics without a runtime of their
+    /// own.
     pub(super) runtime: Handle,
-    /// Something needs the supervisor.
+    /// Wakes the supervisor.
     pub(super) needed: Notify,
     /// A slot has left its server.
     pub(super) moved: AtomicBool,
-    /// Shard channels that are heard though nobody wants them: they came about when a subscription broke off.
+    /// Shard channels with an unwanted subscription, left over from an interrupted call.
     pub(super) unwanted: Mutex<Vec<String>>,
-    /// Microseconds that the last probe took.
+    /// The round trip of the last probe in microseconds.
     pub(super) lag: AtomicU64,
     links: AtomicU64,
-    /// Let go when the node leaves, as it may own the node in turn.
+    /// Cleared when the node leaves, as the sink may own the node in turn.
     sink: RwLock<Option<Arc<dyn Sink>>>,
 }
 
@@ -98,13 +99,13 @@ impl RedisNode {
         });
         bus.store.add_bus(&bus);
         let this = Self { bus: Arc::clone(&bus), supervisor: Mutex::new(None) };
-        // Commands that are sent from here on are kept until they are read: only then the node may be sent to.
+        // From here on the mailbox keeps commands until they are read; before, no other node may send any.
         supervisor::listen_to_mailbox(&bus).await.map_err(|failure| failure.store("start"))?;
         *this.supervisor.lock() = Some(tokio::spawn(supervisor::run(bus)));
         Ok(this)
     }
 
-    /// Takes the node off; answers what is left to do.
+    /// Takes the node off the bus; returns the call that completes this.
     fn leave(&self) -> Option<Call> {
         let supervisor = self.supervisor.lock().take();
         if let Some(supervisor) = supervisor {
@@ -121,7 +122,7 @@ impl RedisNode {
     }
 }
 
-/// The node is on the bus, for a while; `None` if another one has its name. Answers the mailbox's head.
+/// Registers the node on the bus for a while; `None` if another one has its name. Returns the mailbox's head.
 pub(super) async fn register(
     store: &Inner,
     node: &NodeId,
@@ -143,7 +144,7 @@ pub(super) async fn register(
     read().map_err(|foreign| Failure::from(foreign).store(op))
 }
 
-/// How many commands go in one script, so that Redis does not stand still for it.
+/// How many of the commands go in one script, so that it does not block Redis for long.
 fn at_once(commands: &[Vec<u8>]) -> usize {
     let mut bytes = 0;
     let fits = |command: &&Vec<u8>| {
@@ -154,7 +155,7 @@ fn at_once(commands: &[Vec<u8>]) -> usize {
     commands.iter().take(MOST_EVENTS).take_while(fits).count()
 }
 
-/// How long a node that does not renew it is taken to be on the bus.
+/// How long a node without a renewal counts as being on the bus.
 pub(super) fn stays_for(store: &Inner) -> Duration {
     (store.config.probe_timeout * 4).max(Duration::from_secs(10))
 }
@@ -175,7 +176,7 @@ impl Bus {
         self.links.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The ear on a runtime at the server that has a slot.
+    /// The listener of a runtime at the server that has a slot.
     pub(super) async fn listener(&self, slot: u16, runtime: &Handle) -> Result<Arc<Listener>, Failure> {
         let server = self.store.router.server(slot).await?;
         let mut listeners = self.listeners.write();
@@ -195,7 +196,7 @@ impl Bus {
         Instant::now() + self.store.config.command_timeout
     }
 
-    /// Where topics are heard, with the first error if some are nowhere.
+    /// The topics by listener, with the first error if a topic has none.
     pub(super) async fn places(
         &self,
         topics: impl IntoIterator<Item = Arc<Heard>>,
@@ -213,7 +214,7 @@ impl Bus {
         (places, result)
     }
 
-    /// Subscribes to topics where their slots are now; those that moved meanwhile are left for the supervisor.
+    /// Subscribes to topics on their present servers; the supervisor handles those that move meanwhile.
     async fn subscribe(self: &Arc<Self>, topics: &[Arc<Heard>]) -> Result<(), Failure> {
         let (places, found) = self.places(topics.iter().cloned()).await;
         found?;
@@ -221,7 +222,7 @@ impl Bus {
             let link = self.link(listener).await?;
             self.subscribe_at(listener, &link, topics).await?;
             if listener.whole.load(Ordering::Acquire) != link.number {
-                // It is not probed until the supervisor has looked at it, and left if it is not for long.
+                // Wake the supervisor: it probes a new connection only after it has checked it.
                 self.needed.notify_one();
             }
             Ok(())
@@ -247,7 +248,7 @@ impl Bus {
         Ok(())
     }
 
-    /// Topics' shard channels.
+    /// The shard channels of topics.
     fn channels<'a>(&self, topics: impl Iterator<Item = &'a Arc<Heard>>) -> Vec<String> {
         topics.map(|heard| self.store.keys.topic(&heard.topic).channel()).collect()
     }
@@ -278,7 +279,7 @@ impl Bus {
         }
         let silent: Vec<Arc<Heard>> = wanted.iter().filter(|heard| heard.is_on(0)).cloned().collect();
         let begun = async {
-            // Once more if a slot was moved just now.
+            // A slot was moved just now: try once more.
             if self.subscribe(&silent).await.is_err() {
                 self.subscribe(&silent).await.map_err(|failure| failure.store(op))?;
             }
@@ -310,7 +311,7 @@ impl Bus {
         for listener in listeners {
             let Some(link) = listener.link() else { continue };
             let channels = self.channels(ended.iter().filter(|heard| heard.is_on(link.number)));
-            // What is heard all the same is unsubscribed from when it comes.
+            // If an unsubscription fails, the next event of that topic triggers another one.
             if !channels.is_empty()
                 && let Err(error) = listener.unsubscribe(&link, &channels, self.deadline()).await
             {
@@ -327,7 +328,7 @@ impl BusNode for RedisNode {
             return Err(StoreError::new(StoreErrorKind::Unavailable, BACKEND, "interest")
                 .because("the node has left the bus, start it anew"));
         }
-        // What ends and begins in one call goes on.
+        // A topic that ends and begins in one call goes on.
         let off: Vec<&Topic> = off.iter().filter(|topic| !on.contains(topic)).collect();
         if !off.is_empty() {
             self.bus.end(&off).await;
@@ -384,7 +385,7 @@ impl Drop for RedisNode {
         let Some(call) = self.leave() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let store = Arc::clone(&self.bus.store);
-            // If it fails, the node is forgotten in a while.
+            // If the call fails, the registration expires by itself.
             runtime.spawn(async move { store.router.one("stop", call).await });
         }
     }

@@ -1,4 +1,4 @@
-//! Which run of which server a connection leads to.
+//! Identifies the run of the server behind a connection.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Instant;
@@ -8,7 +8,7 @@ use redis::Value;
 use crate::error::Failure;
 use crate::server::Connection;
 
-/// A number of the server's process and of its history of writes. Another number means that the last writes may be
+/// A number for the server's process and its history of writes. Another number means that the last writes may be
 /// missing: the process ended, or a replica took its place.
 pub(super) async fn of(connection: &Connection, number: u64, address: &str, deadline: Instant) -> Result<u64, Failure> {
     let [server, replication] = ["server", "replication"].map(|section| redis::cmd("INFO").arg(section).take());

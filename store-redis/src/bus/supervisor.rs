@@ -1,4 +1,4 @@
-//! Keeps a node hearing: connects again, subscribes again, proves it.
+//! Keeps a node's subscriptions alive: reconnects, subscribes again, and proves it with probes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::event::{Foreign, parse_position};
 use crate::reply::{bytes, integer, list, position, text};
 use crate::scripts;
 
-/// How many topics are compared with their heads at once.
+/// The topics of one comparison with the heads.
 const TOPICS_AT_ONCE: usize = 512;
-/// After so many probes everything is looked at once more.
+/// After this many probes the supervisor checks everything again.
 const LOOKS: u32 = 5;
-/// After a failure the next attempt comes soon, then ever later.
+/// The pause after a first failure; it grows with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_millis(400);
 
-/// The two go on beside each other: a server that does not answer while something is mended keeps no other one from proving
-/// that it is heard.
+/// Mending and probing run side by side: a server that does not answer while it is mended must not stop the probes of
+/// the others.
 pub(super) async fn run(bus: Arc<Bus>) {
     tokio::join!(keep_mended(&bus), keep_probing(&bus));
 }
@@ -42,7 +42,7 @@ async fn keep_mended(bus: &Arc<Bus>) {
     let comparison = config.topic_time / 4;
     loop {
         let wait = if mended.is_none() { Duration::ZERO } else { config.probe_interval };
-        // Whatever needs the supervisor wakes it; it looks around now and then all the same.
+        // Tasks wake the supervisor when they need it; it also looks around by itself now and then.
         let woken = timeout(wait, bus.needed.notified()).await.is_ok();
         if woken || mended.is_none_or(|at| at.elapsed() >= config.probe_interval * LOOKS) {
             mended = Some(Instant::now());
@@ -54,7 +54,7 @@ async fn keep_mended(bus: &Arc<Bus>) {
                     let half = pause / 2;
                     sleep(half + half.mul_f64(f64::from(bus.store.random.check()) / f64::from(u32::MAX))).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
-                    // If nobody tells where the slots are now, the next attempt fails as this one did.
+                    // If no server gives the assignment of slots, the next attempt fails like this one.
                     let _ = bus.store.router.refresh(bus.deadline()).await;
                     bus.needed.notify_one();
                 }
@@ -72,7 +72,7 @@ async fn keep_mended(bus: &Arc<Bus>) {
         }
         if compared.elapsed() >= comparison {
             compared = Instant::now();
-            // It also keeps the topics' counters from being forgotten.
+            // The comparison also keeps the topics' counters alive.
             if let Err(error) = compare_all(bus).await {
                 tracing::warn!(error = %error.in_full(), "what was heard could not be compared with what was published");
             }
@@ -89,7 +89,7 @@ async fn keep_probing(bus: &Arc<Bus>) {
         if timeout_at(due.into(), probe(bus, links)).await.is_err() {
             tracing::debug!("not all probes were sent in time");
         }
-        // The server takes no writes any more, and its connections were given up.
+        // The server no longer takes writes, and its connections were given up.
         if bus.listeners.read().iter().any(|listener| !listener.is_new() && listener.link().is_none()) {
             bus.needed.notify_one();
         }
@@ -97,7 +97,7 @@ async fn keep_probing(bus: &Arc<Bus>) {
     }
 }
 
-/// Makes whatever is wanted heard, each server's by itself: one that is away keeps nobody from hearing the others.
+/// Makes every wanted subscription, for each server separately: a server that is away must not delay the others.
 async fn mend(bus: &Arc<Bus>) -> Result<(), Failure> {
     if bus.moved.swap(false, Ordering::AcqRel) {
         bus.store.router.refresh(bus.deadline()).await?;
@@ -121,7 +121,7 @@ async fn mend(bus: &Arc<Bus>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Subscribes to what is not heard on an ear's connection, and compares it with the topics' heads.
+/// Makes a listener's missing subscriptions and compares their topics with the heads.
 async fn listen(bus: &Arc<Bus>, listener: &Arc<Listener>, topics: &[Arc<Heard>], own: bool) -> Result<(), Failure> {
     let link = bus.link(listener).await?;
     if own {
@@ -132,7 +132,7 @@ async fn listen(bus: &Arc<Bus>, listener: &Arc<Listener>, topics: &[Arc<Heard>],
         bus.subscribe_at(listener, &link, topics).await?;
         compare(bus, listener, topics).await.map_err(|error| Failure::of(&error))?;
     }
-    // A subscription that was not made here found another run of the server.
+    // A subscription from another task found another run of the server.
     let doubted: Vec<_> = topics.iter().filter(|heard| heard.is_doubted()).cloned().collect();
     for topics in doubted.chunks(TOPICS_AT_ONCE) {
         compare(bus, listener, topics).await.map_err(|error| Failure::of(&error))?;
@@ -146,7 +146,7 @@ async fn listen(bus: &Arc<Bus>, listener: &Arc<Listener>, topics: &[Arc<Heard>],
     Ok(())
 }
 
-/// Subscribes to the node's mailbox if need be, and reads what it missed.
+/// Subscribes to the node's mailbox if need be, and reads the commands that it missed.
 pub(super) async fn listen_to_mailbox(bus: &Arc<Bus>) -> Result<(), Failure> {
     let mailbox = &bus.mailbox;
     let listener = bus.listener(mailbox.slot, &bus.runtime).await?;
@@ -171,10 +171,10 @@ pub(super) async fn listen_to_mailbox(bus: &Arc<Bus>) -> Result<(), Failure> {
                 }
             }
             Err(head) => {
-                // Redis may have lost more than the log: that the node is there, too.
+                // Redis may have lost the node's registration along with the log.
                 register(&bus.store, &bus.node, &bus.token, "stay").await.map_err(|error| Failure::of(&error))?;
                 if head.epoch != after.epoch && head.offset > 0 {
-                    // The log has begun anew: what it has is all there is.
+                    // The log has begun anew: every command in it is new.
                     mailbox.lost(Position { offset: 0, check: 0, ..head });
                     continue;
                 }
@@ -190,7 +190,7 @@ pub(super) async fn listen_to_mailbox(bus: &Arc<Bus>) -> Result<(), Failure> {
 
 type Commands = (Vec<(Position, Bytes)>, bool);
 
-/// Commands after a position and whether there are more, or the head if some are lost.
+/// The commands after a position and whether more follow, or the head if some are lost.
 async fn commands(bus: &Bus, after: &Position) -> Result<Result<Commands, Position>, Failure> {
     let keys = bus.store.keys.node(&bus.node);
     let call = Call::script(&scripts::REPLAY, keys.slot(), &[keys.mailbox(), keys.mailbox_log()]);
@@ -211,9 +211,9 @@ async fn commands(bus: &Bus, after: &Position) -> Result<Result<Commands, Positi
     Ok(Ok((commands, more)))
 }
 
-/// Tells of a gap wherever something was published that an ear has not heard.
+/// Reports a gap for each topic with events that the listener has not received.
 async fn compare(bus: &Arc<Bus>, listener: &Listener, topics: &[Arc<Heard>]) -> Result<(), StoreError> {
-    // Before the heads are read: what was known by then cannot be beyond them, unless Redis lost it.
+    // Read before the heads: a position known by now cannot be beyond them, unless Redis lost it.
     let known: Vec<_> = topics.iter().map(|heard| heard.known()).collect();
     let mut heads = bus.heads(topics, "compare").await?;
     begin_lost_anew(bus, topics, &known, &mut heads).await?;
@@ -227,8 +227,8 @@ async fn compare(bus: &Arc<Bus>, listener: &Listener, topics: &[Arc<Heard>]) -> 
     Ok(())
 }
 
-/// Begins another epoch for topics that have lost what was heard or acknowledged, so that all subscribers notice: a client
-/// of another node may have the lost event's position, and would take the next event for it.
+/// Begins another epoch for topics that lost received or acknowledged events, so that all subscribers notice. A client
+/// of another node may hold a lost event's position, and would take the next event for it.
 async fn begin_lost_anew(
     bus: &Bus,
     topics: &[Arc<Heard>],
@@ -276,7 +276,7 @@ async fn compare_all(bus: &Arc<Bus>) -> Result<(), StoreError> {
     result
 }
 
-/// Ends subscriptions that came about though nobody waits for them any more.
+/// Ends subscriptions that no topic wants any more.
 async fn drop_unwanted(bus: &Arc<Bus>) {
     let mut unwanted = std::mem::take(&mut *bus.unwanted.lock());
     unwanted.retain(|channel| {
@@ -296,7 +296,7 @@ async fn drop_unwanted(bus: &Arc<Bus>) {
     }
 }
 
-/// Hangs up where nothing is heard any more. A listener that is wanted stays, also if its connection has just ended.
+/// Closes connections without subscriptions. A wanted listener stays, even if its connection has just ended.
 fn drop_idle(bus: &Bus, wanted: &[Place]) {
     let mut used: HashSet<u64> = bus.topics.read().values().map(|heard| heard.on.load(Ordering::Acquire)).collect();
     used.insert(bus.mailbox.on.load(Ordering::Acquire));
@@ -305,7 +305,7 @@ fn drop_idle(bus: &Bus, wanted: &[Place]) {
         let is_wanted = wanted.iter().any(|(known, _)| Arc::ptr_eq(known, listener));
         let used = is_wanted
             || match listener.link() {
-                // Somebody may be about to subscribe on it.
+                // Another task may be about to subscribe on it.
                 Some(link) => used.contains(&link.number) || link.since.elapsed() < new,
                 None => listener.is_new(),
             };
@@ -316,13 +316,13 @@ fn drop_idle(bus: &Bus, wanted: &[Place]) {
     });
 }
 
-/// Has each listener's runtime look whether its connection has been silent for too long. Answers the connections on which
-/// all that is wanted is subscribed to.
+/// Has each listener's runtime check whether its connection has been silent for too long. Returns the connections that
+/// hold all wanted subscriptions.
 fn not_deaf(bus: &Arc<Bus>) -> Vec<(Arc<Listener>, Link)> {
     let mut links = Vec::new();
     for listener in bus.listeners.read().iter() {
         let Some(link) = listener.link() else { continue };
-        // Before that no probes are sent, and what is asked has time-outs of its own.
+        // Until then no probes are sent, and the requests have time-outs of their own.
         if listener.whole.load(Ordering::Acquire) != link.number {
             continue;
         }
@@ -345,7 +345,7 @@ fn hang_up_if_deaf(bus: &Bus, listener: &Listener, link: &Link) {
     }
 }
 
-/// Publishes a probe to each server that is heard.
+/// Publishes a probe to each server that has subscriptions.
 async fn probe(bus: &Arc<Bus>, links: Vec<(Arc<Listener>, Link)>) {
     let mut probes = HashMap::new();
     for (listener, link) in links {
@@ -364,7 +364,7 @@ async fn probe(bus: &Arc<Bus>, links: Vec<(Arc<Listener>, Link)>) {
     }
 }
 
-/// Subscribes to the shard channel on which probes reach a listener, if need be; answers it and its slot.
+/// Subscribes to a listener's probe channel if need be; returns the channel and its slot.
 async fn hear_probes(bus: &Arc<Bus>, listener: &Arc<Listener>, link: &Link) -> Result<(String, u16), Failure> {
     let (channel, slot) = probe_channel(bus, listener).await?;
     if link.probe(&channel) {
@@ -373,7 +373,7 @@ async fn hear_probes(bus: &Arc<Bus>, listener: &Arc<Listener>, link: &Link) -> R
     Ok((channel, slot))
 }
 
-/// A shard channel in a slot that the listener's server has.
+/// A shard channel in a slot of the listener's server.
 async fn probe_channel(bus: &Arc<Bus>, listener: &Listener) -> Result<(String, u16), Failure> {
     let keys = bus.store.keys.node(&bus.node);
     if Arc::ptr_eq(&bus.store.router.server(keys.slot()).await?, &listener.server) {

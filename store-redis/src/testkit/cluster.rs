@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use super::server::Server;
 
-/// How many slots there are.
+/// The number of slots.
 const SLOTS: u16 = 16384;
 
 /// A cluster of servers. They end when it is dropped.
@@ -15,10 +15,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// As many masters that share the slots evenly, and a replica for each of the first `replicas` of them.
+    /// Starts this many masters that share the slots evenly, and a replica for each of the first `replicas` of them.
     ///
     /// # Panics
-    /// When it is not formed within 20 seconds.
+    /// When the cluster is not formed within 20 seconds.
     pub async fn start(masters: usize, replicas: usize) -> Self {
         let mut servers = Vec::new();
         for _ in 0..masters + replicas {
@@ -70,7 +70,7 @@ impl Cluster {
         }
     }
 
-    /// The slot of a key that matches a pattern, and the number of the master that has it.
+    /// The slot of a key that matches a pattern, and the index of its master.
     ///
     /// # Panics
     /// When there is no such key.
@@ -84,10 +84,10 @@ impl Cluster {
         panic!("no key matches {pattern}")
     }
 
-    /// Moves a slot from one master to another one, as `redis-cli --cluster reshard` does it.
+    /// Moves a slot from one master to another, as `redis-cli --cluster reshard` does.
     ///
     /// # Panics
-    /// When a server does not play its part.
+    /// When a server refuses a step.
     pub async fn move_slot(&self, slot: u16, from: usize, to: usize) {
         let (from, to) = (&self.masters[from], &self.masters[to]);
         let (from_id, to_id): (String, String) =
@@ -106,10 +106,10 @@ impl Cluster {
         }
     }
 
-    /// Ends a master that has a replica, as a crash would, and waits until that has taken over.
+    /// Ends a master with a replica, as a crash would, and waits until the replica has taken over.
     ///
     /// # Panics
-    /// When it does not within 20 seconds.
+    /// When it does not take over within 20 seconds.
     pub async fn fail_over(&mut self, master: usize) {
         self.masters[master].kill();
         let replica = &self.replicas[master];
@@ -135,7 +135,7 @@ impl Cluster {
     }
 }
 
-/// Waits until something holds.
+/// Waits until `holds` returns `true`.
 async fn wait(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !holds().await {

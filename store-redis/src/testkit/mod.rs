@@ -1,4 +1,5 @@
-//! Servers for tests that break them: `redis-server` must be on the path. They end with the test, however it ends.
+//! Servers for tests that break them; `redis-server` must be on the path. The servers end with the test, however it
+//! ends.
 
 mod cluster;
 mod server;

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 
-/// Ends the server when its input does, so also when the test is killed. A second signal to end at once, for a server
-/// that waits for something.
+/// Kills the server when the script's input ends, so also when the test is killed.
 const KEEPER: &str = r#"
 redis-server "$@" >"$LOG" 2>&1 &
 server=$!
@@ -52,7 +51,7 @@ impl Server {
         server
     }
 
-    /// Starts the server again after it was ended, at the same address: with the data that it wrote, if it was told to
+    /// Starts an ended server again, at the same address. It loads the data that it has written, if its options make it
     /// write any.
     ///
     /// # Panics
@@ -89,7 +88,7 @@ impl Server {
     /// Ends the server as a crash would.
     ///
     /// # Panics
-    /// When the system does not tell that it has ended.
+    /// When the system does not report its end.
     pub fn kill(&mut self) {
         if let Some(Running { mut keeper, input, .. }) = self.running.take() {
             drop(input);
@@ -106,30 +105,30 @@ impl Server {
         assert!(Command::new("kill").args([signal, &pid]).status().expect("the system does what tests need").success());
     }
 
-    /// Where it listens.
+    /// The server's address.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// Its URL.
+    /// The server's URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://{}", self.address())
     }
 
-    /// A new connection to it.
+    /// A new connection to the server.
     ///
     /// # Errors
-    /// It cannot be reached.
+    /// The server cannot be reached.
     pub async fn connection(&self) -> redis::RedisResult<MultiplexedConnection> {
         redis::Client::open(self.url())?.get_multiplexed_async_connection().await
     }
 
-    /// Asks the server something.
+    /// Sends a command and returns the answer.
     ///
     /// # Panics
-    /// When it does not answer, or not so.
+    /// When the server does not answer, or with another type.
     pub async fn ask<T: redis::FromRedisValue>(&self, command: &[&str]) -> T {
         let mut connection = self.connection().await.expect("the system does what tests need");
         redis::cmd(command[0])
@@ -147,7 +146,7 @@ impl Drop for Server {
     }
 }
 
-/// A free port, and the port 10,000 above, which is a cluster's bus', is free too.
+/// A free port; the port 10,000 above it, for a cluster's bus, is free too.
 fn free_port() -> u16 {
     loop {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))

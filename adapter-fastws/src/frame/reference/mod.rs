@@ -1,5 +1,5 @@
-//! Drives the decoder, and compares what it makes of any bytes with what the reference in [`model`] makes of them: for the seeded
-//! property tests and for the fuzzer.
+//! Drives the decoder, and compares its results with those of the reference in [`model`]: for the seeded property tests
+//! and for the fuzzer.
 
 pub(super) mod model;
 
@@ -9,7 +9,7 @@ use super::violation::Violation;
 use super::{Decoder, Incoming};
 use model::Verdict;
 
-/// How a stream stands after its last byte.
+/// The state of a stream after its last byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// Between two messages.
@@ -32,7 +32,7 @@ impl End {
     }
 }
 
-/// Decodes `chunks`; asks `break_off` after each item. A stream that has ended must stay so.
+/// Decodes `chunks`; asks `break_off` after each item. An ended stream must stay ended.
 pub(super) fn drive<'a>(
     max_message: usize,
     chunks: impl IntoIterator<Item = &'a [u8]>,
@@ -48,7 +48,7 @@ pub(super) fn drive<'a>(
             let mut stopped = false;
             let result = decoder.decode(chunk, |incoming| {
                 assert!(!stopped, "an item came after the break");
-                // Parts are told, but are nothing to compare.
+                // The reference does not report fragments.
                 if !matches!(incoming, Incoming::Fragment(_)) {
                     taken.push(incoming);
                 }
@@ -88,7 +88,8 @@ pub(super) fn chunks<'a>(mut bytes: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]
     chunks
 }
 
-/// Decodes `bytes` in chunks of these lengths, with these breaks, and as the reference does; panics where they differ.
+/// Decodes `bytes` in chunks of these lengths, with these breaks, and by the reference; panics where the results
+/// differ.
 pub(super) fn compare(max_message: usize, bytes: &[u8], lengths: &[usize], breaks: &[bool]) -> Verdict {
     let mut breaks = breaks.iter().cycle();
     let break_off = || breaks.next().copied().unwrap_or_default();
@@ -98,8 +99,8 @@ pub(super) fn compare(max_message: usize, bytes: &[u8], lengths: &[usize], break
     verdict
 }
 
-/// Compares what a fuzzer's bytes say: the limit on messages, the number of chunks that differ in length, a byte for each of
-/// them (its length, and whether an item is followed by a break), and the stream.
+/// Runs a fuzzer's input. It holds the limit on messages, the number of different chunk lengths, a byte for each, and
+/// the stream. That byte gives the length, and whether a break follows an item.
 #[cfg(fuzzing)]
 pub fn fuzz(data: &[u8]) {
     let Some((&[limit, ways], rest)) = data.split_first_chunk() else { return };

@@ -1,8 +1,8 @@
-//! RFC 6455 as a server must read it, over a whole stream at once: written to be compared with the text, not to be quick.
+//! RFC 6455 on a server, over a whole stream at once: easy to compare with the RFC's text rather than fast.
 
 use super::super::Incoming;
 
-/// How a stream stands after its last byte; a failure with its close code.
+/// The state of a stream after its last byte; a failure with its close code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::frame) enum Verdict {
     Idle,
@@ -106,7 +106,7 @@ fn read(bytes: &[u8], max_message: u64, items: &mut Vec<Incoming>) -> Result<Ver
     }
 }
 
-/// §8.1. What is not at its end may stop inside a character.
+/// §8.1. Text before the message's end may stop inside a character.
 fn could_be_utf8(data: &[u8], at_its_end: bool) -> bool {
     match std::str::from_utf8(data) {
         Ok(_) => true,

@@ -1,4 +1,4 @@
-//! What a client makes us hold is bounded by what it has sent.
+//! The memory that a client makes the node hold is bounded by the bytes that it has sent.
 
 use std::ops::ControlFlow;
 

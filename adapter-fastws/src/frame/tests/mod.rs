@@ -1,5 +1,5 @@
-//! What must hold of the decoder. `rules` goes through the RFC, `upstream` through the known defects of fastwebsockets, `property`
-//! compares with the reference in `reference::model`.
+//! Tests of the decoder. `rules` goes through the RFC, `upstream` through the known defects of fastwebsockets,
+//! `property` compares with the reference in `reference::model`.
 
 mod client;
 mod encode;
@@ -12,7 +12,7 @@ use super::reference::{End, drive};
 use super::violation::Violation;
 use super::{Decoder, Incoming};
 
-/// The limit on a message wherever a test does not set its own.
+/// The limit on a message, unless a test sets its own.
 const LIMIT: usize = 1 << 20;
 
 fn text(payload: &str) -> Incoming {
@@ -27,7 +27,7 @@ fn ping(payload: &[u8]) -> Incoming {
     Incoming::Ping(payload.to_vec())
 }
 
-/// Decodes `bytes` whole, byte by byte, and with a break after every item.
+/// Decodes `bytes` at once, byte by byte, and with a break after every item.
 #[track_caller]
 fn check_within(max_message: usize, bytes: &[u8], items: &[Incoming], end: End) {
     let expected = (items.to_vec(), end);
@@ -42,7 +42,7 @@ fn check(bytes: &[u8], items: &[Incoming], end: End) {
     check_within(LIMIT, bytes, items, end);
 }
 
-/// `bytes` break a rule before anything is taken from them.
+/// Checks that `bytes` break a rule before `take` gets anything.
 #[track_caller]
 fn refuse(bytes: &[u8], violation: Violation) {
     check(bytes, &[], End::Failed(violation));

@@ -14,7 +14,7 @@ use super::client::{BINARY, CLOSE, CONTINUATION, FIN, Form, PING, PONG, TEXT, he
 
 type Bytes = Vec<u8>;
 
-/// How a stream is given to the decoder, and where it is spoilt before that.
+/// The way in which a stream reaches the decoder, and the places where it is spoilt first.
 #[derive(Debug, Clone)]
 struct Run {
     max_message: usize,
@@ -58,7 +58,7 @@ fn spoil() -> impl Strategy<Value = Spoil> {
 fn run() -> impl Strategy<Value = Run> {
     let max_message = prop_oneof![4 => Just(70_000), 1 => Just(usize::MAX), 1 => Just(126), 1 => 0..60usize];
     let cuts = prop_oneof![1 => Just(vec![usize::MAX]), 2 => vec(1..12usize, 1..6), 2 => vec(0..300usize, 1..6).prop_map(|mut cuts| {
-        // An empty chunk among others is fair; none but empty ones would not end.
+        // Empty chunks may be among others; a stream of only empty ones would never end.
         cuts.push(50);
         cuts
     })];
@@ -129,7 +129,7 @@ fn message() -> impl Strategy<Value = Bytes> {
     })
 }
 
-/// A frame whose header may be wrong in any of its parts, on its own.
+/// A frame with a header that may be wrong in each of its parts.
 fn odd() -> impl Strategy<Value = Bytes> {
     let first = prop_oneof![
         any::<u8>(),
@@ -175,7 +175,7 @@ fn any_bytes_are_decoded_as_by_the_reference() {
 fn almost_valid_streams_are_decoded_as_by_the_reference() {
     let cases = 3000;
     let seen = all_agree(cases, stream());
-    // Without this a generator that had become one-sided would go unnoticed.
+    // Without this check a one-sided generator would go unnoticed.
     for verdict in [
         Verdict::Idle,
         Verdict::Unfinished,

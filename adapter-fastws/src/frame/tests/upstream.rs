@@ -1,5 +1,5 @@
-//! The known defects of fastwebsockets 0.10, none of which may pass through the decoder. Each test also shows the defect itself,
-//! so that an upgrade tells which of our checks are no longer needed.
+//! The known defects of fastwebsockets 0.10; none may pass through the decoder. Each test also shows the defect itself:
+//! after an upgrade, the failing tests name the checks that are no longer needed.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::client::{BINARY, CLOSE, CONTINUATION, FIN, Form, PONG, TEXT, frame, frame_as, header, unmasked};
 use super::{Decoder, End, LIMIT, Violation, check_within, drive, refuse, text};
 
-/// Gives one chunk a read and is pending between them and after the last, as a socket is.
+/// A socket that gives one chunk a read, and is pending between the chunks and after the last.
 struct Socket<'a> {
     chunks: Vec<&'a [u8]>,
     ready: bool,
@@ -88,7 +88,7 @@ fn a_frame_cut_anywhere_is_not_lost() {
     let message = "x".repeat(200);
     let bytes = frame(FIN | TEXT, &message);
 
-    // Three bytes end inside the length: the parser has let go of two of them when its future is dropped.
+    // Three bytes end inside the length: the parser has dropped two of them when its future is dropped.
     let (front, back) = bytes.split_at(3);
     let room = Cell::new(0);
     let mut reader = bare(&[front, back], &room);

@@ -1,4 +1,4 @@
-//! Many small things for a client that does not read: bounded in memory, and each in what it costs.
+//! Many small frames for a client that does not read: the memory is bounded, and so is the cost of each frame.
 
 use super::*;
 
@@ -62,7 +62,7 @@ fn tiny_events_count_as_what_they_take() {
         let most = limit / queue::LEAST + 5_000;
         assert!(outbox.queue.pieces.len() <= most * 2, "{} pieces, {slow:?}", outbox.queue.pieces.len());
     }
-    // Where none is dropped they stand behind each other, without a place of their own.
+    // A policy without drops stores events one after the other, without entries of their own.
     let (mut outbox, policy) = (blocked("first"), policy(SlowClient::Disconnect, limit));
     let mut taken = 0;
     while !outbox.is_too_slow() {

@@ -1,4 +1,4 @@
-//! Whatever goes in, however the socket takes it: see [`Model::check_all`].
+//! Any input, with any behaviour of the socket: see [`Model::check_all`].
 
 use proptest::prelude::*;
 
@@ -12,12 +12,12 @@ enum Step {
     Reply(usize),
     Send(usize),
     Control,
-    /// Events of one topic, and how much the socket takes of them where it takes them at once.
+    /// Events of one topic, and the bytes that a direct write of them takes.
     Events(usize, Vec<usize>, usize),
     Hold(usize, usize),
     Release,
     Gap(usize),
-    /// How much the socket takes.
+    /// The bytes that the socket takes.
     Write(usize),
     Close,
 }
@@ -38,18 +38,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// An outbox, and what was put into it, by number.
+/// An outbox, and all frames put into it, by number.
 struct Model {
     outbox: Outbox,
     policy: Policy,
     out: Vec<u8>,
     next: usize,
-    /// What must come out.
+    /// The frames that must come out.
     kept: Vec<usize>,
-    /// What may be dropped: topic and number.
+    /// The events that may be dropped: topic and number.
     events: Vec<(usize, usize)>,
     held: Vec<(usize, usize)>,
-    /// Topics that a gap was put in for.
+    /// The topics for which a gap was put in.
     gaps: [bool; TOPICS.len()],
 }
 
@@ -130,7 +130,7 @@ impl Model {
         self.outbox.check();
     }
 
-    /// Whether or not they were dropped: what was held back has been put in.
+    /// The outbox has released the held events, even if it then dropped some.
     fn note_released(&mut self) {
         if !self.outbox.holds() {
             self.events.append(&mut self.held);
@@ -149,7 +149,7 @@ impl Model {
             .collect();
         let Self { outbox, policy, out, .. } = self;
         if outbox.holds() {
-            // As with a node, they must not overtake what is held back.
+            // As on a node, they must not overtake the held events.
             let numbers = self.events.split_off(self.events.len() - lengths.len());
             self.held.extend(numbers);
             frames.iter().for_each(|frame| self.outbox.hold(&name, frame, &self.policy));
@@ -172,8 +172,8 @@ impl Model {
         }
     }
 
-    /// Frames come out whole; what was put in earlier comes out earlier; nothing that must be kept is missing; and where
-    /// events of a topic are missing there is a notice in their place, and nowhere else.
+    /// Frames come out whole and in order; no kept frame is missing. A notice stands exactly where events of its topic
+    /// are missing.
     fn check_all(mut self) {
         let open = self.open();
         let mut out = std::mem::take(&mut self.out);

@@ -19,28 +19,28 @@ use crate::hub::lease::jittered;
 use crate::name::{ChannelId, Topic};
 use crate::store::{Member, StoreError};
 
-/// How many members are posted to at once: more than a gateway takes requests, so that some that are slow keep nobody else
-/// waiting.
+/// Members that are posted to at once: more than the gateway's limit of requests, so that slow members do not delay the
+/// rest.
 const MEMBERS_AT_ONCE: usize = 256;
-/// How long a topic's next publication waits for members that are slow to take this one.
+/// The time that a topic's next publication waits for members that are slow to take this one.
 const SLOW: Duration = Duration::from_millis(250);
-/// How many bytes of events go to the members together: what is left of them must fit into one asynchronous invocation.
+/// The bytes of events that are posted together: the remainder must fit into one asynchronous invocation.
 pub(super) const BYTES_AT_ONCE: usize = 96 * 1024;
-/// How many members that were left over are looked up at once.
+/// Leftover members that are looked up at once.
 const LOOKED_UP_AT_ONCE: usize = 32;
-/// How often what is left may be handed over before it counts as lost.
+/// Handovers of the remainder before it counts as lost.
 const MOST_HANDED: u32 = 16;
-/// How often a listing is tried.
+/// Attempts at a listing.
 const TRIES: u32 = 4;
 
-/// What waits for a topic's turn.
+/// Work that waits for a topic's turn.
 pub(super) enum Waiting {
     Passing(Passing),
-    /// The topic is retained: its relay finds what is new.
+    /// The topic is retained: its relay finds the new events.
     Relay,
 }
 
-/// What one member is to get.
+/// The frames for one member.
 struct Parcel {
     channel: ChannelId,
     to: GatewayConnection,
@@ -56,7 +56,7 @@ impl Parcel {
 
 type Replied = watch::Receiver<bool>;
 
-/// Parts events so that no part is much longer than may go together.
+/// Splits events into parts of about [`BYTES_AT_ONCE`] at most.
 fn bounded(events: Vec<Passing>) -> Vec<Vec<Passing>> {
     let (mut parts, mut bytes) = (Vec::<Vec<Passing>>::new(), 0);
     for passing in events {
@@ -73,7 +73,7 @@ fn bounded(events: Vec<Passing>) -> Vec<Vec<Passing>> {
 }
 
 impl EventHub {
-    /// Takes a publication to the topic's members at gateways, in the background, behind those before it.
+    /// Posts a publication to the topic's members at gateways, in the background, behind earlier publications.
     pub(in crate::hub) fn fan_out(&self, topic: &Topic, position: Position, event: &Arc<Event>, retained: bool) {
         if self.gateway().is_none() || event.kind != EventKind::Message {
             return;
@@ -133,25 +133,25 @@ impl EventHub {
         }
     }
 
-    /// As [`spread`](Self::spread), and does not wait for members that are slow: they are posted to in the background. What
-    /// comes next is posted behind it, as a gateway keeps the order of what it was given for one connection.
+    /// Does the same as [`spread`](Self::spread), but posts to slow members in the background. Later events cannot
+    /// overtake these: a gateway keeps the order of the posts for one connection.
     async fn spread_past_the_slow(&self, spread: Spread) {
         let (passed, may_pass) = oneshot::channel();
         let hub = self.clone();
         self.in_background(async move {
             hub.spread_and_tell(spread, Some(passed)).await;
         });
-        // It is dropped where everybody was quick.
+        // The sender is dropped if every member was quick.
         let _ = may_pass.await;
     }
 
-    /// Posts events to a topic's members. `false` if there are members that nobody will post to, or tell of a gap.
+    /// Posts events to a topic's members. `false` if some members get neither the events nor a gap notice.
     pub(crate) async fn spread(&self, spread: Spread) -> bool {
         self.spread_and_tell(spread, None).await
     }
 
-    /// Tells if the topic's next events may be posted before this has ended: each member was given these, and only slow
-    /// ones have not taken them.
+    /// Signals `passed` when the topic's next events may be posted: every member has been posted these, and only slow
+    /// members have yet to take them.
     pub(super) async fn spread_and_tell(&self, mut spread: Spread, passed: Option<oneshot::Sender<()>>) -> bool {
         let Some(gateway) = self.gateway() else { return false };
         let capabilities = gateway.capabilities();
@@ -168,7 +168,7 @@ impl EventHub {
                         tracing::error!(count, error = %error.in_full(), "the members at gateways could not be listed");
                     }
                     metrics::counter!("strait_gateway_lost_total").increment(1);
-                    // Those that were listed are posted to.
+                    // Finish the posts to the members that were listed.
                     while posting.next().await.is_some() {}
                     return false;
                 }
@@ -182,7 +182,7 @@ impl EventHub {
                     Some(replied) => own.push((replied, parcel)),
                     None => {
                         let mut post = Box::pin(self.post_parcel(&topic, retained, parcel));
-                        // Given to the gateway before anything else is.
+                        // Start this post before any other.
                         match (&mut post).now_or_never() {
                             Some(left) => failed.extend(left),
                             None => posting.push(post),
@@ -207,7 +207,7 @@ impl EventHub {
             quick.await;
         }
         for (mut replied, parcel) in own {
-            // The publisher gets its own event after the reply; if that never comes, it gets it all the same.
+            // The publisher gets its own event after the reply, or at the deadline if no reply comes.
             let _ = tokio::time::timeout_at(self.post_deadline().into(), replied.wait_for(|replied| *replied)).await;
             failed.extend(self.post_parcel(&topic, retained, parcel).await);
         }
@@ -224,7 +224,7 @@ impl EventHub {
         self.hand_over(spread, failed).await
     }
 
-    /// The members that come next: those that were left over, then page by page.
+    /// The next members: leftover ones first, then page by page.
     async fn next_members(&self, spread: &mut Spread) -> Result<Option<Vec<Member>>, StoreError> {
         if !spread.rest.is_empty() {
             let mut members = Vec::new();
@@ -259,7 +259,7 @@ impl EventHub {
         }
     }
 
-    /// What a member gets of some events; `None` if it is nothing, or it is not at a gateway.
+    /// The frames for one member; `None` if there are none, or the member is not at a gateway.
     fn parcel(&self, spread: &Spread, frames: &[Option<Frame>], member: Member) -> Option<Parcel> {
         let to = GatewayConnection::of(&member.location)?;
         let channel = member.fence.id;
@@ -279,7 +279,7 @@ impl EventHub {
         (!given.is_empty()).then_some(Parcel { channel, to, joined: member.joined, frames: given })
     }
 
-    /// Whether a channel's handler that published one of the events has yet to be answered.
+    /// The pending reply of this channel's handler, if that handler published one of the events.
     fn replying_to(&self, spread: &Spread, channel: &ChannelId) -> Option<Replied> {
         let publishers = spread.events.iter().filter_map(|passing| passing.event.publisher.as_ref());
         let replying = self.0.gateways.replying.lock();
@@ -287,12 +287,12 @@ impl EventHub {
         own.find_map(|publisher| replying.get(&(channel.clone(), publisher.turn)).cloned())
     }
 
-    /// Posts to a member, and tells if it could not be posted to in time.
+    /// Posts to a member; returns the remainder that must be handed over.
     async fn post_parcel(&self, topic: &Topic, retained: bool, parcel: Parcel) -> Option<Rest> {
         let posts: Vec<Post> =
             parcel.frames.iter().map(|frame| Post { to: parcel.to.clone(), frame: frame.clone() }).collect();
         let outcomes = self.post(&posts, self.post_deadline()).await;
-        // One that was not sent is answered for all that come after it.
+        // A frame that was not sent decides the outcome of all later ones.
         match outcomes.into_iter().rfind(|outcome| *outcome != Posted::Sent)? {
             Posted::Gone => match self.absent(&parcel.channel, &parcel.to).await {
                 Ok(Absent::Ended) => None,
@@ -308,7 +308,7 @@ impl EventHub {
                 }
             },
             Posted::Throttled | Posted::Unsent => Some(parcel.rest()),
-            // What trying again does not change.
+            // A retry does not help here.
             Posted::Sent | Posted::TooLarge | Posted::Misconfigured => {
                 self.lose(topic, vec![parcel.rest()], retained);
                 None
@@ -340,7 +340,7 @@ impl EventHub {
         });
     }
 
-    /// Hands over what is left. `false` if nobody takes it on.
+    /// Hands the remainder to another invocation. `false` if that fails and unlisted members get no notice.
     async fn hand_over(&self, mut spread: Spread, failed: Vec<Rest>) -> bool {
         if failed.is_empty() && spread.rest.is_empty() && spread.cursor == Next::None {
             return true;
@@ -373,7 +373,7 @@ impl EventHub {
         all_listed
     }
 
-    /// Members that could not be posted to: who must know of it is told.
+    /// Counts members that could not be posted to; on a retained topic, records a gap notice for each.
     fn lose(&self, topic: &Topic, rest: Vec<Rest>, retained: bool) {
         metrics::counter!("strait_gateway_lost_total").increment(rest.len() as u64);
         if retained {

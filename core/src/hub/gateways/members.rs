@@ -1,4 +1,4 @@
-//! Memberships of channels at gateways: kept in the store alone.
+//! Memberships of channels at gateways: only the store keeps them.
 
 use super::EventHub;
 use crate::channel::{Channel, gone};
@@ -7,7 +7,7 @@ use crate::hub::PAGE;
 use crate::name::{ChannelId, Topic, UserId};
 use crate::store::{PresenceEntry, Subscribed, Subscription};
 
-/// Over how many topics the index of all channels at gateways is spread.
+/// The number of topics in the index of all channels at gateways.
 const SHARDS: u64 = 16;
 
 /// One of the topics that list all channels at gateways, for the janitor.
@@ -16,7 +16,7 @@ fn shard(number: u64) -> Topic {
 }
 
 pub(crate) fn shards() -> impl Iterator<Item = Topic> {
-    // Each run begins elsewhere, so that what one run has no time for is another one's beginning.
+    // Each run begins at another shard, so that a run that ends early leaves different shards each time.
     let first = u64::from(uuid::Uuid::now_v7().as_bytes()[15]);
     (0..SHARDS).map(move |number| shard(first + number))
 }
@@ -26,7 +26,7 @@ fn shard_of(channel: &ChannelId) -> Topic {
 }
 
 impl EventHub {
-    /// Lists a channel where the janitor finds it.
+    /// Lists a channel for the janitor.
     pub(crate) async fn list_at_gateway(&self, channel: &Channel) -> Result<(), Error> {
         self.subscribe_indexed(channel, &shard_of(channel.id()), None).await
     }
@@ -44,7 +44,7 @@ impl EventHub {
         }
     }
 
-    /// As `join`, for a channel at a gateway.
+    /// Does the same as `join`, for a channel at a gateway.
     pub(in crate::hub) async fn join_at_gateway(
         &self,
         channel: &Channel,
@@ -64,13 +64,13 @@ impl EventHub {
         self.subscribe_indexed(channel, topic, presence).await
     }
 
-    /// As `leave`, for a channel at a gateway.
+    /// Does the same as `leave`, for a channel at a gateway.
     pub(in crate::hub) async fn leave_at_gateway(&self, channel: &Channel, topic: &Topic) -> Result<bool, Error> {
         let _one_at_a_time = channel.inner.joining.lock().await;
         Ok(self.store().unsubscribe(&[(channel.fence(), topic.clone())]).await?.first() == Some(&true))
     }
 
-    /// What a channel shows in a topic. The store lists who is present, and is not asked for one of them.
+    /// A channel's presence entry in a topic. The store can only list all entries.
     async fn shown_in(&self, channel: &Channel, topic: &Topic) -> Result<Option<PresenceEntry>, Error> {
         let mut cursor = None;
         loop {
@@ -85,7 +85,7 @@ impl EventHub {
         }
     }
 
-    /// As `show_user`, for a channel at a gateway.
+    /// Does the same as `show_user`, for a channel at a gateway.
     pub(in crate::hub) async fn show_user_at_gateway(
         &self,
         channel: &Channel,
@@ -105,7 +105,7 @@ impl EventHub {
         Ok(())
     }
 
-    /// The users in whose indexes the channel is.
+    /// The users with an index that lists the channel.
     pub(crate) async fn indexed_users(&self, channel: &Channel) -> Result<Vec<UserId>, Error> {
         let topics = self.store().topics(channel.id()).await?;
         Ok(topics.iter().filter_map(Topic::user).collect())

@@ -1,4 +1,4 @@
-//! What a hub does for channels that are at a gateway, from nodes and from invocations alike.
+//! The hub's work for channels at a gateway, from nodes and from invocations alike.
 
 mod fanout;
 mod members;
@@ -29,7 +29,7 @@ pub(crate) use members::shards;
 pub(crate) use work::Todo;
 pub use work::{Continuation, Work};
 
-/// Pauses between tries begin here.
+/// The first pause between retries.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// See the [module's documentation](self).
@@ -38,27 +38,27 @@ pub(crate) struct Gateways {
     pub(crate) gateway: Option<Arc<dyn Gateway>>,
     pub(crate) continuation: Option<Arc<dyn Continuation>>,
     app: OnceLock<WeakApp>,
-    /// Topics whose events are being posted, with those that wait for it.
+    /// Topics with events that are being posted, and their queues.
     topics: Mutex<HashMap<Topic, VecDeque<Waiting>>>,
     /// The handlers that run in invocations of this process, and whether their reply is out.
     replying: Mutex<HashMap<(ChannelId, u32), watch::Receiver<bool>>>,
-    /// The connections whose handshake an invocation of this process is answering, and where what is sent to them waits.
+    /// Connections with a handshake that an invocation of this process is answering, and the outlet for their messages.
     opening: Mutex<HashMap<GatewayConnection, Arc<dyn Outlet>>>,
     /// Gap notices that are under way.
     owed: Mutex<HashSet<(ChannelId, Topic)>>,
     tasks: Arc<Tasks>,
-    /// Until when the invocations of this process may post.
+    /// The deadlines for posts of this process's invocations.
     deadlines: Mutex<Vec<Instant>>,
     sender: OnceCell<Arc<dyn BusNode>>,
 }
 
 tokio::task_local! {
-    /// To which group of [`Tasks`] the task belongs that runs.
+    /// The group of [`Tasks`] to which the running task belongs.
     static GROUP: u64;
 }
 
-/// What runs in the background and must have ended before an invocation ends: in groups, of what was begun and what that
-/// has begun in turn.
+/// Background tasks that must end before an invocation ends. A group holds a task and all the tasks that it begins in
+/// turn.
 #[derive(Default)]
 struct Tasks {
     open: Mutex<Open>,
@@ -68,11 +68,11 @@ struct Tasks {
 #[derive(Default)]
 struct Open {
     last: u64,
-    /// How many tasks of each group have not ended.
+    /// The number of running tasks in each group.
     groups: BTreeMap<u64, usize>,
 }
 
-/// One task of [`Tasks`]; it has ended when this is dropped.
+/// One task of [`Tasks`]; dropping it marks the task as ended.
 struct Task {
     tasks: Arc<Tasks>,
     group: u64,
@@ -103,7 +103,7 @@ impl Tasks {
         Task { tasks: Arc::clone(self), group }
     }
 
-    /// Waits for everything that was begun before this, and what that has begun.
+    /// Waits for every task that began before this call, and for the tasks that those begin.
     async fn settled(&self) {
         let last = self.open.lock().last;
         loop {
@@ -128,7 +128,7 @@ impl Drop for Opening<'_> {
     }
 }
 
-/// Why a gateway does not know a connection.
+/// The reason why a gateway does not know a connection.
 enum Absent {
     /// Its handshake may not have been answered yet.
     NotReady,
@@ -141,7 +141,7 @@ impl Gateways {
         let _ = self.app.set(app);
     }
 
-    /// The application that all this is of, as long as it is there.
+    /// The application, while it exists.
     pub(super) fn app(&self) -> Option<App> {
         self.app.get().and_then(WeakApp::upgrade)
     }
@@ -156,14 +156,14 @@ impl Gateways {
         self.replying.lock().remove(&(channel, turn));
     }
 
-    /// While the handshake of a channel is being answered, what this process sends to its connection goes to its outlet:
-    /// the gateway would not take it before the answer, which waits for what is being sent.
+    /// Routes this process's messages for an opening connection to its outlet, until the handshake is answered. The
+    /// gateway takes none before the answer, and the answer waits for these sends.
     pub(crate) fn opens(&self, connection: GatewayConnection, outlet: Arc<dyn Outlet>) -> Opening<'_> {
         self.opening.lock().insert(connection.clone(), outlet);
         Opening { gateways: self, connection }
     }
 
-    /// Gives a message to a connection that is opening here; `false` if it is none.
+    /// Gives a message to a connection that is opening here; `false` if it is not.
     fn give(&self, post: &Post) -> bool {
         let opening = self.opening.lock();
         let found = if opening.is_empty() { None } else { opening.get(&post.to) };
@@ -178,7 +178,7 @@ impl Gateways {
         self.deadlines.lock().push(deadline);
     }
 
-    /// Whether an invocation of this process has more time than that: what runs in the background is its too.
+    /// Whether another invocation of this process ends later: background work then goes on in it.
     pub(crate) fn goes_on_after(&self, end: Instant) -> bool {
         self.deadlines.lock().iter().any(|deadline| *deadline > end)
     }
@@ -204,7 +204,7 @@ impl EventHub {
         self.0.gateways.app()
     }
 
-    /// Until when something may be posted that begins now.
+    /// The deadline for a post that begins now.
     pub(crate) fn post_deadline(&self) -> Instant {
         let of_invocations = self.0.gateways.deadlines.lock().iter().max().copied();
         let patience = self.gateway().map(|gateway| gateway.capabilities().patience).unwrap_or_default();
@@ -217,7 +217,7 @@ impl EventHub {
         self.0.gateways.deadlines.lock().iter().max().is_some_and(|deadline| *deadline <= Instant::now())
     }
 
-    /// Does something in the background; an invocation waits for it.
+    /// Runs work in the background; an invocation waits for it.
     pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
         let task = self.0.gateways.tasks.begin();
         tokio::spawn(GROUP.scope(task.group, async move {
@@ -226,12 +226,12 @@ impl EventHub {
         }));
     }
 
-    /// Waits until nothing is under way in the background.
+    /// Waits until all background work has ended.
     pub(crate) async fn settled(&self) {
         self.0.gateways.tasks.settled().await;
     }
 
-    /// Posts messages, and counts what became of them.
+    /// Posts messages, and counts the outcomes.
     pub(crate) async fn post(&self, posts: &[Post], deadline: Instant) -> Vec<Posted> {
         let Some(gateway) = self.gateway() else {
             if let Some(count) = self.lines().no_gateway.count() {
@@ -273,7 +273,7 @@ impl EventHub {
         Ok(Absent::Ended)
     }
 
-    /// As [`absent`](Self::absent): whether the channel has ended.
+    /// Whether the channel has ended, by [`absent`](Self::absent).
     pub(crate) async fn is_absent(&self, id: &ChannelId, at: &GatewayConnection) -> Result<bool, StoreError> {
         Ok(matches!(self.absent(id, at).await?, Absent::Ended))
     }
@@ -281,7 +281,7 @@ impl EventHub {
     /// Whether the handshake of a channel's connection may not have been answered yet.
     pub(crate) fn may_be_opening(&self, record: &Record) -> bool {
         let handshake = self.gateway().map(|gateway| gateway.capabilities().handshake).unwrap_or_default();
-        // Clocks that disagree make it younger, never older.
+        // A skewed clock makes the channel seem younger, never older.
         SystemTime::now().duration_since(record.opened_at).unwrap_or_default() < handshake
     }
 
@@ -294,7 +294,7 @@ impl EventHub {
         }
     }
 
-    /// Ends the channel that `id` names, and closes its connection.
+    /// Ends the channel of a record, and closes its connection.
     pub(super) async fn close_at_gateway(&self, record: Record, close: &Close) -> bool {
         let Some(at) = GatewayConnection::of(&record.location) else { return false };
         self.evict(record, DisconnectReason::Server);
@@ -302,8 +302,8 @@ impl EventHub {
         gateway.close(&at, close, self.post_deadline()).await == Posted::Sent
     }
 
-    /// Sends directly to channels that are at a gateway, and tells to how many; waits a little for those that are
-    /// opening.
+    /// Sends directly to channels that are at a gateway, and returns the number reached. It waits a little for channels
+    /// that are opening.
     pub(super) async fn send_at_gateway(
         &self,
         sends: &[(ChannelId, Location)],
@@ -357,7 +357,7 @@ impl EventHub {
         }
     }
 
-    /// The bus, to send to nodes: this node's end of it, or one that is put there only to send.
+    /// The bus for sending to nodes: this node's own end of it, or one that only sends.
     pub(super) async fn bus_to_send(&self) -> Result<Arc<dyn BusNode>, Error> {
         if let Some(bus) = self.0.bus.get() {
             return Ok(Arc::clone(bus));

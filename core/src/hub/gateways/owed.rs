@@ -1,4 +1,4 @@
-//! Gap notices for channels at gateways: tried until the client has it or is gone.
+//! Gap notices for channels at gateways: retried until the client has it or is gone.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl EventHub {
-    /// A client has missed events of a topic: it is told, in the background, once for a run of losses.
+    /// Sends a gap notice to a client that has missed events of a topic, in the background, once for a run of losses.
     pub(crate) fn owe_gap(&self, channel: &ChannelId, topic: &Topic) {
         let owed = (channel.clone(), topic.clone());
         if self.0.gateways.owed.lock().insert(owed.clone()) {
@@ -69,7 +69,7 @@ impl EventHub {
                 Ok(Absent::Ended) => Told::Nobody,
                 Ok(Absent::NotReady) | Err(_) => Told::No,
             },
-            // What does not pass by waiting is logged by the gateway.
+            // The gateway logs failures that a retry does not cure.
             Some(Posted::Misconfigured | Posted::TooLarge) | None => Told::Nobody,
             Some(Posted::Throttled | Posted::Unsent) => Told::No,
         }
@@ -79,6 +79,6 @@ impl EventHub {
 enum Told {
     Yes,
     No,
-    /// There is nobody who could be told.
+    /// No client is left to get the notice.
     Nobody,
 }

@@ -1,4 +1,4 @@
-//! Retained topics at gateways: posted by the holder of the topic's relay, from the cursor to the head.
+//! Retained topics at gateways: the holder of a topic's relay posts its events, from the cursor to the head.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -17,28 +17,28 @@ use crate::event::{Event, EventKind, Position};
 use crate::name::Topic;
 use crate::store::{Relay, Replay, StoreError};
 
-/// How many events are posted before the cursor moves.
+/// Events that are posted before the cursor moves.
 const EVENTS_AT_ONCE: usize = 64;
-/// How often the topic is looked at while members are slow to take what was posted.
+/// The interval of looks at the topic while members are slow to take posted events.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// A relay that this process has.
+/// A relay that this process holds.
 struct Held {
     relay: Relay,
-    /// How far every member was posted to, handed over or told.
+    /// Up to here every member has its events: they were posted, handed over, or replaced by a gap notice.
     posted: Mutex<Position>,
-    /// Until when nobody else can have it.
+    /// The end of the time in which no other process can take the relay.
     until: Mutex<Instant>,
 }
 
 /// A batch that slow members have yet to take.
 struct Behind {
     through: Position,
-    /// Whether everybody was posted to, handed over or told, once that is known.
+    /// Whether every member was posted to, handed over or notified of a gap, once that is known.
     whole: watch::Receiver<Option<bool>>,
 }
 
-/// What is posted together of the events after a position, and the last one of it.
+/// The next batch of events after a position, and the position of its last event.
 fn batch(events: Vec<(Position, Arc<Event>)>, after: Position) -> (Vec<Passing>, Position) {
     let (mut batch, mut bytes, mut through) = (Vec::new(), 0, after);
     for (position, event) in events {
@@ -55,7 +55,7 @@ fn batch(events: Vec<(Position, Arc<Event>)>, after: Position) -> (Vec<Passing>,
 }
 
 impl EventHub {
-    /// Posts what is new, unless somebody else does.
+    /// Posts new events, unless another process does.
     pub(super) async fn relay_topic(&self, topic: &Topic) {
         if let Err(error) = self.relay_until_head(topic).await
             && let Some(count) = self.lines().relay_left.count()
@@ -72,7 +72,7 @@ impl EventHub {
             }
             let until = Mutex::new(Instant::now() + self.lease_term());
             let Some(relay) = self.store().relay(topic, self.node(), self.lease_term()).await? else {
-                // Whoever has it looks again after giving it back.
+                // The relay's holder looks again after giving it back.
                 return Ok(());
             };
             let held = Held { posted: Mutex::new(relay.from), until, relay };
@@ -84,7 +84,7 @@ impl EventHub {
             if !self.store().relay_done(&held.relay, &through, None).await? {
                 return Ok(());
             }
-            // Who published meanwhile found the relay taken, and left it to us.
+            // Publishers that found the relay taken meanwhile left their events to this holder.
             match self.store().replay(topic, &through, 1).await? {
                 Replay::Events { events, .. } if events.is_empty() => return Ok(()),
                 Replay::Events { .. } | Replay::Gap { .. } => {}
@@ -92,7 +92,7 @@ impl EventHub {
         }
     }
 
-    /// Keeps the relay while its events are being posted, and moves its cursor; ends when it was lost.
+    /// Keeps the relay while its events are being posted, and moves its cursor; ends when the relay is lost.
     async fn hold_on(&self, held: &Held) {
         let term = self.lease_term();
         loop {
@@ -117,15 +117,15 @@ impl EventHub {
         }
     }
 
-    /// Posts one batch, and while some members are slow to take it those that come after it. Tells how far every member
-    /// was posted to, handed over or told; `None` if somebody was not.
+    /// Posts one batch, and the later ones while some members are slow to take it. Returns the position up to which
+    /// every member was posted to, handed over or notified of a gap; `None` if one was not.
     async fn post_what_is_new(&self, held: &Held) -> Result<Option<Position>, StoreError> {
         let Held { relay, .. } = held;
         let topic = &relay.topic;
         let (mut read, mut behind) = (relay.from, VecDeque::<Behind>::new());
         loop {
             while let Some(first) = behind.front_mut() {
-                // Looked at first: what was told last can still be read.
+                // Check this first: the last value can still be read after the sender is gone.
                 let is_over = first.whole.has_changed().is_err();
                 let whole = *first.whole.borrow_and_update();
                 match whole {
@@ -145,7 +145,7 @@ impl EventHub {
                         self.tell_members_of_gap(topic).await?;
                         return Ok(Some(head));
                     }
-                    // The next one to hold the relay finds it too.
+                    // The relay's next holder finds the gap, too.
                     Replay::Gap { .. } => {}
                     Replay::Events { events, .. } if events.is_empty() && is_first => return Ok(Some(read)),
                     Replay::Events { events, .. } if events.is_empty() => {}
@@ -158,13 +158,13 @@ impl EventHub {
                 }
             }
             if let Some(first) = behind.front_mut() {
-                // What others publish meanwhile is left to us.
+                // Events that other processes publish meanwhile are left to this holder.
                 let _ = timeout(LOOK, first.whole.wait_for(Option::is_some)).await;
             }
         }
     }
 
-    /// Posts a batch in the background, and returns once all members but those that are slow have it.
+    /// Posts a batch in the background; returns once all members but the slow ones have it.
     async fn begin_to_post(&self, relay: &Relay, batch: Vec<Passing>, through: Position) -> Behind {
         let (passed, may_pass) = oneshot::channel();
         let (ended, mut whole) = watch::channel(None);

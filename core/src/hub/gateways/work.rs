@@ -1,4 +1,4 @@
-//! Work that one invocation begins and a later one goes on with.
+//! Work that one invocation begins and a later one continues.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::error::Error;
 use crate::event::{Event, Format, Payload, Position};
 use crate::name::{ChannelId, Topic};
 
-/// What is left to do where an invocation's time ends: to be handed to `Invocation::go_on` of another one.
+/// Unfinished work at the end of an invocation's time. Hand it to `Invocation::go_on` of a later one.
 ///
-/// It serialises, and holds payloads: treat it as you treat messages.
+/// It serialises, and holds payloads: treat it like messages.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Work(pub(crate) Todo);
@@ -30,10 +30,10 @@ impl fmt::Debug for Work {
     }
 }
 
-/// Hands work to a later invocation: by invoking the function itself, by a queue …
+/// Hands work to a later invocation: by invoking the function itself, by a queue…
 #[async_trait]
 pub trait Continuation: fmt::Debug + Send + Sync + 'static {
-    /// Takes the work on: somebody will call `Invocation::go_on` with it, at least once.
+    /// Takes the work over: a later invocation calls `Invocation::go_on` with it, at least once.
     ///
     /// # Errors
     /// It could not be handed over, and will not be done.
@@ -47,13 +47,13 @@ pub(crate) enum Todo {
     Spread(Spread),
     /// A retained topic's events, from its cursor.
     Relay { topic: Topic },
-    /// A notice of lost events.
+    /// A gap notice.
     Gap { channel: ChannelId, topic: Topic },
-    /// What `on_connect` has sent.
+    /// Messages that `on_connect` has sent.
     Held { channel: ChannelId },
 }
 
-/// Events that some of a topic's members have, and the others are to get.
+/// Events that some of a topic's members have yet to get.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Spread {
     pub(crate) topic: Topic,
@@ -61,9 +61,9 @@ pub(crate) struct Spread {
     /// Members that come before those of the cursor.
     pub(crate) rest: Vec<Rest>,
     pub(crate) cursor: Next,
-    /// Whether who misses an event must be told.
+    /// Whether a member that misses an event gets a gap notice.
     pub(crate) retained: bool,
-    /// How often it was handed over.
+    /// The number of handovers so far.
     pub(crate) handed: u32,
 }
 
@@ -73,7 +73,7 @@ impl Spread {
     }
 }
 
-/// Which page of members comes next.
+/// The next page of members.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Next {
@@ -88,7 +88,7 @@ pub(crate) struct Rest {
     pub(crate) joined: Position,
 }
 
-/// An event with its place.
+/// An event with its position.
 #[derive(Clone)]
 pub(crate) struct Passing {
     pub(crate) position: Position,

@@ -1,4 +1,4 @@
-//! Any sequence of events that a driver can bring about, beside a small model that knows the rules and not the machine.
+//! Any sequence of events that a driver can produce, against a small model that knows the rules but not the machine.
 
 use std::collections::VecDeque;
 
@@ -24,7 +24,7 @@ fn events() -> impl Strategy<Value = Event<u32>> {
     ]
 }
 
-/// What is known from outside: the events that came, and the effects that followed.
+/// The view from outside: the events that came, and the effects that followed.
 #[derive(Debug, Default)]
 struct Model {
     resumable: bool,
@@ -34,9 +34,9 @@ struct Model {
     waiting: VecDeque<u32>,
     /// The socket takes messages: neither side has closed it.
     up: bool,
-    /// It is decided that no message is handled any more.
+    /// No message is handled any more.
     closed: bool,
-    /// The client does not mean to come back, or may not.
+    /// The client will not come back, or may not.
     leaves: bool,
     draining: Option<Close>,
     displaced: bool,
@@ -55,7 +55,7 @@ impl Model {
         Self { resumable, up: true, ..Self::default() }
     }
 
-    /// The event as a driver would bring it; `None` if none would.
+    /// The event as a driver would produce it; `None` if no driver would.
     fn possible(&self, event: Event<u32>) -> Option<Event<u32>> {
         Some(match event {
             Event::Ended | Event::Refused(_) if self.running.is_none() => return None,
@@ -70,17 +70,17 @@ impl Model {
         self.waiting.iter().map(Weigh::weight).sum()
     }
 
-    /// As much waits as may.
+    /// The backlog is at its limit.
     fn is_full(&self) -> bool {
         self.waiting.len() >= BACKLOG.messages || self.weight() >= BACKLOG.bytes
     }
 
-    /// There is room for as much again as waits.
+    /// The backlog is at most half full.
     fn is_roomy(&self) -> bool {
         self.waiting.len() * 2 <= BACKLOG.messages && self.weight() * 2 <= BACKLOG.bytes
     }
 
-    /// Takes the event in, and tells which close and whether a pause must follow.
+    /// Applies the event; returns the close that must follow, and whether a pause must.
     fn before(&mut self, event: &Event<u32>) -> (Option<Close>, bool) {
         let (mut close, mut pause) = (None, false);
         match event {
@@ -119,7 +119,7 @@ impl Model {
         (close, pause)
     }
 
-    /// Nothing that waits, and nothing that comes, is handled any more.
+    /// Waiting and later messages are not handled any more.
     fn is_closed(&mut self) {
         (self.closed, self.up, self.detached) = (true, false, false);
         self.waiting.clear();
@@ -163,7 +163,7 @@ impl Model {
                 Effect::Done => self.done += 1,
             }
         }
-        // A drain that finds no socket up closes nothing, and ends what it finds all the same.
+        // A drain of a connection that is down closes nothing, but still ends the channel.
         let missing = close.or_else(|| self.drained());
         prop_assert_eq!(missing, None, "the socket is closed at once");
         prop_assert_eq!(paused, pause, "reading pauses when as much waits as may, and only then");
@@ -174,7 +174,7 @@ impl Model {
         Ok(())
     }
 
-    /// The close of a drain that has nothing to wait for any more.
+    /// The close of a drain that waits for nothing more.
     fn drained(&mut self) -> Option<Close> {
         let idle = self.connected && self.running.is_none() && self.waiting.is_empty();
         if !idle || !self.up || self.closed || self.detached {
@@ -186,7 +186,7 @@ impl Model {
         Some(close)
     }
 
-    /// What holds between any two events.
+    /// The invariants between any two events.
     fn at_rest(&self, machine: &Machine<u32>) -> Result<(), TestCaseError> {
         if self.done > 0 {
             return Ok(());
@@ -207,11 +207,11 @@ impl Model {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
-    /// The invariants of the channel's life, for any order of events that a driver can bring about.
+    /// The invariants of the channel's life, for any order of events that a driver can produce.
     #[test]
     fn invariants_hold_for_any_sequence(resumable: bool, events in prop::collection::vec(events(), 0..60)) {
         let (mut machine, mut model) = (Machine::new(resumable), Model::new(resumable));
-        // A driver that stops early still lets the channel end: the tail closes the link and ends what runs.
+        // A driver that stops early still lets the channel end: the tail closes the link and ends the running step.
         let tail = [Event::Unsuspend, Event::Lost, Event::GraceEnded].into_iter();
         let tail = tail.chain(std::iter::repeat_n(Event::Ended, 80)).chain([Event::GraceEnded, Event::Ended]);
         for event in std::iter::once(Event::Opened).chain(events).chain(tail) {

@@ -1,5 +1,5 @@
-//! The plain format as the book states it, on top of `serde_json`: written to be compared with the text, not to be quick. For the
-//! property tests and for the fuzzer.
+//! The plain format as the book states it, on top of `serde_json`. It is written to be compared with the book's text,
+//! not to be quick. The property tests and the fuzzer use it.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -42,7 +42,7 @@ impl<'de> Deserialize<'de> for Members {
     }
 }
 
-/// What the book says of a message, in its order. The payload of a routed one is compared by its members.
+/// The book's cases of a message, in its order. The payload of a routed one is compared by its members.
 #[derive(Debug, PartialEq, Eq)]
 enum Expected {
     Whole(Option<String>),
@@ -69,7 +69,7 @@ fn expected(text: &str, routing_key: &str, is_route: impl Fn(&str) -> bool) -> E
     }
 }
 
-/// Which way a message went.
+/// The case of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Way {
     Whole,
@@ -78,7 +78,7 @@ pub(crate) enum Way {
     Routed,
 }
 
-/// Decodes a message as the application does and as the reference does; panics where they differ.
+/// Decodes a message with the application's code and with the reference; panics if they differ.
 pub(crate) fn compare(message: &str, routing_key: &str, is_route: impl Fn(&str) -> bool) -> Way {
     let find = |key: &str| is_route(key).then(|| key.to_owned());
     let decoded = decode(message.to_owned(), routing_key, find);
@@ -101,7 +101,7 @@ pub(crate) fn compare(message: &str, routing_key: &str, is_route: impl Fn(&str) 
     }
 }
 
-/// All else stays as it came: what is left is the beginning and the end of what was there.
+/// All other bytes stay unchanged: the remainder is the beginning and the end of the original.
 fn is_cut_once(whole: &[u8], left: &[u8]) {
     let same = |(a, b): &(&u8, &u8)| a == b;
     let front = whole.iter().zip(left).take_while(same).count();
@@ -109,8 +109,8 @@ fn is_cut_once(whole: &[u8], left: &[u8]) {
     assert!(front + back >= left.len(), "{left:?} is left of {whole:?}");
 }
 
-/// A result that is one JSON value becomes a reply that is one object, with the key first and no member that would be taken for
-/// something else; numbers stay as they are.
+/// A result that is one JSON value becomes a reply that is one object. The key comes first, no member has a reserved
+/// name, and numbers stay as written.
 pub(crate) fn compare_reply(result: &str, routing_key: &str) {
     if serde_json::from_str::<&RawValue>(result).is_err() {
         return;
@@ -129,10 +129,10 @@ pub(crate) fn compare_reply(result: &str, routing_key: &str) {
     assert_eq!(found, expected, "{answer}");
 }
 
-/// Compares what a fuzzer's bytes say, as a message and as a result. Routes have one character, so that they are found.
+/// Compares a fuzzer's input as a message and as a result. Routes have one character, so that the fuzzer finds them.
 #[cfg(fuzzing)]
 pub fn fuzz(data: &[u8]) {
-    // What is no text does not come this far.
+    // Bytes that are no text never reach the format.
     if let Ok(text) = std::str::from_utf8(data) {
         compare(text, "action", |key| key.chars().count() == 1);
         compare_reply(text, "action");

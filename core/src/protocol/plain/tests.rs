@@ -149,7 +149,7 @@ proptest! {
     }
 }
 
-/// JSON text as clients write it and as they should not: keys twice and escaped, numbers of any length, spaces, breakage.
+/// Good and bad JSON text from clients: keys twice and escaped, numbers of any length, spaces, breakage.
 fn messages() -> impl Strategy<Value = String> {
     let number = "-?(0|[1-9][0-9]{0,30})(\\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?";
     let string = r#""([a-c é🦀]|\\["\\/bfnrt]|\\u00[0-7][0-9a-f]|\\ud83e\\udd80|\\ud800){0,6}""#;
@@ -180,7 +180,7 @@ fn messages() -> impl Strategy<Value = String> {
     })
 }
 
-/// Runs `cases` messages through the decoder and the reference; counts which way they went.
+/// Runs `cases` messages through the decoder and the reference; counts the cases that they took.
 fn all_agree(cases: u32, messages: impl Strategy<Value = String>) -> BTreeMap<Way, usize> {
     let config = Config { cases, failure_persistence: None, rng_seed: RngSeed::Fixed(8259), ..Config::default() };
     let seen = RefCell::new(BTreeMap::new());
@@ -205,7 +205,7 @@ fn any_text_is_decoded_as_by_the_reference() {
 fn what_clients_write_is_decoded_as_by_the_reference() {
     let cases = 3000;
     let seen = all_agree(cases, messages());
-    // Without this a generator that had become one-sided would go unnoticed.
+    // Without this check, a generator that had become one-sided would go unnoticed.
     for way in [Way::Whole, Way::Unknown, Way::Twice, Way::Routed] {
         let count = seen.get(&way).copied().unwrap_or_default();
         assert!(count >= cases as usize / 50, "{way:?} came {count} times: {seen:?}");

@@ -42,7 +42,7 @@ pub async fn a_channel_without_a_token_is_not_attached(t: Trial) {
 pub async fn the_previous_token_holds_until_confirmed(t: Trial) {
     let record = t.open_resumable(token(1)).await;
     t.attached(&record.id, token(1), Some(token(2))).await;
-    // The welcome with token 2 was lost: the client comes with token 1 once more.
+    // The welcome with token 2 was lost: the client attaches with token 1 again.
     let again = t.attached(&record.id, token(1), Some(token(3))).await;
     assert_eq!(again.generation, 3);
     assert_eq!(t.attach(&record.id, token(2), None).await, Attached::Refused);

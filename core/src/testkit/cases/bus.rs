@@ -62,7 +62,7 @@ pub async fn interest_ends(t: Trial) {
     t.publish(publication(&b, 2, None)).await;
     ears.hear(&b, 1).await;
     assert_eq!(ears.events(&a).len(), 1);
-    // And begins anew; ending what is not there is nothing.
+    // Interest begins again; ending one that is not there has no effect.
     bus.interest(std::slice::from_ref(&a), &[topic("c"), b]).await.unwrap();
     t.publish(publication(&a, 3, None)).await;
     assert_eq!(number(&ears.hear(&a, 2).await[1].1), 3);
@@ -81,12 +81,12 @@ pub async fn interest_twice_hears_once(t: Trial) {
         t.publish(publication(&topic, n, None)).await;
     }
     assert_eq!(numbers(2).await, [0, 1]);
-    // Ended and begun in one call, it goes on.
+    // A call that ends and begins interest keeps it.
     let both = std::slice::from_ref(&topic);
     bus.interest(both, both).await.unwrap();
     t.publish(publication(&topic, 2, None)).await;
     assert_eq!(numbers(3).await, [0, 1, 2]);
-    // Ended once, it has ended.
+    // One end is enough.
     bus.interest(&[], both).await.unwrap();
     bus.interest(std::slice::from_ref(&sentinel), &[]).await.unwrap();
     t.publish(publication(&topic, 3, None)).await;
@@ -148,7 +148,7 @@ pub async fn nothing_is_lost_after_the_head(t: Trial) {
     let head = bus.interest(std::slice::from_ref(&topic), &[]).await.unwrap()[0];
     let positions = publishing.await.unwrap();
     let after = &positions[usize::try_from(head.offset).unwrap()..];
-    // What was under way when interest began may be heard too.
+    // Events on their way when interest began may be heard, too.
     let heard = async || {
         let events = ears.events(&topic);
         let positions: Vec<Position> = events.iter().map(|(position, _)| *position).collect();

@@ -39,7 +39,7 @@ pub async fn a_claimed_channel_is_not_claimed_again(t: Trial) {
     assert_eq!(t.store.claim(&claim.fence, &NodeId::unique(), LONG).await.unwrap(), None);
 }
 
-/// Its answer was lost, say.
+/// For example, because its answer was lost.
 pub async fn a_claimant_that_asks_again_has_its_claim(t: Trial) {
     let record = t.open().await;
     t.join(plain(record.fence(), &topic("a"))).await;
@@ -49,7 +49,7 @@ pub async fn a_claimant_that_asks_again_has_its_claim(t: Trial) {
     assert_eq!(again.as_ref(), Some(&first));
     assert_eq!(t.store.claim(&record.fence(), &NodeId::unique(), LONG).await.unwrap(), None);
     assert_eq!(t.store.claim(&first.fence, &by, LONG).await.unwrap(), None, "this fence is the tombstone's");
-    // It holds for another time: once a later claim has run out, the first one would have, too.
+    // The claim is extended: once a later claim has run out, the first one would have, too.
     let (_, later) = abandoned(&t).await;
     assert_ne!(later.fence.id, record.id);
     t.store.remove(&[first]).await.unwrap();
@@ -88,7 +88,7 @@ pub async fn an_unknown_channel_is_not_claimed(t: Trial) {
 pub async fn the_claimer_writes_to_the_tombstone(t: Trial) {
     let record = t.open().await;
     let claim = t.claim(&record).await;
-    // A late `on_connect` brings nothing back.
+    // A late `on_connect` does not revive the channel.
     let patch = Patch { opened: true, ..set_state(0, "last") };
     assert_eq!(t.store.write(&claim.fence, patch).await.unwrap(), Written::Done);
     let tombstone = t.record(&record.id).await;
@@ -127,7 +127,7 @@ pub async fn who_outlived_a_claim_is_fenced_off(t: Trial) {
 pub async fn a_renewed_claim_does_not_come_back(t: Trial) {
     let kept = t.store.claim(&t.open().await.fence(), &NodeId::unique(), SHORT).await.unwrap().unwrap();
     assert!(t.store.renew(&kept, LONG).await.unwrap());
-    // Once one that was claimed later has come back, the first would have come too.
+    // A claim that was made later has come back: the first one would have come, too.
     let (_, later) = abandoned(&t).await;
     assert_ne!(later.fence.id, kept.fence.id);
     assert_eq!(t.record(&kept.fence.id).await.generation, kept.fence.generation);
@@ -145,7 +145,7 @@ pub async fn an_ended_grace_is_due(t: Trial) {
     assert_eq!(t.record(&resumed.id).await.phase, RecordPhase::Open);
 }
 
-/// Nothing but its record tells of it: whoever opened it died before it was subscribed to anything.
+/// Only its record shows that it exists: the process that opened it died before any subscription.
 pub async fn what_a_gateway_holds_is_due_in_its_time(t: Trial) {
     let later = t.open_as(NewChannel { due: Some(LONG), ..t.new_channel() }).await;
     let ended = t.open_as(NewChannel { due: Some(SHORT), ..t.new_channel() }).await;
@@ -169,9 +169,9 @@ pub async fn who_ends_or_moves_before_its_time_is_not_due(t: Trial) {
     let claimed = t.claim(&t.open_as(claimed).await).await;
     let removed = t.open_as(removed).await;
     t.end(&removed).await;
-    // The same channel once more, without a time.
+    // The same channel again, without a due time.
     let again = t.open_as(NewChannel { id: removed.id, location: removed.location, ..t.new_channel() }).await;
-    // Once one that was opened later is due, the others would be too.
+    // Once a channel that was opened later is due, the others would be, too.
     let sentinel = t.open_as(new()).await;
     assert_eq!(t.due(1).await[0].fence.id, sentinel.id);
     assert_eq!(t.record(&moved.id).await.generation, 2);

@@ -32,7 +32,7 @@ pub async fn the_connected_are_listed(t: Trial) {
     let location = at(&node, t.new_channel()).location;
     let attach = Attach { by: AttachAs::Holder { generation: 1 }, location, next_token: None };
     assert!(matches!(t.store.attach(&moved.id, attach).await.unwrap(), Attached::Attached { .. }));
-    // Elsewhere, at a gateway, or not connected any more.
+    // Channels elsewhere, at a gateway, or not connected any more.
     let elsewhere = t.open_on(&other, None).await;
     t.open().await;
     let detached = t.open_on(&node, Some(LONG)).await;

@@ -29,7 +29,7 @@ pub async fn a_connected_channel_is_located(t: Trial) {
     for record in [t.open().await, t.open_on(&node, None).await] {
         let located = Delivered::At { location: record.location.clone(), position: None };
         assert_eq!(deliver(&t, &record, 0).await, located);
-        // It cannot resume: nothing is kept.
+        // It cannot resume: no event is kept.
         assert!(matches!(t.store.inbox(&record.id, &BEGINNING, 10).await.unwrap(),
             Replay::Events { events, more: false, .. } if events.is_empty()));
     }

@@ -97,7 +97,7 @@ pub async fn a_dead_nodes_resumable_channels_wait(t: Trial) {
     };
     eventually("the detached channel", detached).await;
     assert_eq!(t.record(&long.id).await.generation, long.generation);
-    // And die when their grace has ended.
+    // They die when their grace has ended.
     let mut claimed: Vec<_> = t.due(10).await.into_iter().map(|claim| claim.fence.id).collect();
     let mut expected: Vec<_> = records.into_iter().map(|record| record.id).collect();
     claimed.sort();
@@ -220,7 +220,7 @@ pub async fn who_attaches_in_time_is_not_claimed(t: Trial) {
     }
 }
 
-/// A renewal that meets the end of its term either keeps all of the node's channels, or says that they are lost.
+/// A renewal at the end of its term either keeps all of the node's channels, or reports the lease as lost.
 pub async fn a_renewal_at_the_end_of_its_term_keeps_its_channels_or_is_lost(t: Trial) {
     let (renewer, claimer) = (t.handle().await, t.handle().await);
     for round in 0..20 {
@@ -232,7 +232,7 @@ pub async fn a_renewal_at_the_end_of_its_term_keeps_its_channels_or_is_lost(t: T
             let mut claimed = Vec::new();
             while !is_answered.load(Ordering::Acquire) {
                 claimed.extend(claimer.claim_due(&NodeId::unique(), 100, LONG).await.unwrap());
-                // A store that answers at once lets nobody else run.
+                // A store that answers at once lets no other task run.
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
             claimed

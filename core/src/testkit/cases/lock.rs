@@ -9,7 +9,7 @@ pub async fn a_lock_is_exclusive(t: Trial) {
     let other = t.handle().await;
     let lock = t.store.lock(&record.id, &by, LONG).await.unwrap().expect("nobody has it");
     assert_eq!(lock.id, record.id);
-    // Not even for the same node: two of its tasks are two.
+    // The same node is refused, too: two of its tasks are different holders.
     assert_eq!(other.lock(&record.id, &by, LONG).await.unwrap(), None);
     assert_eq!(other.lock(&record.id, &NodeId::unique(), LONG).await.unwrap(), None);
     assert!(other.unlock(&lock).await.unwrap());

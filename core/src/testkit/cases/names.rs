@@ -14,7 +14,7 @@ use crate::testkit::trial::{
     KEEP, LONG, Trial, events, indexed, message, new_location, plain, present, publication, set_state,
 };
 
-/// Names that break what is put together from strings, and pairs that are easily taken for one.
+/// Names that break strings that are concatenated, and pairs that are easily confused.
 fn hostile() -> Vec<String> {
     let mut names: Vec<String> = [
         "a",

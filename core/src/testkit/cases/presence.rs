@@ -134,7 +134,7 @@ pub async fn death_hides_an_entry_at_once(t: Trial) {
     let all = listed(&t, &topic).await;
     assert_eq!(all.len(), 4);
     assert!(all.iter().all(|present| present.channel != records[2].id));
-    // The sweep says so, once.
+    // The removal publishes the leave, once.
     t.store.remove(std::slice::from_ref(&claim)).await.unwrap();
     t.store.remove(&[claim]).await.unwrap();
     t.publish(publication(&topic, 0, None)).await;

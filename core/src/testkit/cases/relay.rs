@@ -49,11 +49,11 @@ pub async fn a_relay_is_held_on_while_its_cursor_moves(t: Trial) {
     let by = NodeId::unique();
     let held = t.store.relay(&kept, &by, SHORT).await.unwrap().expect("nobody has it");
     assert!(t.store.relay_done(&held, &positions[0], Some(LONG)).await.unwrap());
-    // As long as it was taken for at first.
+    // Wait as long as the kept relay's first term.
     t.store.relay(&lapses, &by, SHORT).await.unwrap().expect("nobody has it");
     eventually("the other relay", async || take(&t, &lapses).await).await;
     assert_eq!(take(&t, &kept).await, None);
-    // Who dies goes no further than it told.
+    // A holder that dies keeps the cursor that it stored last.
     assert!(t.store.relay_done(&held, &positions[1], Some(SHORT)).await.unwrap());
     let next = eventually("the relay", async || take(&t, &kept).await).await;
     assert_eq!(next.from, positions[1]);
@@ -88,21 +88,21 @@ pub async fn without_indexed_members_there_is_no_relay(t: Trial) {
     t.publish_many(&topic, 2, KEEP).await;
     t.join(plain(record.fence(), &topic)).await;
     assert_eq!(take(&t, &topic).await, None);
-    // The cursor begins at the first indexed member's joining, not before.
+    // The cursor begins at the first indexed member's join, not before.
     t.subscribe(indexed(record.fence(), &topic)).await;
     assert_eq!(take(&t, &topic).await.map(|relay| relay.from.offset), Some(2));
 }
 
 pub async fn the_cursor_goes_with_the_last_member(t: Trial) {
     let (record, topic) = (t.open().await, topic("a"));
-    // Whoever is only present is not relayed to.
+    // A channel that is only present is not relayed to.
     t.join(present(t.open().await.fence(), &topic, "ada")).await;
     t.join(indexed(record.fence(), &topic)).await;
     let held = take(&t, &topic).await.expect("nobody has it");
     t.store.unsubscribe(&[(record.fence(), topic.clone())]).await.unwrap();
     let missed = t.publish_many(&topic, 3, KEEP).await[2];
     t.join(indexed(record.fence(), &topic)).await;
-    // Nobody was there for what came in between.
+    // There was no member for the events in between.
     assert!(!t.store.relay_done(&held, &missed, None).await.unwrap());
     assert_eq!(take(&t, &topic).await.map(|relay| relay.from), Some(missed));
 }

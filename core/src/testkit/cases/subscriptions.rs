@@ -210,7 +210,7 @@ pub async fn the_sweep_leaves_nothing(t: Trial) {
         assert_eq!(members(&*t.store, topic, 10).await, []);
         assert!(!t.publish(publication(topic, 0, None)).await.indexed);
     }
-    // Who comes by the same name has none of it.
+    // A new channel with the same id has none of its memberships.
     let again = t.open_as(new).await;
     assert_eq!(t.store.topics(&again.id).await.unwrap(), []);
     assert_eq!(members(&*t.store, &topics[0], 10).await, []);

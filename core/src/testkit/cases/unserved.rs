@@ -19,7 +19,7 @@ async fn orphan(t: &Trial, endpoint: &str) -> Record {
     t.open_as(NewChannel { endpoint: Arc::from(endpoint), location, ..new }).await
 }
 
-/// Claims what a node with one endpoint claims, until there are as many.
+/// Claims the channels of a node with one endpoint, until there are `count`.
 async fn claimed(t: &Trial, endpoint: &str, patience: Duration, count: usize) -> BTreeSet<ChannelId> {
     let (by, endpoints) = (NodeId::unique(), [Arc::from("none"), Arc::from(endpoint)]);
     let served = Served { endpoints: &endpoints, patience };
@@ -40,7 +40,7 @@ pub async fn channels_of_other_endpoints_are_left_to_others(t: Trial) {
     let ours = [due(&t, "ours").await, orphan(&t, "ours").await];
     let ids = |records: &[Record; 2]| BTreeSet::from(records.each_ref().map(|record| record.id.clone()));
     assert_eq!(claimed(&t, "ours", LONG, 2).await, ids(&ours));
-    // Its node is dead, and so is it: it waits for its end only.
+    // Its node is dead, so the channel is dead: it only waits for its end.
     let dead = async || (t.record(&theirs[1].id).await.phase == RecordPhase::Dead).then_some(());
     let look = async || {
         assert_eq!(claimed(&t, "ours", LONG, 0).await, BTreeSet::new());
@@ -55,7 +55,7 @@ pub async fn channels_of_other_endpoints_are_left_to_others(t: Trial) {
 pub async fn the_overdue_are_claimed_by_anybody(t: Trial) {
     let theirs = [due(&t, "theirs").await.id, orphan(&t, "theirs").await.id];
     assert_eq!(claimed(&t, "ours", SHORT, 2).await, BTreeSet::from(theirs));
-    // Whoever asks for all endpoints does not wait.
+    // A claimant for all endpoints does not wait.
     let third = orphan(&t, "theirs").await;
     assert_eq!(t.due(1).await[0].fence.id, third.id);
 }

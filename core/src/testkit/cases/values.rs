@@ -59,7 +59,7 @@ pub async fn a_patch_is_written_whole_or_not(t: Trial) {
     let patch = Patch { session: set_session(0, None).session, ..Patch { state: set_state(3, "1").state, ..patch } };
     assert!(matches!(t.store.write(&present.fence(), patch).await.unwrap(), Written::Conflict(_)));
     assert_eq!(t.record(&record.id).await, present);
-    // Not confirmed either: the token before still attaches.
+    // The token is not confirmed either: the previous one still attaches.
     t.attached(&record.id, token(1), None).await;
 }
 
