@@ -199,7 +199,7 @@ impl ChannelStore for PostgresStore {
         let claims: Vec<_> = rows.iter().filter_map(|row| claim(row).inspect_err(unreadable).ok()).collect();
         // A node of this process sweeps by itself. Without one, sweep here; no claim waits for the sweep or fails with
         // it.
-        if claims.is_empty()
+        if claims.len() < limit
             && self.inner.nodes.numbers().is_empty()
             && let Err(error) = self.sweep().await
         {

@@ -31,6 +31,11 @@ struct Answered {
     source: sqlx::Error,
 }
 
+/// The SQLSTATE of a store error, if the server has answered with one.
+pub(crate) fn answered(error: &StoreError) -> Option<&str> {
+    Some(&error.source.as_ref()?.downcast_ref::<Answered>()?.code)
+}
+
 /// The SQLSTATE, if the error is an answer of the server.
 pub(crate) fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())

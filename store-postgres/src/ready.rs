@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use strait_core::store::StoreError;
 use tokio::sync::Mutex;
 
-use crate::error::code;
+use crate::error::answered;
 
 /// The schema is looked for at most this often: a part of it may be missing for good.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -50,6 +50,5 @@ impl Ready {
 
 /// Whether a statement named a schema, a table or a function that is not there: it has had no effect.
 fn misses_schema(failure: &StoreError) -> bool {
-    let source = failure.source.as_ref().and_then(|source| source.downcast_ref::<sqlx::Error>());
-    source.and_then(code).is_some_and(|code| matches!(&*code, "3F000" | "42P01" | "42883"))
+    matches!(answered(failure), Some("3F000" | "42P01" | "42883"))
 }

@@ -29,7 +29,7 @@ use crate::gateway::GatewayConnection;
 use crate::hub::{Memberships, Publish};
 use crate::name::{ChannelId, Topic};
 use crate::outlet::Outlet;
-use crate::store::{Change, Fence, Patch, PresenceEntry, Record, StoreError, StoreErrorKind, Versioned, Written};
+use crate::store::{Change, Fence, Patch, PresenceEntry, Record, Versioned, Written};
 
 /// One client's conversation with an endpoint. Clones are the same channel.
 ///
@@ -127,11 +127,9 @@ pub(crate) fn gone() -> Error {
     Error::conflict("the channel has ended or is connected elsewhere").because(Gone)
 }
 
-/// Whether an error says that the client should connect again: the channel's record is gone, or contradicts its node.
+/// Whether an error says that the client should connect again, as the channel's record is gone.
 pub(crate) fn is_gone(error: &Error) -> bool {
-    let Some(source) = error.source() else { return false };
-    let conflicts = |error: &StoreError| error.kind == StoreErrorKind::Conflict;
-    source.is::<Gone>() || source.downcast_ref().is_some_and(conflicts)
+    error.source().is_some_and(|source| source.is::<Gone>())
 }
 
 /// A close that the driver has yet to carry out.

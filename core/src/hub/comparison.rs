@@ -203,7 +203,11 @@ impl EventHub {
             return Ok(false);
         };
         metrics::counter!("strait_ghosts_ended_total").increment(1);
-        ending::end_claimed(app.clone(), claim, ending::PATIENCE, None).await;
+        // The next comparison does not wait for an end that takes long.
+        let app = app.clone();
+        tokio::spawn(async move {
+            survived("ending", ending::end_claimed(app, claim, ending::PATIENCE, None)).await;
+        });
         Ok(true)
     }
 }

@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{sleep, timeout};
 
@@ -166,9 +167,26 @@ async fn go_on(channel: &Channel, begun: Begun, reason: DisconnectReason, connec
         }
         // There is no record to claim or to remove.
         Begun::Forgotten if first && connected => {
-            disconnect(channel, reason, PATIENCE, &mut place, &AtomicBool::new(true)).await;
+            disconnect(channel, reason, PATIENCE, &mut place, &Held::of(Instant::now() + PATIENCE)).await;
         }
         Begun::Here(_) | Begun::Forgotten | Begun::Elsewhere => {}
+    }
+}
+
+/// How long a claim is surely held, by this node's clock: without an answer of the store it ends by itself.
+struct Held(Mutex<Option<Instant>>);
+
+impl Held {
+    fn of(until: Instant) -> Self {
+        Self(Mutex::new(Some(until)))
+    }
+
+    fn set(&self, until: Option<Instant>) {
+        *self.0.lock() = until;
+    }
+
+    fn is_sure(&self) -> bool {
+        self.0.lock().is_some_and(|until| Instant::now() < until)
     }
 }
 
@@ -184,12 +202,13 @@ async fn run(
     let hub = channel.app().hub();
     let term = hub.lease_term();
     channel.inner.generation.store(claim.fence.generation, Ordering::Release);
-    let is_held = AtomicBool::new(true);
+    let held = Held::of(Instant::now() + term);
     let renewing = pin!(async {
         loop {
             sleep(term / 3).await;
+            let asked = Instant::now();
             match survived("ending", hub.store().renew(&claim, term)).await {
-                Some(Ok(held)) => is_held.store(held, Ordering::Release),
+                Some(Ok(is_held)) => held.set(is_held.then_some(asked + term)),
                 Some(Err(error)) => {
                     if let Some(count) = hub.0.ends.lines.renewals.count() {
                         tracing::warn!(count, error = %error.in_full(), "a claim could not be renewed");
@@ -202,7 +221,7 @@ async fn run(
     let ending = pin!(async {
         place.take().await;
         if connected {
-            disconnect(channel, reason, patience, &mut place, &is_held).await;
+            disconnect(channel, reason, patience, &mut place, &held).await;
         }
         survived("ending", hub.leave_all(channel)).await;
         remove(hub, &claim, place).await;
@@ -219,19 +238,13 @@ async fn remove(hub: &EventHub, claim: &Claim, mut place: Place) {
 }
 
 /// Runs `on_disconnect`. Retries it while it answers `unavailable`, within its patience and while the claim is held.
-async fn disconnect(
-    channel: &Channel,
-    reason: DisconnectReason,
-    patience: Duration,
-    place: &mut Place,
-    is_held: &AtomicBool,
-) {
+async fn disconnect(channel: &Channel, reason: DisconnectReason, patience: Duration, place: &mut Place, held: &Held) {
     let hub = channel.app().hub();
     let mut waiting = None;
     let mut pauses = Pauses::new(PAUSES.0, PAUSES.1);
     let until = Instant::now() + patience;
     while let Err((error, passes)) = try_disconnect(channel, reason, place).await {
-        let again = passes && Instant::now() < until && is_held.load(Ordering::Acquire);
+        let again = passes && Instant::now() < until && held.is_sure();
         if again && waiting.is_none() {
             waiting = hub.0.ends.wait_patiently();
         }
@@ -250,6 +263,10 @@ async fn disconnect(
         place.leave_for_long();
         pauses.pause().await;
         place.take().await;
+        if !held.is_sure() {
+            tracing::warn!(channel = %channel.id(), "the claim was lost, another node runs on_disconnect again");
+            return;
+        }
     }
 }
 
@@ -292,7 +309,7 @@ async fn persist<T, F: Future<Output = Result<T, StoreError>>>(
             Some(Ok(done)) => return done,
             failed => hub.0.ends.failed(op, failed.and_then(Result::err).as_ref()),
         }
-        place.leave();
+        place.leave_for_long();
         pauses.pause().await;
     }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -22,10 +22,12 @@ use crate::throttled::Throttled;
 
 /// Ends that ask the store at once. Fewer than a store has connections, so that living channels find one.
 const AT_ONCE: usize = 8;
-/// The most ends that wait for the store. A dropped one is found once its record is due.
+/// The most ends that wait for the store. The record of a dropped one is found when the node compares its channels.
 const MOST_WAITING: usize = 65_536;
 /// The most channels of a node that wait to retry `on_disconnect`: each renews its claim meanwhile.
 const MOST_PATIENT: usize = 1024;
+/// A round of retries stops after this many failures.
+const MOST_REFUSED: usize = 64;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -36,6 +38,8 @@ pub(super) struct Ends {
     waiting: Mutex<Waiting>,
     /// An end has failed to reach the store in this round: the others wait for the next round.
     is_away: AtomicBool,
+    /// Failed ends since the present round began.
+    refused: AtomicUsize,
     /// The store took a waiting end since the last round.
     has_taken: AtomicBool,
     pub(super) lines: Lines,
@@ -118,6 +122,7 @@ impl Default for Ends {
             patient: Arc::new(Semaphore::new(MOST_PATIENT)),
             waiting: Mutex::default(),
             is_away: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
             has_taken: AtomicBool::new(false),
             lines: Lines::default(),
         }
@@ -199,7 +204,7 @@ impl EventHub {
         {
             tracing::error!(
                 count,
-                "too many ends of channels wait for the store, some channels stay until they are due"
+                "too many ends of channels wait for the store, some records stay until the node compares"
             );
         }
     }
@@ -226,6 +231,7 @@ async fn try_again(hub: EventHub) {
     while !ends.is_done() {
         pauses.pause().await;
         ends.is_away.store(false, Ordering::Release);
+        ends.refused.store(0, Ordering::Release);
         for _ in 0..ends.waiting() {
             let place = ends.place().await;
             if ends.is_away() {
@@ -256,7 +262,9 @@ pub(super) async fn ask(hub: &EventHub, mut end: Unended) -> Option<(Unended, Be
         failed => {
             let error = failed.and_then(Result::err);
             ends.failed("claim", error.as_ref());
-            if error.is_some_and(|error| error.is_retryable()) {
+            // A store that refuses this many ends of a round refuses the others as well: a wrong password, for example.
+            let refused = ends.refused.fetch_add(1, Ordering::AcqRel) + 1;
+            if refused >= MOST_REFUSED || error.is_some_and(|error| error.is_retryable()) {
                 ends.is_away.store(true, Ordering::Release);
             }
             hub.end_later(end);

@@ -30,7 +30,7 @@ impl EventHub {
     /// All the reasons not to send clients to this node at the moment; none if it is ready.
     ///
     /// The node is not ready while it is not sure of its lease, and while the bus does not hear. It is not ready either
-    /// while its store has refused all writes for 5 s, the last one within 10 s; stores in memory are exempt.
+    /// while its store has refused all writes, of two operations at least, for 5 s, the last one within 10 s; stores in memory are exempt.
     #[must_use]
     pub fn not_ready(&self) -> Vec<NotReady> {
         let lease = (!self.is_sure()).then_some(Reason::Lease);

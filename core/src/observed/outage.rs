@@ -72,6 +72,9 @@ struct Channels {
 struct Refused {
     since: Instant,
     last: Instant,
+    first: Operation,
+    /// Another operation than the first was refused as well: one locked row would not do that.
+    several: bool,
 }
 
 /// The outage's effect on a channel.
@@ -102,8 +105,9 @@ impl Outages {
             outage.operations.push(operation);
         }
         if operation.is_write() {
-            let since = self.writes.filter(|writes| now - writes.last < RECENT).map_or(now, |writes| writes.since);
-            self.writes = Some(Refused { since, last: now });
+            let before = self.writes.filter(|writes| now - writes.last < RECENT);
+            let before = before.unwrap_or(Refused { since: now, last: now, first: operation, several: false });
+            self.writes = Some(Refused { last: now, several: before.several || before.first != operation, ..before });
         }
         line
     }
@@ -155,8 +159,9 @@ impl Outages {
 
     /// The refusal of all writes, if it makes the store not ready.
     pub(super) fn refuses(&self, now: Instant) -> Option<Refuses> {
-        let refused =
-            self.writes.filter(|writes| writes.last - writes.since >= REFUSED && now - writes.last < RECENT)?;
+        let refuses =
+            |writes: &Refused| writes.several && writes.last - writes.since >= REFUSED && now - writes.last < RECENT;
+        let refused = self.writes.filter(refuses)?;
         let states = Operation::ALL.iter().zip(&self.operations);
         let failing = states.filter_map(|(operation, state)| Some((*operation, state.failing?.kind)));
         Some(Refuses { operations: failing.collect(), since: now - refused.since })
@@ -302,10 +307,20 @@ mod tests {
     }
 
     #[test]
+    fn one_operation_that_is_refused_may_be_one_locked_row() {
+        let (mut outages, at) = start();
+        for second in 0..60 {
+            outages.failed(Operation::Publish, Unavailable, at(second));
+            assert!(outages.refuses(at(second)).is_none());
+        }
+    }
+
+    #[test]
     fn without_clients_a_store_is_tried_again() {
         let (mut outages, at) = start();
         for second in 0..=5 {
             outages.failed(Operation::Publish, Unavailable, at(second));
+            outages.failed(Operation::Open, Unavailable, at(second));
         }
         assert!(outages.refuses(at(14)).is_some());
         assert!(outages.refuses(at(15)).is_none(), "nothing was refused for 10 s");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use strait_core::store::StoreErrorKind;
 use strait_core::testkit::Fault;
-use strait_core::{App, Endpoint, EventHub, Payload, Publish};
+use strait_core::{App, ChannelId, Endpoint, EventHub, Payload, Publish};
 use strait_store_memory::MemoryStore;
 
 use crate::captured::Captured;
@@ -102,14 +102,18 @@ async fn a_store_that_refuses_all_writes_makes_the_node_not_ready_until_it_takes
     let reasons = || node.hub().not_ready().iter().map(ToString::to_string).collect::<Vec<_>>();
     assert_eq!(reasons(), [""; 0]);
     faults.always("publish", REFUSED);
+    faults.always("deliver", REFUSED);
+    let nobody = ChannelId::unique();
     let why = wait_for("the node to be not ready", async || {
         assert!(!publish(node.app.hub()).await);
+        assert!(node.app.hub().send(&nobody, Payload::text("x")).await.is_err());
         reasons().pop()
     });
     let why = why.await;
     assert!(why.starts_with("the store has refused all writes for "), "{why}");
-    assert!(why.ends_with(" s: publish (unavailable)"), "{why}");
+    assert!(why.ends_with(" s: publish (unavailable), deliver (unavailable)"), "{why}");
     faults.heal("publish");
+    faults.heal("deliver");
     assert!(publish(node.app.hub()).await);
     assert_eq!(reasons(), [""; 0]);
 }

@@ -33,9 +33,10 @@ BEGIN
 END
 $$;
 
--- Gives an offset to an event that is lost. Nodes that hear the topic cannot read its kind, and tell of a gap.
+-- Gives an offset to an event that is lost. Nodes that hear the topic cannot read its kind, and tell of a gap. A log goes on.
 CREATE FUNCTION {s}.lose(t {s}.topic, heard boolean) RETURNS {s}.topic LANGUAGE sql AS $$
-    SELECT {s}.append(t, -1::smallint, 2::smallint, ''::bytea, NULL, NULL, NULL, NULL, NULL, heard)
+    SELECT {s}.append(t, -1::smallint, 2::smallint, ''::bytea, NULL, NULL, NULL,
+        CASE WHEN t.before IS NOT NULL THEN t.keep_count END, CASE WHEN t.before IS NOT NULL THEN t.keep_age END, heard)
 $$;
 
 CREATE FUNCTION {s}.drain_all(t {s}.topic, ids bigint[], heard boolean) RETURNS {s}.topic LANGUAGE plpgsql AS $$
@@ -69,7 +70,7 @@ $$;
 -- Tells whether nodes must be woken, whether anything was given its place, whether something may be left that could be,
 -- and which retained topics have something for indexed members.
 CREATE FUNCTION {s}.sequence_outbox(
-    local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[]
+    local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[], OUT o_broken text
 ) LANGUAGE plpgsql AS $$
 DECLARE
     wanted text;
@@ -126,8 +127,6 @@ BEGIN
         o_more := o_more OR topics = 100 OR EXISTS (SELECT FROM {s}.outbox b WHERE b.topic = wanted);
         EXIT WHEN topics = 100;
     END LOOP;
-    IF broken IS NOT NULL THEN
-        RAISE WARNING 'what waits for topic % cannot be given a place: %', broken, reason;
-    END IF;
+    o_broken := broken || ': ' || reason;
 END
 $$;

@@ -21,6 +21,8 @@ use crate::values::{Read, get, millis, name, position};
 
 /// How long a node without a renewal stays on the bus.
 pub(super) const PLACE: Duration = Duration::from_secs(30);
+/// The interval of log lines about the same broken topic.
+const BROKEN_APART: Duration = Duration::from_secs(60);
 /// The pause between attempts to give a place back.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -97,6 +99,8 @@ pub(super) struct Node {
     pub(super) taken: Mutex<HashSet<i64>>,
     pub(super) wake: Notify,
     pub(super) stopped: AtomicBool,
+    /// The last topic that could not be sequenced, and the time of its line in the log.
+    broken: Mutex<Option<(String, Instant)>>,
     pub(super) pulse: Mutex<Pulse>,
 }
 
@@ -172,6 +176,15 @@ impl Drop for Changing<'_> {
 }
 
 impl Node {
+    /// Warns of a topic whose events cannot be sequenced, once a minute.
+    pub(super) fn tell_broken(&self, reason: String) {
+        let mut told = self.broken.lock();
+        if told.as_ref().is_none_or(|(last, at)| *last != reason || at.elapsed() >= BROKEN_APART) {
+            tracing::warn!(reason, "the events of a topic wait, as they cannot be given a place");
+            *told = Some((reason, Instant::now()));
+        }
+    }
+
     pub(super) async fn join(store: &PostgresStore, id: &NodeId, sink: Arc<dyn Sink>) -> Result<Arc<Self>, StoreError> {
         if store.inner.nodes.has(id) {
             return Err(taken());
@@ -184,6 +197,7 @@ impl Node {
             taken: Mutex::default(),
             wake: Notify::new(),
             stopped: AtomicBool::new(false),
+            broken: Mutex::default(),
             pulse: Mutex::new(Pulse { heard_at: Instant::now(), lag: None, is_sound: true }),
         });
         if store.inner.nodes.add(&node) {

@@ -262,6 +262,9 @@ async fn sequence(store: &PostgresStore, node: &Node) -> Result<Sequenced, Store
     if let Some(sink) = sink.filter(|_| !relay.is_empty()) {
         sink.relay(&relay);
     }
+    if let Some(reason) = store.read("sequence", get::<Option<String>>(&row, "o_broken"))? {
+        node.tell_broken(reason);
+    }
     Ok(if done || more { Sequenced::Something } else { Sequenced::Blocked })
 }
 
