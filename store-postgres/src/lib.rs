@@ -11,6 +11,7 @@
 //!
 //! The book's chapter "Postgres" tells what is kept where, what happens when something fails, and what it costs.
 
+mod addresses;
 mod bus;
 mod channels;
 mod config;
