@@ -1,6 +1,7 @@
 //! Where the database is, and how it is used.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -47,6 +48,7 @@ const LONGEST_POLL: Duration = Duration::from_secs(5);
 pub struct PostgresConfig {
     pub(crate) main: PgConnectOptions,
     pub(crate) listen: Option<PgConnectOptions>,
+    pub(crate) found: Option<Vec<SocketAddr>>,
     pub(crate) schema: String,
     pub(crate) migrate: bool,
     pub(crate) connections: u32,
@@ -131,6 +133,7 @@ impl PostgresConfig {
         Self {
             main: if named { options } else { options.application_name("strait") },
             listen: None,
+            found: None,
             schema: "strait".to_owned(),
             migrate: true,
             connections: 10,
@@ -246,6 +249,13 @@ impl PostgresConfig {
     /// follows the server's name to where it leads by then.
     pub fn max_lifetime(mut self, time: Duration) -> Self {
         self.lifetime = time;
+        self
+    }
+
+    /// Addresses that a test has in the place of a name server's answer.
+    #[doc(hidden)]
+    pub fn found(mut self, addresses: Vec<SocketAddr>) -> Self {
+        self.found = Some(addresses);
         self
     }
 

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
+use crate::addresses::Addresses;
 use crate::config::PostgresConfig;
 use crate::error::{error, from_sqlx, lost_against_another};
 use crate::renewal::{Renewal, is_wrong_server};
@@ -44,6 +45,7 @@ pub(crate) enum Lane {
 pub(crate) struct Database {
     home: Mutex<Option<Home>>,
     options: PgConnectOptions,
+    addresses: Addresses,
     connections: u32,
     operation: Duration,
     lifetime: Duration,
@@ -130,6 +132,7 @@ impl Database {
         Self {
             home: Mutex::new(None),
             options: config.options(),
+            addresses: Addresses::new(config.options(), config.found.clone(), config.operation),
             connections: config.connections,
             operation: config.operation,
             lifetime: config.lifetime,
@@ -192,10 +195,14 @@ impl Database {
     async fn acquire(&self, lane: Lane) -> Result<PoolConnection<Postgres>, sqlx::Error> {
         let (runtime, pools) = self.home();
         let pool = match lane {
-            Lane::Work => pools.work,
-            Lane::Vital => pools.vital,
+            Lane::Work => &pools.work,
+            Lane::Vital => &pools.vital,
         };
-        within(runtime, pool.acquire()).await
+        let acquiring = async {
+            self.addresses.choose(pool, [&pools.work, &pools.vital]).await;
+            pool.acquire().await
+        };
+        within(runtime, acquiring).await
     }
 
     /// A connection of the caller's own, for what is no single statement.
@@ -204,8 +211,9 @@ impl Database {
             Ok(connection) => Ok(connection.detach()),
             // The pool has tried for all of the time, and does not tell what it met.
             Err(sqlx::Error::PoolTimedOut) => {
-                let (runtime, _) = self.home();
-                let connecting = within(runtime, timeout(self.operation.min(LAST_TRY), self.options.connect()));
+                let (runtime, pools) = self.home();
+                let options = pools.vital.connect_options();
+                let connecting = within(runtime, timeout(self.operation.min(LAST_TRY), options.connect()));
                 connecting.await.map_err(|_| late(op))?.map_err(|error| from_sqlx(op, error))
             }
             Err(error) => Err(from_sqlx(op, error)),
@@ -268,8 +276,10 @@ impl Database {
             None => execute(connection, sql, values, true, take).await,
             Some(begin) => in_transaction(connection, begin, sql, values, take).await,
         };
-        if ran.as_ref().err().and_then(crate::error::code).is_some_and(|code| is_wrong_server(&code)) {
-            self.renewal.begin();
+        if ran.as_ref().err().and_then(crate::error::code).is_some_and(|code| is_wrong_server(&code))
+            && self.renewal.begin()
+        {
+            self.addresses.doubt();
         }
         // The connection is in order after the server's own word only.
         if matches!(ran, Ok(()) | Err(sqlx::Error::Database(_))) && !ended(&ran) {

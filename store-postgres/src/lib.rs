@@ -11,6 +11,7 @@
 //!
 //! The book's chapter "Postgres" describes the tables, the behaviour on failures, and the costs.
 
+mod addresses;
 mod bus;
 mod channels;
 mod config;

@@ -23,13 +23,16 @@ pub(crate) struct Renewal(watch::Sender<()>, Mutex<Option<Instant>>);
 
 impl Renewal {
     /// The server refused: all connections that are open now end before they are used again, `LISTEN`'s too.
-    pub(crate) fn begin(&self) {
+    /// Answers whether that is news.
+    pub(crate) fn begin(&self) -> bool {
         let mut last = self.1.lock();
-        if last.is_none_or(|last| last.elapsed() >= PAUSE) {
+        let is_due = last.is_none_or(|last| last.elapsed() >= PAUSE);
+        if is_due {
             *last = Some(Instant::now());
             metrics::counter!("strait_postgres_renewals_total").increment(1);
             self.0.send_replace(());
         }
+        is_due
     }
 
     /// Whether a connection of this age was opened before the last refusal.
@@ -52,7 +55,7 @@ mod tests {
         let renewal = Renewal::default();
         let changes = renewal.subscribe();
         assert!(!renewal.ends(Duration::MAX));
-        renewal.begin();
+        assert!(renewal.begin());
         assert!(changes.has_changed().unwrap());
         assert!(renewal.ends(Duration::from_secs(600)));
         assert!(!renewal.ends(Duration::ZERO));

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::wake::notify;
+use crate::addresses::reachable;
 use crate::store::{Inner, PostgresStore};
 
 /// The shortest and the longest pause between attempts to listen.
@@ -66,11 +67,12 @@ async fn run(inner: Weak<Inner>) {
 
 /// Listens until it fails; `None` once the store is gone.
 async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
-    let (options, channel, limit, probe, mut renewal) = {
+    let (options, found, channel, limit, probe, mut renewal) = {
         let inner = inner.upgrade()?;
         let config = &inner.config;
         (
             config.listen_options()?,
+            config.found.clone(),
             inner.waker.channel.clone(),
             config.operation,
             config.probe,
@@ -81,8 +83,9 @@ async fn listen(inner: &Weak<Inner>) -> Option<&'static str> {
         .max_connections(1)
         .acquire_timeout(limit)
         .acquire_slow_threshold(Duration::MAX)
-        .connect_lazy_with(options);
+        .connect_lazy_with(options.clone());
     let connected = timeout(limit, async {
+        pool.set_connect_options(reachable(&options, found.as_deref(), limit).await);
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
         listener.listen(&channel).await?;

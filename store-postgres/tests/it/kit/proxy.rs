@@ -56,6 +56,10 @@ impl Proxy {
         Self { address, way, connections, brought, task }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub(crate) fn set(&self, way: Way) {
         self.way.send_replace(way);
     }
