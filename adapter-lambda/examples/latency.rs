@@ -1,4 +1,4 @@
-//! How long the chat's function takes to start, what it weighs, and how long its invocations take behind the local gateway.
+//! Measures the chat's function behind the local gateway: the time to start, its size, and the time of its invocations.
 //!
 //! `cargo run --release -p strait-adapter-lambda --features local --example latency -- path/to/bootstrap redis://…`
 
@@ -78,7 +78,7 @@ async fn connect(gateway: &LocalGateway, path: &str) -> Result<WebSocketStream<T
     Ok(client)
 }
 
-/// Sends, and reads until what starts with `answer` comes.
+/// Sends, and reads until a message that starts with `answer` comes.
 async fn ask(client: &mut WebSocketStream<TcpStream>, text: &str, answer: &str) -> Result<()> {
     client.send(Message::text(text)).await?;
     let answered = async {
@@ -118,7 +118,7 @@ struct Times {
     disconnects: Vec<Duration>,
 }
 
-/// What is measured: the path, what is sent before, what is sent, and how its answer begins.
+/// One measurement: the path, the message sent before, the message sent, and the beginning of its answer.
 type Case = [&'static str; 4];
 const CASES: [Case; 2] = [
     ["/echo", "before", "hello", "hello"],

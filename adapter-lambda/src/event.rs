@@ -11,7 +11,7 @@ use strait_core::Work;
 
 use crate::texts::{Members, Texts};
 
-/// What an invocation is about.
+/// The kind of an invocation.
 #[derive(Debug)]
 pub(crate) enum Event {
     Gateway(Box<GatewayEvent>),
@@ -22,7 +22,7 @@ pub(crate) enum Event {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Own {
-    /// What an earlier invocation had no time for.
+    /// Work that an earlier invocation had no time for.
     #[serde(rename = "strait_go_on")]
     GoOn(Work),
     /// The janitor.
@@ -30,8 +30,8 @@ pub(crate) enum Own {
     Sweep {},
 }
 
-/// A WebSocket API's event, as far as it is read. Members that are null are absent ones, and headers and fields of the query
-/// that are no text are passed over.
+/// The part of a WebSocket API's event that the adapter reads. Null members count as absent. Headers and query fields
+/// that are not text are passed over.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayEvent {
@@ -82,7 +82,7 @@ pub(crate) struct Identity {
     pub(crate) source_ip: Option<String>,
 }
 
-/// What tells the kinds apart.
+/// The members that tell the kinds apart.
 #[derive(Deserialize)]
 struct Kind<'a> {
     #[serde(borrow, rename = "requestContext")]
@@ -99,7 +99,7 @@ struct Kind<'a> {
 pub(crate) enum Unreadable {
     /// It asks an authorizer.
     Authorizer,
-    /// What serde says.
+    /// The error of serde.
     Malformed(serde_json::Error),
 }
 
@@ -136,7 +136,7 @@ impl Event {
 }
 
 impl GatewayEvent {
-    /// The handshake's headers. What cannot be a header is left out.
+    /// The handshake's headers. A pair that cannot be a header is left out.
     pub(crate) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in all_values(&self.multi_value_headers, &self.headers) {
@@ -190,7 +190,7 @@ pub(crate) fn domain(region: &str) -> &'static str {
     if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" }
 }
 
-/// What a proxy integration answers.
+/// The answer of a proxy integration.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Answer {

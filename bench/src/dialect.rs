@@ -1,4 +1,4 @@
-//! What a peer speaks: where to connect, what to say first, how a payload travels.
+//! The dialect of a peer: its path, its first messages, and the frames of a payload.
 
 use std::fmt::Write as _;
 
@@ -23,12 +23,12 @@ pub(crate) enum Dialect {
     SocketIo,
 }
 
-/// What a connection is there for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Asks and is answered.
     Echo,
-    /// Receives what is published.
+    /// Receives publications.
     Member,
     /// The same, with a session.
     Guest,
@@ -107,7 +107,7 @@ impl Dialect {
         }
     }
 
-    /// What is sent and what must come back, for payloads of `size` bytes of JSON.
+    /// The messages to send and the answers to expect, for payloads of `size` bytes of JSON.
     pub(crate) fn echo(self, size: usize) -> Result<(Ring, Ring)> {
         self.rings(
             |seq| echo_payload(size, seq),
@@ -122,8 +122,8 @@ impl Dialect {
         )
     }
 
-    /// What the publisher sends and what every member must get, for events of `size` bytes of JSON, spread over `topics`
-    /// where there are such.
+    /// The publisher's messages and the events that every member must get, for events of `size` bytes of JSON, spread
+    /// over `topics` where the dialect has topics.
     pub(crate) fn publication(self, size: usize, topics: usize) -> Result<(Ring, Ring)> {
         let mut seq = 0;
         self.rings(
@@ -144,7 +144,7 @@ impl Dialect {
         )
     }
 
-    /// What an answer to a publication begins with, where there is one.
+    /// The beginning of an answer to a publication, where there is one.
     pub(crate) fn publish_answer(self) -> Option<&'static str> {
         (self == Self::Strait).then_some(r#"{"action":"publish""#)
     }

@@ -21,14 +21,14 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// What is kept of one channel. What most channels lack most of the time is behind a pointer, and short bytes are copied into records
-/// rather than shared with them, which would keep memory for the count of who has them: an idle channel is small.
+/// The state of one channel. Fields that most channels lack most of the time are behind a pointer. Short bytes are
+/// copied into records: sharing them would cost a reference count each. So an idle channel is small.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) id: ChannelId,
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
-    /// It is in no map any more: who has waited for its lock looks again.
+    /// The channel is in no map any more: a caller that has waited for its lock looks it up again.
     pub(crate) gone: bool,
     /// When the grace, the claim or the time at a gateway runs out, 0 if none runs.
     pub(crate) due: Tick,
@@ -44,7 +44,7 @@ pub(crate) struct Channel {
     rare: Option<Box<Rare>>,
 }
 
-/// What the client asked for when it connected, in two words. A long one is shared with the node that stored it.
+/// The client's request when it connected, in two words. A long one is shared with the node that stored it.
 #[derive(Debug)]
 enum Opening {
     Own(Box<[u8]>),
@@ -52,7 +52,7 @@ enum Opening {
 }
 
 impl Opening {
-    /// What is not longer is kept apart: a count of its owners would take as much.
+    /// Values up to this length are copied: a count of their owners would cost as much.
     const SHARED_ABOVE: usize = 64;
 
     fn new(opening: Bytes) -> Self {
@@ -203,7 +203,7 @@ impl Channel {
         }
     }
 
-    /// Notes who has the claim of the tombstone; nobody can ask again for a claim without a claimant.
+    /// Notes the claimant of the tombstone; a claim without a claimant cannot be asked for again.
     pub(crate) fn set_claimant(&mut self, by: Option<&NodeId>) {
         if by.is_some() || self.rare.is_some() {
             self.rare.get_or_insert_default().claimant = by.cloned();
@@ -286,7 +286,7 @@ fn change<T>(slot: &mut Option<Box<Versioned<T>>>, value: Option<T>) {
     slot.value = value;
 }
 
-/// Compares all bytes whatever they are, so that the time taken tells nothing of a token.
+/// Compares all bytes in any case, so that the time taken reveals nothing of a token.
 fn same(a: &TokenHash, b: &TokenHash) -> bool {
     a.0.iter().zip(b.0).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }

@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! Admission: clients that are let in, and the answers to the others.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ struct Numbered {
     number: u32,
 }
 
-/// Lets in who brings the token; `banned` is known, and may not.
+/// Lets in a client that brings the token; `banned` is known, and may not come in.
 async fn by_token(headers: strait_core::Headers) -> Result<Session<()>, Error> {
     match headers.0.get("authorization").and_then(|value| value.to_str().ok()) {
         Some("Bearer ada") => Ok(Session::new("ada", ())?),
@@ -167,7 +167,7 @@ async fn a_target_in_absolute_form_names_the_host_of_the_header() {
     node.end().await;
 }
 
-/// A page at evil.test, whose name was made to resolve to this server, is of the same host as far as `Origin` tells.
+/// A page at evil.test, with a name made to resolve to this server, is of the same host as far as `Origin` tells.
 #[tokio::test]
 async fn hosts_that_are_not_listed_are_not_answered_for() {
     let app = App::new().endpoint(echo("/echo"));
@@ -254,7 +254,7 @@ async fn checks_come_in_the_documented_order() {
     let app = App::new().endpoint(guarded()).endpoint(echo("/echo"));
     let node = serve_with(app, |server| server.limits(ServerLimits { connections: 1, ..server_limits() })).await;
     let only = node.client("/echo").await;
-    // Each is wrong in all that comes after, too; what is found first is told.
+    // Each request also fails all later checks; the answer names the first failure.
     let (version, origin) = (("sec-websocket-version", "7"), ("origin", "http://evil.test"));
     let cases: [(&str, Headers<'_>, u16); 4] = [
         ("/nothing", &[version, origin], 426),
@@ -335,7 +335,7 @@ async fn nothing_is_written_before_the_answer() {
     let connected = |channel: Channel| async move { channel.send_json("welcome").await };
     let node = serve(echo("/echo").on_connect(connected)).await;
     let mut client = node.socket().await;
-    // What `on_connect` sends comes behind the 101, with which the stream begins.
+    // Messages that `on_connect` sends come behind the 101, which begins the stream.
     client.open("/echo").await;
     client.expect("\"welcome\"").await;
     client.leave().await;
@@ -413,7 +413,7 @@ async fn a_client_that_goes_before_its_answer_leaves_nothing() {
     node.end().await;
 }
 
-/// What a store has begun to take it may take whoever waits for the answer: the call is not given up.
+/// A store may finish a call that it has begun although the client has gone: the server does not give the call up.
 #[tokio::test]
 async fn a_client_that_goes_while_its_channel_is_stored_leaves_nothing() {
     for fault in [Fault::Hang, Fault::HoldAnswer] {

@@ -30,12 +30,12 @@ pub use settings::{ConfigError, Settings};
 pub(crate) use sign::sign_request;
 pub(crate) use signed::{SignedClient, variable};
 
-/// All but what RFC 3986 §2.3 calls unreserved: connection ids end with `=`.
+/// All characters but the unreserved ones of RFC 3986 §2.3: connection ids end with `=`.
 const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// With less time than this nothing is tried again: a try that is cut off may have sent the message all the same, so
-/// that whoever is handed the rest would send it twice.
+/// With less time left than this there is no retry: a request that is cut off may have sent its message all the same,
+/// and the work handed over would send it twice.
 const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: where a
@@ -51,7 +51,7 @@ pub struct ApiGateway {
     not_understood: Throttled,
 }
 
-/// What one try came to.
+/// The result of one try.
 enum Tried {
     Done(StatusCode),
     /// The connection failed, or no answer came in time.
@@ -63,7 +63,7 @@ impl ApiGateway {
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, or the container's endpoint.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is missing.
+    /// [`ConfigError`] names the missing setting.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::with(Settings::default())
     }
@@ -71,7 +71,7 @@ impl ApiGateway {
     /// As [`from_env`](Self::from_env), with other settings.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is missing.
+    /// [`ConfigError`] names the missing setting.
     pub fn with(settings: Settings) -> Result<Self, ConfigError> {
         Ok(Self::new(settings, SignedClient::from_env("execute-api")?))
     }
@@ -120,7 +120,7 @@ impl ApiGateway {
                     Tried::Failed
                 }
             };
-            // Full jitter, so that those who were throttled together do not come back together.
+            // Full jitter: requests that were throttled together do not come back together.
             let wait = pause.mul_f64(fastrand::f64());
             if Instant::now() + wait + LAST_TRY > deadline {
                 return last;
@@ -240,7 +240,7 @@ impl Gateway for ApiGateway {
     }
 
     async fn close(&self, to: &GatewayConnection, _: &Close, deadline: Instant) -> Posted {
-        // What was posted before it arrives before it.
+        // Messages posted before the close arrive before it.
         let Ok(_in_order) = timeout_at(deadline.into(), self.lines.enter(to)).await else { return Posted::Unsent };
         let tried = self.request(Method::DELETE, to, &Bytes::new(), deadline).await;
         self.outcome(&tried)

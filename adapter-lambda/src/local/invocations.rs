@@ -9,7 +9,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::socket::random_uuid;
 
-/// An event for whoever asks next.
+/// An event for the next instance that asks.
 #[derive(Debug, Clone)]
 pub(super) struct Invocation {
     pub(super) id: String,
@@ -21,9 +21,9 @@ pub(super) struct Invocation {
 /// How an invocation has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// What the function answered.
+    /// The function's answer.
     Answered(Bytes),
-    /// What the function's runtime told of its error.
+    /// The error that the function's runtime reported.
     Failed(Bytes),
     TimedOut,
 }
@@ -46,7 +46,8 @@ struct Running {
     by: Taker,
 }
 
-/// Who takes invocations: the number of a process, each start's another one; none here, or where it is not known.
+/// The taker of invocations: the number of a process, another one after each start; none in this process, or if the
+/// taker is unknown.
 pub(super) type Taker = Option<u64>;
 
 /// See the [module's documentation](self).
@@ -100,7 +101,7 @@ impl Invocations {
         self.state.lock().processes.insert(Some(process));
     }
 
-    /// A process has ended, and what it had taken fails with it.
+    /// A process has ended: the invocations that it had taken fail with it.
     pub(super) fn ended(&self, process: u64, why: &str) {
         let mut state = self.state.lock();
         state.processes.remove(&Some(process));
@@ -108,7 +109,7 @@ impl Invocations {
             state.running.extract_if(|_, running| running.by == Some(process)).map(|(_, running)| running).collect();
         drop(state);
         for running in failed {
-            // Who has gone meanwhile needs no answer.
+            // A caller that has gone meanwhile needs no answer.
             let _ = running.answer.send(Outcome::Failed(why.to_owned().into()));
         }
     }
@@ -137,7 +138,7 @@ impl Invocations {
         let (mut invocation, answer) = state.waiting.pop_front()?;
         invocation.deadline = SystemTime::now() + self.limit;
         let Answer { answer, started } = answer;
-        // Who has gone meanwhile needs no answer.
+        // A caller that has gone meanwhile needs no answer.
         let _ = started.send(Instant::now());
         state.running.insert(invocation.id.clone(), Running { answer, by });
         if !state.waiting.is_empty() {

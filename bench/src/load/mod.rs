@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Target {
     /// Where it listens.
     pub(crate) address: SocketAddrV4,
-    /// What it speaks.
+    /// The server's dialect.
     pub(crate) dialect: Dialect,
     /// Its process.
     pub(crate) pid: Pid,
@@ -38,20 +38,20 @@ pub(crate) struct Plan {
     pub(crate) warm_up: Duration,
     /// The time that counts.
     pub(crate) measured: Duration,
-    /// Whose processor time is read.
+    /// The process to read processor time of.
     pub(crate) server: Pid,
 }
 
-/// What a measured span showed.
+/// The figures of a measured span.
 #[derive(Debug)]
 pub(crate) struct Span {
     /// Messages, deliveries or connections in it.
     pub(crate) count: u64,
-    /// The same, with what came before and after it.
+    /// The same, with the messages before and after the span.
     pub(crate) total: u64,
     /// How long each took.
     pub(crate) latency: Latency,
-    /// Whose time it took.
+    /// The processor time that it took.
     pub(crate) usage: Usage,
 }
 

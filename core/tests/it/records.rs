@@ -1,4 +1,4 @@
-//! Records and reality: a node and its store come to the same end, whatever one of them has lost.
+//! Records and reality: a node and its store come to the same end after one of them has lost data.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::client::{Client, Seen};
 use crate::log::{Log, Turnstile};
 use crate::node::{Node, headers, topic};
 
-/// What a test waits for does not come with a lease's end, nor with the comparison after some leases.
+/// Longer than any test waits: neither a lease's end nor the comparison after some leases brings the awaited state.
 const LONG: Duration = Duration::from_secs(60);
 /// A ghost is looked at twice, a part of a lease apart. No node loses such a lease because the machine is slow.
 const LEASE: Duration = Duration::from_secs(6);
-/// How long a test waits for what must come.
+/// The longest wait of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Fixture {
@@ -73,7 +73,7 @@ impl Fixture {
         self.store.get(&client.id).await.unwrap().expect("there is a record")
     }
 
-    /// The store loses what it has of a channel.
+    /// The store loses its record of a channel.
     async fn lose(&self, client: &Client) {
         let fence = self.record(client).await.fence();
         let claim = self.store.claim(&fence, &NodeId::unique(), LONG).await.unwrap().expect("nobody else claims");
@@ -126,7 +126,7 @@ async fn answers(client: &Client) {
     while client.next().await != Seen::Text("hello".to_owned()) {}
 }
 
-/// The close that comes, whatever is sent before.
+/// The next close; messages before it are passed over.
 async fn closed(client: &Client) -> u16 {
     loop {
         if let Seen::Close(code, _) = client.next().await {

@@ -12,7 +12,7 @@ use strait_core::{
 
 use crate::KEPT;
 
-/// The retained topics that hold what was posted, one a room.
+/// The retained topics that hold a room's posts, one a room.
 pub(crate) const LOG_PREFIX: &str = "log:";
 /// How much of a room's history one answer holds, in bytes of JSON: API Gateway carries 128 KiB.
 const PAGE_OF_HISTORY: usize = 96 * 1024;
@@ -57,17 +57,18 @@ impl TryFrom<Named> for Room {
     }
 }
 
-/// Who somebody is in the chat; the session's user is the nickname.
+/// The identity of a guest in the chat; the session's user is the nickname.
 #[derive(Debug, Serialize, Deserialize)]
 struct Guest {}
 
-/// As whom the room was told of a channel: not of a login that failed half-way, until it is repeated.
+/// The nickname under which the room knows a channel. A login that failed half-way is not announced until it is
+/// repeated.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Told {
     nickname: Option<String>,
 }
 
-/// What the room's topic carries.
+/// An event on the room's topic.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum RoomEvent<'a> {
@@ -142,7 +143,7 @@ impl Validate for Post {
 }
 
 async fn join(channel: Channel, room: Opening<Room>, hub: EventHub) -> Result<(), Error> {
-    // Subscribed first, so that what is posted meanwhile comes twice rather than never.
+    // Subscribe first: a message posted meanwhile comes twice rather than never.
     channel.subscribe(&room.topic).await?;
     channel.send_json(&messages(&room, &hub, None).await?).await
 }

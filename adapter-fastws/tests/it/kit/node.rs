@@ -40,7 +40,7 @@ pub(crate) async fn serve_with(app: AppBuilder, set: impl FnOnce(Server) -> Serv
     serve_on(app, &Faults::new(), set).await
 }
 
-/// Serves an application whose store has faults.
+/// Serves an application on a store with faults.
 pub(crate) async fn serve_on(app: AppBuilder, faults: &Faults, set: impl FnOnce(Server) -> Server) -> Node {
     let store = store();
     let faulty = Faulty::new(Arc::new(store.clone()), faults.clone());
@@ -57,7 +57,7 @@ pub(crate) fn store() -> MemoryStore {
     MemoryStore::new()
 }
 
-/// Whoever drains waits for nothing but what a test is about.
+/// Limits under which a drain waits only for the subject of a test.
 pub(crate) fn server_limits() -> ServerLimits {
     ServerLimits { spread: Duration::from_millis(20), drain: DRAIN, ..ServerLimits::default() }
 }
@@ -68,7 +68,7 @@ impl Node {
         Client::new(within(tokio::net::TcpStream::connect(self.address)).await.expect("the server listens"))
     }
 
-    /// A socket whose kernel takes little before its owner reads.
+    /// A socket with a small kernel buffer: the kernel takes little before the client reads.
     pub(crate) async fn narrow_socket(&self) -> TcpClient {
         let socket = TcpSocket::new_v4().expect("there are sockets");
         socket.set_recv_buffer_size(4 * 1024).expect("the buffer can be set");
@@ -82,7 +82,7 @@ impl Node {
         client
     }
 
-    /// A client that was let in, whose kernel takes little before its owner reads.
+    /// A client that was let in, with a small kernel buffer: the kernel takes little before the client reads.
     pub(crate) async fn narrow_client(&self, path: &str) -> TcpClient {
         let mut client = self.narrow_socket().await;
         client.open(path).await;
@@ -111,7 +111,7 @@ impl Node {
     }
 }
 
-/// An endpoint: `echo` answers with what it gets, other text and bytes come back whole.
+/// An endpoint: `echo` answers with its body, other text and bytes come back whole.
 pub(crate) fn echo(path: &str) -> Endpoint {
     Endpoint::new("echo", path)
         .public()
