@@ -58,7 +58,7 @@ enum Command {
         /// Its address
         #[arg(long)]
         target: SocketAddrV4,
-        /// What it speaks
+        /// The server's dialect
         #[arg(long)]
         dialect: Dialect,
         /// Its process, to read the processor time it takes
@@ -70,7 +70,7 @@ enum Command {
         /// The core to load it from, which it must have for itself
         #[arg(long)]
         load_core: Option<usize>,
-        /// What to do, for example echo:32:100:1
+        /// The work, for example echo:32:100:1
         work: Work,
         #[command(flatten)]
         pace: PaceOptions,

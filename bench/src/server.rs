@@ -63,7 +63,7 @@ impl Kind {
         }
     }
 
-    /// What it speaks.
+    /// The server's dialect.
     pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Peer(peer, _) => peer.dialect(),
@@ -179,7 +179,7 @@ impl Server {
         Ok(server)
     }
 
-    /// What to load.
+    /// The target of the load.
     pub(crate) fn target(&self) -> &Target {
         &self.target
     }

@@ -21,7 +21,7 @@ pub(crate) struct Channels {
     pub(crate) nodes: Nodes,
 }
 
-/// What [`Channels::insert`] found in the way.
+/// The obstacle that [`Channels::insert`] found.
 #[derive(Debug)]
 pub(crate) enum Taken {
     /// A channel of this id.
@@ -42,13 +42,13 @@ impl Channels {
         }
     }
 
-    /// Adds a channel, unless its id or its location is in use. Answers what `made` makes of it.
+    /// Adds a channel, unless its id or its location is in use. Answers the result of `made`.
     pub(crate) fn insert<R>(
         &self,
         cell: &Arc<Mutex<Channel>>,
         made: impl FnOnce(&mut Channel) -> R,
     ) -> Result<R, Taken> {
-        // Whoever finds it waits until it is whole.
+        // A caller that finds the channel waits until it is whole.
         let mut channel = cell.lock();
         if !self.map.insert(channel.id.clone(), Arc::clone(cell)) {
             return Err(Taken::Id);
@@ -73,12 +73,13 @@ impl Channels {
         channel.gone = true;
     }
 
-    /// The channel whose present or last connection is at a gateway's location.
+    /// The channel with its present or last connection at a gateway's location.
     pub(crate) fn at(&self, location: &Location) -> Option<ChannelId> {
         self.locations.get(location)
     }
 
-    /// Gives a location to a channel; `false` if another one has it. What is on a node is not noted: the node knows it.
+    /// Gives a location to a channel; `false` if another channel has it. Locations on nodes are not noted: the node
+    /// knows them.
     pub(crate) fn reserve(&self, location: &Location, id: &ChannelId) -> bool {
         location.node().is_some() || self.locations.get_or_insert_with(location.clone(), || id.clone()) == *id
     }

@@ -5,7 +5,7 @@ use strait_core::Retention;
 use crate::clock::{Clock, MonotonicClock};
 use crate::store::MemoryStore;
 
-/// What a store keeps at most.
+/// The most that a store keeps.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) inbox: Retention,

@@ -8,7 +8,8 @@ use foldhash::fast::RandomState;
 /// After so many removals it is looked whether there is memory to be given back.
 const REMOVALS: usize = 1024;
 
-/// A map that many threads share. It hands out clones and no guards: whoever has found something holds none of its locks.
+/// A map that many threads share. It hands out clones and no guards: a caller that found an entry holds none of its
+/// locks.
 #[derive(Debug)]
 pub(crate) struct Map<K: Eq + Hash, V> {
     map: DashMap<K, V, RandomState>,

@@ -108,7 +108,7 @@ impl Inner {
         Written::Done
     }
 
-    /// Whether who names this fence may claim the channel.
+    /// Whether the holder of this fence may claim the channel.
     fn is_free(&self, channel: &Channel, fence: &Fence) -> bool {
         channel.generation == fence.generation && (channel.is_alive() || channel.due <= self.time.now())
     }

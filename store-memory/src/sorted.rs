@@ -1,5 +1,5 @@
-//! A sorted map that is a list while it is short, as most are: a list of one takes a tenth of a tree's node, and lies in the map
-//! itself.
+//! A sorted map that is a list while it is short, as most are. A list of one takes a tenth of a tree's node, and lies
+//! in the map itself.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +108,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         }
     }
 
-    /// All whose keys are not less than `first`, in order.
+    /// All entries with a key not less than `first`, in order.
     pub(crate) fn from(&self, first: K) -> impl Iterator<Item = (&K, &V)> {
         let (list, map) = self.parts();
         let list = &list[list.partition_point(|(key, _)| *key < first)..];

@@ -42,7 +42,7 @@ impl Stream {
         self.kept.is_some()
     }
 
-    /// Gives an event its position without keeping it. What was kept goes: a replay across the hole would be wrong.
+    /// Gives an event its position without keeping it. Kept events go: a replay across the hole would be wrong.
     pub(crate) fn pass(&mut self) -> Position {
         self.kept = None;
         self.advance()
@@ -67,7 +67,7 @@ impl Stream {
         }
     }
 
-    /// Drops what is too much or too old.
+    /// Drops events that are too many or too old.
     pub(crate) fn trim(&mut self, now: Tick) {
         let Some(kept) = &mut self.kept else { return };
         let age = ticks(kept.retention.age);

@@ -32,7 +32,7 @@ impl Topics {
             if !state.removed {
                 let answer = work(&mut state);
                 if state.is_empty() {
-                    // Under the lock: who waits for it finds it removed, and the map without it.
+                    // Under the lock: a task that waits for it finds the topic removed, and the map without it.
                     state.removed = true;
                     self.map.remove(topic);
                 }
@@ -79,7 +79,7 @@ impl Topics {
         self.announce(&expiries);
     }
 
-    /// Drops what has become too old, a bounded part of it.
+    /// Drops entries that have become too old, a bounded part of them.
     pub(crate) fn sweep(&self, now: Tick) {
         let next = self.next_expiry.load(Ordering::Relaxed);
         if next == 0 || next > now {

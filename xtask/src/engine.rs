@@ -19,7 +19,7 @@ pub(crate) fn image_name() -> String {
     named_image().unwrap_or_else(|| "strait-test-services".to_owned())
 }
 
-/// What `STRAIT_TEST_IMAGE` names.
+/// The image that `STRAIT_TEST_IMAGE` names.
 pub(crate) fn named_image() -> Option<String> {
     env::var("STRAIT_TEST_IMAGE").ok().filter(|name| !name.is_empty())
 }

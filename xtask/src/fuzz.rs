@@ -14,11 +14,11 @@ use crate::{cargo::cargo, process, run_folder::RunFolder, say::say};
 /// The targets of `fuzz/Cargo.toml`.
 const TARGETS: [&str; 2] = ["frames", "plain"];
 
-/// Fuzzes what reads clients' bytes, and stops at the first finding.
+/// Fuzzes the readers of clients' bytes, and stops at the first finding.
 ///
-/// frames: the decoder of WebSocket frames against a model of RFC 6455; plain: the plain format
-/// against a reference on serde_json. The same comparisons run with seeded random input in
-/// test-all. What is found is kept in fuzz/artifacts, what was learnt in fuzz/corpus.
+/// frames: the decoder of WebSocket frames against a model of RFC 6455; plain: the plain format against a reference on
+/// serde_json. The same comparisons run with seeded random input in test-all. Findings are kept in fuzz/artifacts, the
+/// corpus in fuzz/corpus.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which target; all of them in turn without it

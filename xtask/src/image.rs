@@ -26,8 +26,8 @@ const IMPORT_LIMIT: Duration = Duration::from_secs(120);
 /// Builds the image with Redis and Postgres that the tests' containers run, with debootstrap, and
 /// gives it to the Docker engine.
 ///
-/// It needs root, debootstrap and the docker program. Nothing comes from an image registry. The
-/// name is strait-test-services, or what STRAIT_TEST_IMAGE says.
+/// It needs root, debootstrap and the docker program. Nothing comes from an image registry. The name is
+/// strait-test-services, or the value of STRAIT_TEST_IMAGE.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Build it even if the engine has it

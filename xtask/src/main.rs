@@ -34,7 +34,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run every check and every test; with a filter, only the tests whose names hold it
+    /// Run every check and every test; with a filter, only the tests with it in their names
     TestAll(test_all::Args),
     /// Start the test services and keep them until Ctrl-C, or while a command runs
     Services(services::Args),
@@ -42,9 +42,9 @@ enum Command {
     Bench(bench::Args),
     /// Test the socket with Autobahn's fuzzing client
     Conformance(conformance::Args),
-    /// Fuzz what reads clients' bytes
+    /// Fuzz the readers of clients' bytes
     Fuzz(fuzz::Args),
-    /// Attack a server with hostile clients and print what it costs
+    /// Attack a server with hostile clients and print the cost
     Hostile(hostile::Args),
     /// Run the chat as a Lambda function behind the local gateway
     Lambda(lambda::Args),

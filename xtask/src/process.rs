@@ -1,5 +1,5 @@
-//! Child processes, each the leader of its own group: Ctrl-C reaches this program alone, which
-//! then stops them in its own order, and stopping one also reaches what it started.
+//! Child processes, each the leader of its own group. Ctrl-C reaches this program alone, which then stops them in its
+//! own order. Stopping a process also reaches its children.
 
 use std::{
     fs,
@@ -30,8 +30,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`. The run folder remembers it, so that the next run can stop what a killed
-    /// one left running. `stop_with` is the signal on which it ends quickly and in good order.
+    /// Starts `command`. The run folder remembers it: the next run can stop processes that a killed run left.
+    /// `stop_with` is the signal on which it ends quickly and in good order.
     pub(crate) fn start(
         mut command: Command,
         name: &str,
@@ -113,7 +113,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs to its end within `limit`, with whatever standard streams the command has.
+/// Runs to its end within `limit`, with the command's own standard streams.
 pub(crate) fn run(
     command: Command,
     name: &str,

@@ -1,5 +1,5 @@
-//! The temporary folder of one run. It is locked as long as the run lives, so that a later run can
-//! tell what a killed one left behind, and clear it away.
+//! The temporary folder of one run. It is locked as long as the run lives: a later run can find the things that a
+//! killed one left behind, and clear them away.
 
 use std::{
     env, fs,

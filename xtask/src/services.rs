@@ -18,7 +18,7 @@ use crate::{process, provision::Services, run_folder::RunFolder, say::say, wait:
 /// programs. STRAIT_TEST_SERVICES=url, docker or local allows one way only.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to run
+    /// The command to run
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }

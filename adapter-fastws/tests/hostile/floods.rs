@@ -36,7 +36,7 @@ async fn fragments_of_one_byte_without_end() {
 
 #[tokio::test]
 async fn giants() {
-    // What is announced is not reserved, and what is over the limit is not kept.
+    // An announced length is not reserved, and bytes over the limit are not kept.
     twenty("20 announce 8 EiB and begin to send them", header(0x82, usize::MAX >> 1), vec![0; 10_000]).await;
 }
 

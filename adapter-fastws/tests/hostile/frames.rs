@@ -3,7 +3,7 @@
 use crate::kit::{Got, TcpClient, close, frame, header, ping, text};
 use crate::victim::{SMALL, Victim};
 
-/// What comes from a client that does not read the specification, and the code that it is closed with.
+/// Messages of a client that does not read the specification, and the code that closes it.
 fn violations() -> Vec<(String, Vec<u8>, u16)> {
     let mut cases: Vec<(String, Vec<u8>, u16)> = Vec::new();
     let mut case = |name: &str, bytes: Vec<u8>, code| cases.push((name.to_owned(), bytes, code));
@@ -73,7 +73,7 @@ async fn violations_are_closed_with_their_code() {
     victim.ends_unharmed().await;
 }
 
-/// The close frame comes next, and then the end, whatever the client still says.
+/// The close frame comes next, and then the end, even if the client goes on sending.
 pub(crate) async fn ends_with(mut client: TcpClient, code: u16, case: &str) {
     loop {
         match client.next().await {

@@ -61,7 +61,7 @@ async fn absurd_headers_are_refused() {
         ("a body of a negative length", with("content-length: -1"), 400),
         ("a body of both kinds", with("content-length: 5\r\ntransfer-encoding: chunked"), 400),
         ("a body of no known kind", with("transfer-encoding: chunked, identity"), 400),
-        // hyper knows what this is, and has nothing to say to it.
+        // hyper knows this preface, and sends no answer.
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 0),
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), 400),
         ("CONNECT", good.replacen("GET /echo", "CONNECT echo:80", 1).into(), 400),

@@ -40,7 +40,7 @@ async fn see_their_end(waiting: Vec<TcpClient>) {
     }
 }
 
-/// Times at which a client may go: at once, a little later, in the middle, at the end of what takes [`PAUSE`].
+/// Times at which a client may go: at once, a little later, in the middle, or at the end of a handler's [`PAUSE`].
 async fn moment(at: u32) {
     match at % 4 {
         0 => {}
@@ -60,7 +60,7 @@ async fn within_a_request() {
             let mut client = victim.socket().await;
             client.try_send(&request[..end]).await;
             match way {
-                // What comes back is an answer, not frames.
+                // The server sends an answer, not frames.
                 Way::Shut => drop(client.socket.shutdown().await),
                 Way::Reset | Way::Drop => go(client, way, &mut waiting).await,
             }

@@ -4,7 +4,7 @@ use crate::frames::ends_with;
 use crate::kit::{frame, ping};
 use crate::victim::Victim;
 
-/// RFC 3629 §3, §4 and what it forbids: each between good text.
+/// RFC 3629 §3, §4 and the sequences that it forbids: each between good text.
 const WRONG: [(&str, &[u8]); 14] = [
     ("a continuation byte alone", b"a\x80b"),
     ("two of them", b"a\x80\xbfb"),

@@ -1,4 +1,4 @@
-//! What waits while a handler runs, and what is answered all the same.
+//! Messages that wait while a handler runs, and requests that are answered all the same.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn while_a_handler_runs_messages_wait_until_there_are_too_many() {
     };
     let node = serve(Endpoint::new("slow", "/slow").public().limits(limits()).on_message(handler)).await;
     let mut client = node.client("/slow").await;
-    // Big ones wait up to 64 KiB; what is sent beyond stays in the kernels' buffers, and they take no more in the end.
+    // Big messages wait up to 64 KiB; further bytes stay in the kernels' buffers, which in the end take no more.
     let message = text(&"x".repeat(60_000));
     let most = 200 << 20;
     let taken = fill(&mut client, &message, most).await;

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::kit::{CLOSING, Got, Notes, becomes, close, echo, frame, limits, ping, pong, serve, text, until};
 
-/// An endpoint whose channels tell their ids.
+/// An endpoint with channels that tell their ids.
 fn closing(handled: &Notes) -> Endpoint {
     let noted = handled.clone();
     echo("/echo")
@@ -92,7 +92,7 @@ async fn who_does_not_answer_a_close_is_cut_off_in_time() {
     client.text(r#"{"action":"close"}"#).await;
     assert_eq!(client.is_closed().await.0, 4000);
     let start = Instant::now();
-    // Whatever else it sends keeps it no longer.
+    // Further bytes of the client keep it no longer.
     while client.try_send(text("still here")).await {
         assert!(start.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(5)).await;

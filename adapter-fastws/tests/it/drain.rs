@@ -284,7 +284,7 @@ async fn every_kind_of_runtime_serves_and_drains() {
     }
 }
 
-/// Subscribes to topics of all lanes, and publishes on each when the client says so: what is on other runtimes is needed.
+/// Subscribes to topics of all lanes, and publishes on each when the client says so: it needs state on other runtimes.
 fn needy(gate: &Gate, asked: &Gate) -> Endpoint {
     let (gate, asked) = (gate.clone(), asked.clone());
     let topics = |channel: &Channel| (0..TOPICS).map(|n| format!("{} {n}", channel.id())).collect::<Vec<_>>();

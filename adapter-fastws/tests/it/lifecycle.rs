@@ -6,7 +6,7 @@ use strait_core::{App, Channel, Close, DisconnectReason, Endpoint, Error, Limits
 
 use crate::kit::{CLOSING, Gate, Got, Node, Notes, TcpClient, close, limits, serve, serve_app, text};
 
-/// An endpoint whose handlers note what happens.
+/// An endpoint with handlers that note each event.
 fn noted(notes: &Notes) -> Endpoint {
     let (connected, handled, ended) = (notes.clone(), notes.clone(), notes.clone());
     Endpoint::new("noted", "/noted")
@@ -289,7 +289,7 @@ async fn sockets_of_one_user_find_each_other_and_nothing_is_left_of_them() {
     let closed = node.app.hub().close_user(&user, Close::new(4001, "elsewhere").expect("a code")).await;
     assert_eq!(closed.expect("they are closed"), 2);
     assert_eq!(first.closes(4001).await, "elsewhere");
-    // Who does not answer is cut off.
+    // A client that does not answer is cut off.
     let mut second = second;
     assert_eq!(second.is_closed().await.0, 4001);
     tokio::time::timeout(CLOSING * 20, async { assert_eq!(second.next().await, Got::End) }).await.expect("in time");

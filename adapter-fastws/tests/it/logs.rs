@@ -1,4 +1,4 @@
-//! What an operator is told of clients that are not let in.
+//! The operator's log lines about clients that are not let in.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The plain protocol end to end: what is answered, and in which order.
+//! The plain protocol end to end: the answers, and their order.
 
 use std::time::Duration;
 

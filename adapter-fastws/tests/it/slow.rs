@@ -15,7 +15,7 @@ fn topic(name: &str) -> Topic {
     Topic::new(name).expect("a name")
 }
 
-/// An endpoint whose channels are members of two topics.
+/// An endpoint with channels that are members of two topics.
 fn listening(slow_client: SlowClient) -> Endpoint {
     echo("/listen")
         .limits(Limits { queue: QUEUE, slow_client, ..limits() })
@@ -70,7 +70,7 @@ async fn by_default_who_reads_too_slowly_is_closed() {
             break;
         }
     }
-    // What was on its way arrives, then the reason if there was still time to say it.
+    // Events on their way arrive, then the reason if there was still time to send it.
     let mut expected = 0;
     loop {
         match slow.try_next().await {

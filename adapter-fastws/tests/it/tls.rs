@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::kit::{Client, Got, Node, close, echo, handshake, limits, serve_with, server_limits, text, within};
 
-/// A server's configuration, and that of clients who trust it.
+/// A server's configuration, and that of clients that trust it.
 fn configurations() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let signed = rcgen::generate_simple_self_signed(["strait.test".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).expect("a key");

@@ -27,11 +27,11 @@ struct Arguments {
     #[arg(long, default_value = "1", value_name = "N")]
     together: NonZeroUsize,
 
-    /// What every hop takes longer than on this machine, in milliseconds
+    /// The time that each hop takes in addition, in milliseconds
     #[arg(long, default_value_t = 0, value_name = "MS")]
     latency: u64,
 
-    /// What goes wrong, and with which probability: post=429:0.1, post=500, post=hang:0.01, disconnect=lost, disconnect=twice,
+    /// Faults, with their probability: post=429:0.1, post=500, post=hang:0.01, disconnect=lost, disconnect=twice,
     /// connect=twice, message=error
     #[arg(long, value_name = "FAULT")]
     fault: Vec<Fault>,

@@ -51,7 +51,7 @@ pub(super) enum Source {
     Container { uri: String, token: Token, kept: Duration, known: Mutex<Known> },
 }
 
-/// What is known of a container's credentials.
+/// The known credentials of a container.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     last: Option<(Instant, Credentials)>,

@@ -60,8 +60,8 @@ impl HttpClient {
         Ok(Self { connector, pool })
     }
 
-    /// Connections that died in silence while the process was frozen are found out one request at a time: after one that
-    /// was not answered no other one that stands idle is used.
+    /// Connections that died in silence while the process was frozen are found out by one request: after one without an
+    /// answer, no other idle connection is used.
     fn forget(&self, number: u64) {
         let mut pool = self.pool.lock();
         if pool.number == number {

@@ -1,4 +1,4 @@
-//! One line a connection: what is posted to it goes one after the other.
+//! One line a connection: messages posted to it go one after the other.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 /// How many messages may wait for a client that does not read.
 const WAITING: usize = 128;
 
-/// What a connection's task is asked to do.
+/// An order to a connection's task.
 #[derive(Debug)]
 pub(super) enum Order {
     Send(String),

@@ -10,7 +10,7 @@ use super::connections::Connection;
 use super::socket::{random_id, random_uuid};
 use super::time::{iso, log, millis};
 
-/// What a WebSocket API hands over about a connection.
+/// The context that a WebSocket API hands over about a connection.
 fn context(connection: &Connection, kind: &str, route: &str) -> Value {
     let now = SystemTime::now();
     json!({

@@ -1,4 +1,4 @@
-//! What goes wrong on purpose.
+//! Faults on purpose.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 /// One thing that goes wrong, as often as its rate says.
 ///
-/// As text: `post=429`, `post=500:0.1` (one in ten), `post=hang`, `post=403`, `disconnect=lost:0.5`, `disconnect=twice`,
-/// `connect=twice`, `message=error`.
+/// As text: `post=429`, `post=500:0.1` (one in ten), `post=hang`, `post=403`, `disconnect=lost:0.5`,
+/// `disconnect=twice`, `connect=twice`, `message=error`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
     on: On,

@@ -1,4 +1,4 @@
-//! What was invoked, for people and tests.
+//! The journal of invocations, for people and tests.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};

@@ -30,7 +30,7 @@ use super::{Shared, events};
 /// How long the client's answer to a close is awaited.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// How many messages of a connection are handed over at once; what comes then waits in the client's kernel.
+/// The number of a connection's messages handed over at once; further ones wait in the client's kernel.
 const UNDER_WAY: usize = 256;
 
 /// As API Gateway's ids look: 11 bytes, encoded with their padding.
@@ -82,7 +82,7 @@ pub(super) async fn upgrade(shared: Arc<Shared>, peer: SocketAddr, mut request: 
     response
 }
 
-/// Forgets a connection whose handshake came to nothing.
+/// Forgets a connection if its handshake fails.
 struct Pending {
     shared: Arc<Shared>,
     connection: Option<Arc<Connection>>,
@@ -104,7 +104,7 @@ async fn invoke(shared: &Shared, what: &str, connection: &str, event: String) ->
     (id, outcome)
 }
 
-/// Runs `$connect`; the subprotocol that the function agrees to, or what the client is answered instead.
+/// Runs `$connect`; the subprotocol that the function agrees to, or the refusal to send to the client.
 async fn ask(
     shared: &Shared,
     connection: &Connection,
@@ -145,7 +145,7 @@ async fn ask(
 struct End {
     code: u16,
     reason: Cow<'static, str>,
-    /// What the client is sent, if it is the gateway that closes.
+    /// The close for the client, if the gateway closes.
     close: Option<CloseCode>,
 }
 

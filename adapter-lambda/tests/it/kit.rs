@@ -196,7 +196,7 @@ impl Client {
     }
 }
 
-/// What handlers note down. Clones are the same.
+/// Notes of handlers. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
 

@@ -1,4 +1,4 @@
-//! What is counted.
+//! The counted cases.
 
 use std::future::poll_fn;
 use std::hint::black_box;
@@ -104,13 +104,13 @@ impl FromStr for Case {
 /// So often a short operation is done.
 const ROUNDS: u32 = 1_000;
 
-/// Callgrind counts what happens in here: it knows the function by its name.
+/// Callgrind counts the instructions in here: it knows the function by its name.
 #[inline(never)]
 fn counted<T>(work: impl FnOnce() -> T) -> T {
     black_box(work())
 }
 
-/// A client that counts what it gets.
+/// A client that counts its messages.
 #[derive(Debug, Default)]
 struct Counter(AtomicUsize);
 
@@ -158,7 +158,7 @@ async fn started() -> Result<App> {
     Ok(app)
 }
 
-/// A client whose `on_connect` has ended.
+/// A connected client: its `on_connect` has ended.
 async fn connect(app: &App, path: &str, outlet: &Arc<Counter>) -> Result<Conversation> {
     let refused = |refusal: strait_core::Refusal| anyhow!("{}", refusal.message);
     let accepted = app.accept(path, None, &HeaderMap::new(), Transport::Plain).map_err(refused)?;

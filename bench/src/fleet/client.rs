@@ -13,7 +13,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::PATIENCE;
 
-/// What a node speaks.
+/// The dialect of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Speech {
     Strait,
@@ -56,7 +56,7 @@ impl Receiving {
         }
     }
 
-    /// Reads whatever comes, for as long as it does.
+    /// Reads all messages, until there are no more.
     pub(crate) async fn drain(mut self) {
         while self.text().await.is_ok() {}
     }

@@ -87,7 +87,7 @@ impl Dialogue {
         Ok(())
     }
 
-    /// Length of what answers `step`, once it is there.
+    /// Length of the answer to `step`, once it is there.
     fn heard(&mut self, step: &Step) -> Result<Option<usize>> {
         match step {
             Step::Upgraded => return wire::upgraded(&self.unread),

@@ -68,7 +68,7 @@ async fn publisher(socket: UpgradeFut, room: Room) -> Result<(), WebSocketError>
     }
 }
 
-/// Naive in that `read_frame` is dropped while it waits, which may lose what it has read; members here send nothing.
+/// Naive: `read_frame` is dropped while it waits, which may lose bytes that it has read; members here send nothing.
 async fn member(socket: UpgradeFut, room: Room) -> Result<(), WebSocketError> {
     let mut socket = socket.await?;
     let mut events = room.subscribe();

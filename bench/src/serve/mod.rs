@@ -1,4 +1,4 @@
-//! The peers: each a server that does what its library's own examples do.
+//! The peers: each server does the same as its library's own examples.
 
 mod axum;
 mod fastws;
@@ -37,7 +37,7 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    /// What it speaks.
+    /// The peer's dialect.
     pub(crate) fn dialect(self) -> Dialect {
         match self {
             Self::Tcp => Dialect::Tcp,
@@ -70,7 +70,7 @@ pub(crate) enum Flavour {
 /// The naive broadcast: a channel that every member's task reads.
 type Room = broadcast::Sender<Bytes>;
 
-/// What a member of a room is told first, so that nobody publishes before it listens.
+/// The first message to a member of a room: nobody publishes before the member listens.
 const JOINED: &str = "joined";
 
 /// Serves on loopback until the process is ended.

@@ -1,4 +1,4 @@
-//! A lost lease that is taken anew: no channel is passed over, whatever it was about to do.
+//! A lost lease that is taken anew: no channel is passed over, in any state.
 
 use std::sync::Arc;
 
@@ -150,7 +150,7 @@ async fn a_channel_whose_new_generation_was_not_heard_of_comes_to_its_end() {
     assert_eq!(on.log.all(), ["connect", "disconnect"]);
 }
 
-/// The store loses what it had of a channel.
+/// The store loses its record of a channel.
 async fn forget(fixture: &Fixture, client: &Client) {
     let fence = fixture.store.get(&client.id).await.unwrap().expect("there is a record").fence();
     let claim = fixture.store.claim(&fence, &NodeId::unique(), TERM).await.unwrap().expect("nobody else claims");

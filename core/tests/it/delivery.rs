@@ -14,7 +14,7 @@ use crate::client::{Client, Seen};
 use crate::log::{Log, Turnstile, eventually};
 use crate::node::{Node, cluster, faulty, topic};
 
-/// Rooms: every client subscribes to its own; what it says is published there.
+/// Rooms: every client subscribes to its own; its messages are published there.
 fn rooms() -> Endpoint {
     Endpoint::new("room", "/rooms/{room}")
         .public()
@@ -265,7 +265,7 @@ async fn a_publisher_is_no_quicker_than_its_nodes_deliveries() {
     assert!(texts(&watcher, 20_000).await == expected, "nothing is lost or out of order");
 }
 
-/// Invariant 6: who missed an event is told so.
+/// Invariant 6: a client that missed an event is told so.
 #[tokio::test]
 async fn more_events_than_may_wait_are_one_gap() {
     let (store, _) = faulty();

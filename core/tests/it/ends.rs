@@ -237,7 +237,7 @@ async fn on_disconnect_that_waits_for_its_next_run_holds_nothing_up() {
     assert_eq!(store.stats().records, 0);
 }
 
-/// The janitor claims no more than it has room for, and what waits for long needs no room.
+/// The janitor claims no more than it has room for; a channel that waits for long needs no room.
 #[tokio::test]
 async fn a_dead_nodes_channels_that_wait_for_their_next_run_hold_nothing_up() {
     let (log, store) = (Log::default(), Arc::new(MemoryStore::new()));

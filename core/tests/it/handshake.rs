@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! Admission: clients that are let in, and the answers to the others.
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Who is present in a topic.
+//! Presence: the members of a topic that others see.
 
 use strait_core::store::Present;
 use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Session};

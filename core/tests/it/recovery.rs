@@ -1,4 +1,5 @@
-//! What a node missed of a retained topic is replayed to its members; of others they are told.
+//! Events of a retained topic that a node missed are replayed to its members; of other topics, members are told of a
+//! gap.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! `/fan`: anybody may subscribe to and publish on topics under `fan:`, with `?guest=true` as a user of its own. For load
-//! tests.
+//! `/fan`: anybody may subscribe to and publish on topics under `fan:`, with `?guest=true` as a user of its own. For
+//! load tests.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;

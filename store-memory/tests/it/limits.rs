@@ -36,7 +36,7 @@ async fn resumable(store: &MemoryStore) -> Record {
     store.open(new).await.unwrap().record
 }
 
-/// Whatever a client asked with, a node and its store keep one copy of it.
+/// A node and its store keep one copy of the data that a client opens with.
 #[tokio::test]
 async fn long_opening_data_is_kept_once() {
     let store = MemoryStore::new();

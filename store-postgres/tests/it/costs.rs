@@ -1,4 +1,4 @@
-//! What nobody needs is neither read nor sent.
+//! Data that nobody needs is neither read nor sent.
 
 use strait_core::store::{EventHubStore, Replay};
 use strait_store_postgres::sqlx::{query, query_scalar};

@@ -1,4 +1,4 @@
-//! Leases whose renewal is under way while others look for dead nodes.
+//! Leases under renewal while others look for dead nodes.
 
 use std::time::Duration;
 

@@ -90,7 +90,7 @@ async fn a_full_mailbox_is_said_to_be_full_and_what_nobody_understands_holds_not
     eventually("the mailbox to be empty", async || (count_rows(&schema, "mail").await == 0).then_some(())).await;
     let command = send(&*sending, &id).await;
     assert_eq!(ears.obey(1).await, [command]);
-    // What lies there goes with the place.
+    // Mail in the place goes with the place.
     let mut blocking = block_polls(&schema).await;
     send(&*sending, &id).await;
     bus.stop().await;

@@ -20,7 +20,7 @@ fn outgoing(on: &str, text: impl Into<String>) -> Outgoing {
     Outgoing::new(topic(on), Payload::text(text)).retain(KEEP)
 }
 
-/// Runs a statement within a short time: what would wait for a lock fails.
+/// Runs a statement within a short time: a statement that waits for a lock fails.
 async fn promptly(schema: &Schema, connection: &mut PgConnection, sql: &str) {
     let ran = query(schema.sql(sql)).execute(connection);
     timeout(Duration::from_secs(2), ran).await.expect("it waits for nobody").unwrap();
@@ -131,7 +131,7 @@ async fn what_follows_a_commit_comes_after_it() {
     let schema = Schema::new();
     let store = schema.store().await;
     let mut connection = schema.connection().await;
-    // Nothing polls here: the publication itself must see what was committed before it.
+    // Nothing polls here: the publication itself must see earlier commits.
     for n in 1..=20 {
         let mut transaction = connection.begin().await.unwrap();
         store.publish_in(&mut transaction, &outgoing("a", "cause")).await.unwrap();
@@ -155,7 +155,7 @@ async fn opposite_orders_never_deadlock() {
     for (connection, second) in [(&mut one, "b"), (&mut two, "a")] {
         promptly(&schema, connection, &format!("SELECT {{s}}.publish('{second}', '2')")).await;
     }
-    // Neither holds up who publishes outside of a transaction.
+    // Neither holds up a publisher outside of a transaction.
     for name in ["a", "b"] {
         timeout(LIMIT, publish(&store, publication(name, "direct"))).await.unwrap();
     }

@@ -69,7 +69,7 @@ async fn what_ends_while_a_node_begins_anew_has_ended() {
     let bus = store.start(&id, Ears::new()).await.unwrap();
     bus.interest(std::slice::from_ref(&name), &[]).await.unwrap();
     let held = hold_name(&schema, &id).await;
-    // Who begins to hear waits for the topic, who ends does not.
+    // A node that begins to hear waits for the topic; one that ends does not.
     let blocking = holding(&schema, "SELECT FROM {s}.topic WHERE name = 'a' FOR UPDATE").await;
     end(held).await;
     waits_for_lock(&schema, "{s}.hear(").await;
@@ -182,7 +182,7 @@ async fn of_joining_and_leaving_at_once_the_later_one_holds() {
     assert!(ears.events(&name).is_empty(), "nobody is there to hear");
 }
 
-/// What leaves reaches the interest first, and is done last. `dropped`: nobody waits for it any more.
+/// The leave reaches the interest first, and is done last. `dropped`: its caller waits for it no more.
 async fn leaves_then_joins(dropped: bool) {
     let schema = Schema::new();
     let (store, other) = (schema.store().await, schema.store().await);

@@ -51,7 +51,7 @@ async fn claims(store: &PostgresStore) {
     eventually("the claim", claimed).await;
 }
 
-/// What is published in SQL, kept for longer than the database's clock goes.
+/// An event published in SQL, kept for longer than the database's clock goes.
 #[tokio::test]
 async fn a_time_beyond_every_clock_is_cut() {
     let schema = Schema::new();
@@ -87,7 +87,7 @@ async fn a_channel_that_cannot_be_read_keeps_no_other_one_from_being_claimed() {
     claims(&store).await;
 }
 
-/// A topic whose row makes every statement on it fail, as none that Strait writes does.
+/// A topic with a row that makes every statement on it fail; Strait writes no such row.
 #[tokio::test]
 async fn a_broken_topic_breaks_nothing_else() {
     let schema = Schema::new();
@@ -142,7 +142,7 @@ async fn what_cannot_be_read_is_a_gap_of_its_topic() {
     assert_eq!(texts(&store.history(&topic("a"), 10).await.unwrap()), ["1", "3"]);
 }
 
-/// What the sequencer cannot give a place is lost, and told: what comes behind it does not wait for ever.
+/// An event that the sequencer cannot place is lost, and reported as a gap. Events behind it do not wait for ever.
 #[tokio::test]
 async fn what_cannot_be_sequenced_is_a_gap_of_its_topic() {
     let schema = Schema::new();

@@ -1,4 +1,4 @@
-//! What is in the tables: indexes for every query, and no more rows than there must be.
+//! The contents of the tables: indexes for every query, and no more rows than there must be.
 
 use std::time::Duration;
 
@@ -154,7 +154,7 @@ async fn many_may_migrate_at_once() {
         connected.unwrap().unwrap();
     }
     assert_eq!(count_rows(&schema, "migration").await, 1);
-    // And who must not create anything can connect by now.
+    // A role that must not create anything can connect by now.
     PostgresStore::new(schema.config().migrate(false)).connect().await.unwrap();
     let missing = Schema::new();
     let error = PostgresStore::new(missing.config().migrate(false)).connect().await.unwrap_err();
@@ -227,7 +227,7 @@ async fn a_poll_reads_no_interest_but_in_what_it_found() {
     bus.stop().await;
     store.close().await;
     other.close().await;
-    // Sessions tell what they have read when they end.
+    // Sessions report their reads when they end.
     let told = async || Some(index_reads(&schema).await).filter(|reads| *reads > before);
     eventually("the sessions' end", told).await;
     tokio::time::sleep(Duration::from_millis(200)).await;

@@ -1,4 +1,4 @@
-//! TLS to a server that takes nothing else, whose certificate a test's own authority signed for 127.0.0.1.
+//! TLS to a server that takes nothing else, with a certificate for 127.0.0.1 that a test's own authority signed.
 
 use std::fs;
 use std::path::Path;

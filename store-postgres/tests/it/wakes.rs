@@ -1,4 +1,4 @@
-//! Polls are so far apart that what comes soon was brought by a wake-up; what comes late has missed its own.
+//! Polls are far apart: an event that comes soon came by a wake-up, and a late one has missed its own.
 
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ async fn many_publications_are_few_notifications() {
     }
     ears.hear(&topic("a"), 550).await;
     let most = began.elapsed().div_duration_f64(DEBOUNCE) + 2.0;
-    // What the last ones have called for has come by then.
+    // By now the wake-ups of the last publications have come.
     tokio::time::sleep(DEBOUNCE * 2).await;
     let mut count = 0;
     while let Ok(notification) = tokio::time::timeout(DEBOUNCE, listener.recv()).await {

@@ -1,4 +1,4 @@
-//! One call does bounded work in Redis, whatever is kept.
+//! One call does bounded work in Redis, however much is kept.
 
 use std::sync::Arc;
 use std::time::Duration;

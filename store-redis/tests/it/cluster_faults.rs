@@ -1,4 +1,4 @@
-//! A cluster whose servers fail, and whose slots move.
+//! A cluster with servers that fail, and with slots that move.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ async fn place(cluster: &Cluster, topic: &Topic) -> (u16, usize) {
     cluster.place(&format!("*}}meta:{topic}")).await
 }
 
-/// Everything after a position: what was missed on the bus is there.
+/// Every event after a position: events missed on the bus are there.
 async fn replay(store: &RedisStore, topic: &Topic, after: &Position) -> Vec<Position> {
     match store.replay(topic, after, 100_000).await.unwrap() {
         Replay::Events { events, .. } => events.into_iter().map(|(position, _)| position).collect(),

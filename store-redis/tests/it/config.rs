@@ -1,4 +1,4 @@
-//! The configuration: what URLs say, and that no secret gets out.
+//! The configuration: the settings in URLs, and that no secret gets out.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ async fn users_and_passwords_are_asked_for_and_wrong_ones_are_told_without_repea
     }
     let error = lease(&RedisStore::new(RedisConfig::new("127.0.0.1", address.port()))).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Misconfigured, "{}", chain(&error));
-    // What the user may not touch is refused, too.
+    // Keys that the user may not touch are refused, too.
     let config = RedisConfig::from_url(&url("ada:hunter3")).unwrap().prefix("other:").unwrap();
     let error = lease(&RedisStore::new(config)).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Misconfigured, "{}", chain(&error));

@@ -1,4 +1,4 @@
-//! What a connection costs.
+//! The cost of a connection.
 
 use std::sync::Arc;
 

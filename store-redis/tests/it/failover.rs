@@ -154,7 +154,7 @@ async fn what_a_failover_loses_is_told_to_those_who_heard_it_and_to_those_who_di
         missed.ears.hear(topic, 1).await;
     }
     has_all(&new, &old).await;
-    // From here on the replica has nothing of what the master acknowledges, and one node hears nothing of it.
+    // From here on the replica lacks the writes that the master acknowledges, and one node hears nothing of them.
     replica_of(&new, None).await;
     missed.proxy.set(Way::Closed);
     missed.proxy.cut();

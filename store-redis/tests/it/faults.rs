@@ -111,7 +111,7 @@ async fn a_cut_connection_is_made_again_and_what_was_missed_is_told() {
     scene.gap(&missed).await;
     scene.heard_again("cut", open).await;
     assert_eq!(scene.ears.obey(1).await, [close("while away")], "commands wait in the mailbox");
-    // What was missed can be replayed from what was heard last.
+    // Missed events can be replayed from the last position heard.
     let Replay::Events { events, .. } = scene.far.replay(&missed, &last, 10).await.unwrap() else {
         panic!("it is kept")
     };
@@ -232,7 +232,7 @@ async fn a_server_that_kept_its_data_goes_on() {
     let after = publish(&scene.straight, &topic, "after", Some(KEEP)).await;
     assert_eq!((after.epoch, after.offset), (before.epoch, before.offset + 1));
     assert_eq!(scene.ears.hear(&topic, 2).await[1].0, after);
-    // A restart may lose the last writes, whatever the heads say: subscribers of kept topics look into the log.
+    // A restart may lose the last writes even if the heads agree: subscribers of kept topics look into the log.
     scene.gap(&topic).await;
     let Replay::Events { events, .. } = scene.far.replay(&topic, &before, 10).await.unwrap() else {
         panic!("nothing was lost")

@@ -1,4 +1,4 @@
-//! The table of keys in the book, compared with the sources, and after each case of the suite with what is in Redis.
+//! Compares the book's table of keys with the sources and, after each case of the suite, with the keys in Redis.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -101,7 +101,7 @@ impl Found {
         self.keys.contains_key(&format!("{tag}}}{kind}{name}"))
     }
 
-    /// Whether something reaps a key that does not expire: what it goes with is there.
+    /// Whether a key that does not expire is reaped: the key that it goes with is there.
     async fn is_owned(&mut self, key: &str, kind: &str) -> bool {
         match kind {
             "channel:" => {
@@ -128,8 +128,7 @@ impl Found {
     }
 }
 
-/// Compares what is below a prefix with the table: every key is of a kind and a type that is there, and expires or has
-/// somebody who reaps it.
+/// Compares the keys below a prefix with the table: each key has a listed kind and type, and expires or is reaped.
 pub(crate) async fn audit(urls: &[String], prefix: &str) {
     let table = table();
     let mut found = Found::new(urls, prefix).await;

@@ -1,4 +1,4 @@
-//! A node whose server fails over and loses what was written last: its channels and their records agree again.
+//! A node on a server that fails over and loses the last writes: its channels and their records agree again.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What a slice of publications costs, and what stays true of it.
+//! The cost of a slice of publications, and the properties that it keeps.
 
 use std::sync::Arc;
 use std::time::Duration;

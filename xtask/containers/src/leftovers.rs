@@ -67,7 +67,7 @@ async fn remove(docker: &Docker, containers: Vec<ContainerSummary>) -> anyhow::R
     Ok(())
 }
 
-/// What cannot be looked at is taken for alive.
+/// A lock that cannot be looked at is taken for alive.
 fn is_held(lock: &Path) -> bool {
     match File::open(lock) {
         Ok(file) => file.try_lock().is_err(),

@@ -47,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
     let mut end = pin!(end_is_asked_for());
     let (outcome, _running) = tokio::select! {
         running = &mut start => (end.await, running),
-        // What the engine is asked to create it creates, also for one who has gone: so not at once.
+        // The engine also completes a create request of a client that has gone: so let the start finish.
         outcome = &mut end => (outcome, timeout(END_LIMIT, start).await.unwrap_or_default()),
     };
     // By label, so that also one goes which was being created a moment ago.

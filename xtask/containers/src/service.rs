@@ -73,7 +73,7 @@ impl Service {
         };
         let image = image.with_exposed_port(ContainerPort::Tcp(port)).with_wait_for(ready);
         let request = match self.kind {
-            // Protected mode refuses whoever comes through the published port.
+            // Protected mode refuses clients that come through the published port.
             Kind::Redis => image.with_entrypoint("redis-server").with_user("redis").with_cmd([
                 "--bind",
                 "0.0.0.0",

@@ -22,7 +22,7 @@ use crate::{cargo, say::say};
 const BEGIN: &str = "<!-- what follows is written by `cargo xtask conformance --write-docs` -->\n";
 const END: &str = "<!-- end of what is written -->\n";
 
-/// Replaces what an earlier run wrote.
+/// Replaces the page of an earlier run.
 pub(super) fn write(runs: &[Run], suite: &str) -> anyhow::Result<()> {
     let root = cargo::root();
     let page = root.join("docs/src/conformance.md");

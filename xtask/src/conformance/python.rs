@@ -71,12 +71,12 @@ impl Environment {
         Ok(environment)
     }
 
-    /// A command that runs this Python, without what the caller's environment says of others.
+    /// A command that runs this Python, without the caller's environment variables about other Pythons.
     pub(super) fn command(&self) -> Command {
         python(&self.program)
     }
 
-    /// What the verdicts depend on.
+    /// The versions that the verdicts depend on.
     pub(super) fn versions(&self) -> String {
         let version = |package: &str| {
             let mut versions = REQUIREMENTS.lines().filter_map(|line| line.split_once("=="));
@@ -181,7 +181,7 @@ impl Setup<'_> {
                 virtualenv.arg("--app-data").arg(tools.join("data")).arg("--python").arg(base).arg(path);
                 self.finish(virtualenv, "virtualenv")
             });
-            // What one Python installed is not for the other.
+            // Packages that one Python installed are not for another one.
             let _ = fs::remove_dir_all(&tools);
             match made {
                 Ok(()) => return Ok(()),
@@ -200,7 +200,7 @@ impl Setup<'_> {
         self.finish(pip, "pip").context("the test suite cannot be installed")
     }
 
-    /// Runs within what is left of the limit.
+    /// Runs within the rest of the limit.
     fn finish(&self, mut command: Command, name: &str) -> anyhow::Result<()> {
         let log = self.run.path().join(format!("{name}-log"));
         command.env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_INPUT", "1");

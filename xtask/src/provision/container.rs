@@ -26,7 +26,7 @@ use crate::{
 };
 
 const BUILD_LIMIT: Duration = Duration::from_secs(300);
-/// More than xtask-containers allows itself, so that it is the one to say what went wrong.
+/// More than xtask-containers allows itself, so that it reports the cause first.
 const START_LIMIT: Duration = Duration::from_secs(150);
 
 pub(super) fn attempt(services: &[Service], run: &RunFolder, processes: &mut Vec<Process>) -> Vec<Attempt> {

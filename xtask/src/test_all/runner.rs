@@ -1,4 +1,4 @@
-//! The test runner, and what of its output is worth repeating at the end.
+//! The test runner, and the part of its output that is worth repeating at the end.
 
 use std::{
     fs,
@@ -12,10 +12,10 @@ use rustix::process::Signal;
 
 use crate::{cargo::cargo, process::Process, provision::Services, run_folder::RunFolder, say::say};
 
-/// Tests add a line here for what this machine could not run: a passing test's output is not shown.
+/// Tests add a line here for each test that this machine could not run: a passing test's output is not shown.
 const SKIPS: &str = "STRAIT_TEST_SKIPS";
 
-/// What the run ends with.
+/// The last lines of a run.
 #[derive(Default)]
 pub(super) struct Notes {
     /// The runner's own last word.

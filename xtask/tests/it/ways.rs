@@ -43,7 +43,7 @@ fn given_servers_are_used_and_left_alone() {
 #[test]
 fn a_way_that_fails_is_told_and_the_next_is_taken() {
     let (outer, inner) = (Folder::new(), Folder::new());
-    // Whoever cannot start local servers has no next way.
+    // A machine that cannot start local servers has no next way.
     let Some(giver) = Held::start_by("local", &outer) else {
         return;
     };

@@ -1,5 +1,4 @@
-//! Runs `xtask` in a temporary folder of its own, so that what it leaves can be seen and other runs
-//! stay untouched.
+//! Runs `xtask` in a temporary folder of its own: tests see the files that it leaves, and other runs stay untouched.
 
 use std::{
     env, fs,
@@ -137,7 +136,7 @@ impl Held {
         wait_until("xtask ends", || self.child.try_wait().unwrap()).code()
     }
 
-    /// As a caller does who needs the servers no more.
+    /// As a caller does that needs the servers no more.
     pub(crate) fn close_input(&mut self) {
         drop(self.child.stdin.take());
     }
@@ -169,8 +168,8 @@ pub(crate) fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) ->
     }
 }
 
-/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide
-/// what a passing test prints.
+/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide the output of a
+/// passing test.
 pub(crate) fn skip(reason: &str) {
     let test = thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");

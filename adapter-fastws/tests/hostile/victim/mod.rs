@@ -23,7 +23,7 @@ pub(crate) struct Victim {
     before: Count,
 }
 
-/// What must be the same after an attack as before.
+/// The counts that must be the same after an attack as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Count {
     tasks: usize,
@@ -59,7 +59,7 @@ impl Victim {
         let address = answer(&mut answers).parse().expect("an address");
         let before = Count { tasks: 0, descriptors: 0, channels: 0, records: 0, panics: 0 };
         let mut victim = Self { address, process, asks, answers, before };
-        // What the first connection brings for good is not left by an attack.
+        // Resources that the first connection allocates for good are not left by an attack.
         for _ in 0..2 {
             let mut client = victim.client("/echo").await;
             client.text("hello").await;
@@ -123,7 +123,7 @@ impl Victim {
         client
     }
 
-    /// A client that was let in, whose kernel takes little before its owner reads.
+    /// A client that was let in, with a small kernel buffer: the kernel takes little before the client reads.
     pub(crate) async fn narrow_client(&self, path: &str) -> TcpClient {
         let socket = TcpSocket::new_v4().expect("there are sockets");
         socket.set_recv_buffer_size(4 * 1024).expect("the buffer can be set");

@@ -16,7 +16,7 @@ use crate::kit::{echo, server_limits};
 
 /// Says that a process is the server, and how many milliseconds a handshake may take.
 pub(super) const SERVES: &str = "STRAIT_HOSTILE_SERVES";
-/// What the server says begins with it; the test harness has its own lines on the same stream.
+/// The server's lines begin with it; the test harness has its own lines on the same stream.
 pub(super) const SAYS: char = '@';
 /// How long handlers take that are to be interrupted.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
@@ -25,7 +25,7 @@ pub(crate) const SMALL: usize = 1_000;
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// The defaults in bytes and numbers. What a test would wait for is short, or as long as an attack lasts.
+/// The defaults in bytes and numbers. Times that a test would wait for are short, or as long as an attack lasts.
 fn limits(handshake: Duration) -> Limits {
     Limits {
         ping: handshake * 2 / 3,
@@ -59,7 +59,7 @@ fn app(store: MemoryStore, limits: &Limits) -> App {
         });
     App::new()
         .endpoint(echo("/echo").limits(limits.clone()))
-        // Who is honest may be silent for longer than it takes to find out who is not.
+        // An honest client may be silent for longer than the server takes to detect a hostile one.
         .endpoint(on("honest").limits(Limits { rate: None, ..Limits::default() }).on_message(|text: String| async { text }))
         .endpoint(
             on("small").limits(Limits { message: SMALL, ..limits.clone() }).on_message(|text: String| async { text }),

@@ -35,7 +35,7 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a value is what it must become.
+/// Waits until a value becomes the expected one.
 pub(crate) async fn becomes<T: PartialEq + Debug>(mut look: impl FnMut() -> T, expected: T) {
     let give_up = Instant::now() + BOUND;
     loop {
@@ -48,7 +48,7 @@ pub(crate) async fn becomes<T: PartialEq + Debug>(mut look: impl FnMut() -> T, e
     }
 }
 
-/// The default limits, but for what a test would wait for, and without a rate limit.
+/// The default limits, but for times that a test would wait for, and without a rate limit.
 pub(crate) fn limits() -> Limits {
     Limits { closing: CLOSING, rate: None, ..Limits::default() }
 }
@@ -71,7 +71,7 @@ impl Gate {
     }
 }
 
-/// What handlers note for a test to look at.
+/// Notes of handlers for a test to look at.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Notes(Arc<parking_lot::Mutex<Vec<String>>>);
 

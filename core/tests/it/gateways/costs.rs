@@ -8,7 +8,7 @@ use strait_core::{App, Channel, Endpoint, Error, NoReply, Ordering, Payload, Ret
 use super::fake::{FakeGateway, Function};
 use crate::node::faulty;
 
-/// What stores are asked by invocations.
+/// The store operations that invocations use.
 const OPERATIONS: [&str; 15] = [
     "open",
     "get",
@@ -31,7 +31,7 @@ fn calls(faults: &Faults) -> usize {
     OPERATIONS.iter().chain(&["relay", "relay_done", "presence", "deliver"]).map(|op| faults.calls(op)).sum()
 }
 
-/// Who counts: the store's operations and the gateway's requests.
+/// The counters: the store's operations and the gateway's requests.
 struct Counts(Faults, FakeGateway);
 
 impl Counts {

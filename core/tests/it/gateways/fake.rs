@@ -16,7 +16,7 @@ use crate::log::PATIENCE;
 
 const ENDPOINT: &str = "https://gateway.example/prod";
 
-/// What a connection has seen, and whether it is there.
+/// The messages that a connection has seen, and whether it is there.
 #[derive(Debug, Default, Clone)]
 struct Connection {
     seen: Vec<String>,
@@ -24,7 +24,7 @@ struct Connection {
     closed: bool,
 }
 
-/// What a post is answered with instead.
+/// The answer to a post instead of success.
 type Fault = Box<dyn FnMut(&str, &str) -> Option<Posted> + Send>;
 
 /// Clones are the same gateway.
@@ -45,7 +45,7 @@ struct Inner {
     probes: usize,
     /// Until when each post was to be tried.
     deadlines: Vec<Instant>,
-    /// What was posted, kept so that no other one gets its place.
+    /// Posted frames, kept so that no other one gets the same address.
     frames: Vec<Frame>,
 }
 
@@ -226,7 +226,7 @@ impl Gateway for FakeGateway {
     }
 }
 
-/// Keeps what is handed over until the test goes on with it.
+/// Keeps the work handed over until the test continues it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Later(Arc<Mutex<Vec<String>>>);
 

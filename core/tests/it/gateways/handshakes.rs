@@ -265,8 +265,8 @@ async fn sessions_are_seen_by_the_next_invocation_and_a_logout_too() {
     gateway.sees("c1", &expected).await;
 }
 
-/// The gateway takes nothing for a connection before its handshake is answered, and the answer waits for what is being
-/// posted.
+/// The gateway takes no message for a connection before its handshake is answered, and the answer waits for messages
+/// that are being posted.
 #[tokio::test]
 async fn on_connects_own_events_and_sends_to_its_own_user_are_held_too() {
     async fn join(channel: Channel, hub: strait_core::EventHub) -> Result<(), Error> {

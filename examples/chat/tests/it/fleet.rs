@@ -81,11 +81,11 @@ async fn are_one_chat(one: &Server, two: &Server) -> (Client, Client) {
 async fn chat_on_two_nodes(store: String) {
     let (one, two) = (Server::start(&["--store", &store]), Server::start(&["--store", &store]));
     let (mut ada, bob) = are_one_chat(&one, &two).await;
-    // Who leaves one node has left the other one.
+    // A user that leaves one node has left the other one.
     bob.leave().await;
     ada.expect(r#"{"event":"left","user":"bob"}"#).await;
     assert_eq!(ada.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada"] }));
-    // And what a node's end takes with it is gone, too.
+    // Users on a node that ends are gone, too.
     let mut carl = join(&two, "lobby").await;
     login(&mut carl, "carl").await;
     ada.expect(r#"{"event":"joined","user":"carl"}"#).await;

@@ -1,4 +1,4 @@
-//! What happens to a function's processes: they are killed, and frozen between invocations.
+//! Faults of a function's processes: they are killed, and frozen between invocations.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -32,7 +32,7 @@ async fn processes(chat: &Server) -> Vec<u32> {
     chat.gateway().processes()
 }
 
-/// What becomes of connections while a process is frozen.
+/// The fate of connections while a process is frozen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     Lives,

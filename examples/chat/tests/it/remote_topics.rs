@@ -1,4 +1,4 @@
-//! What a topic costs that a node only hears.
+//! The cost of a topic that a node only hears.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn the_memory_of_remote_topics_is_told() {
             clients.push(client);
             topics += A_CLIENT;
         }
-        // What was needed on the way is given back.
+        // Memory that was needed on the way is given back.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let now = resident(here.process());
         if before > 0 {

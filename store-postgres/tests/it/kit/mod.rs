@@ -16,7 +16,7 @@ use strait_store_postgres::{PostgresConfig, PostgresStore};
 
 pub(crate) use skip::skip;
 
-/// How long a test waits for what must come.
+/// The longest wait of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server that the tests are given.

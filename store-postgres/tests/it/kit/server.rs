@@ -1,4 +1,4 @@
-//! A server of a test's own, for what must not be done to the one that the tests share: from the machine's programs.
+//! A server of a test's own, from the machine's programs, for faults that the shared server must not have.
 
 use std::fs;
 use std::net::TcpListener;
@@ -54,7 +54,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Runs a program in it, as somebody who is not root.
+    /// Runs a program in the folder, as a user that is not root.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.0).env("LC_ALL", "C").stdin(Stdio::null());

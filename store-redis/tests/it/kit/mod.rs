@@ -1,4 +1,4 @@
-//! Servers, and what tests do to them.
+//! Servers, and the faults that tests give them.
 
 pub(crate) mod placed;
 

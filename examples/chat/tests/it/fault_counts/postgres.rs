@@ -22,7 +22,7 @@ use server::Server as Postgres;
 const SHORT: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_millis(2500);
 
-/// What a fault is done to.
+/// The servers and nodes that a fault is done to.
 struct Scene<'a> {
     postgres: &'a mut Postgres,
     /// Before the database, for all nodes.
