@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn say(text: impl std::fmt::Display) {
-    // A closed stdout leaves nobody to tell.
+    // With a closed stdout there is no reader to inform.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 

@@ -27,7 +27,7 @@ pub struct Function {
     app: App,
     endpoint: Option<Arc<str>>,
     region: String,
-    /// Whether a deadline in the past was told.
+    /// Whether a deadline in the past was logged.
     past_told: Arc<AtomicBool>,
 }
 
@@ -51,7 +51,7 @@ pub struct After {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The event is none of those that are known.
+    /// The event is of no known kind.
     #[error("the event cannot be read as one of a WebSocket API, of a schedule or of this function: {0}")]
     Unknown(serde_json::Error),
     /// The event asks an authorizer.
@@ -117,7 +117,7 @@ impl Function {
         if let Ok(left) = deadline.duration_since(SystemTime::now())
             && !left.is_zero()
         {
-            // Beyond any time-out of Lambda's an instant could not be told.
+            // An instant beyond all of Lambda's time-outs may overflow.
             return left.min(LONGEST);
         }
         if !self.past_told.swap(true, Ordering::Relaxed) {

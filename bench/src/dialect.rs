@@ -62,7 +62,7 @@ impl Dialect {
         }
     }
 
-    /// All that comes before the first message.
+    /// The steps before the first message.
     pub(crate) fn opening(self, role: Role, host: &str) -> Vec<Step> {
         if self == Self::Tcp {
             return Vec::new();
@@ -122,8 +122,8 @@ impl Dialect {
         )
     }
 
-    /// The publisher's messages and the events that every member must get, for events of `size` bytes of JSON, spread
-    /// over `topics` where the dialect has topics.
+    /// The rings of the publisher's messages and of the events that every member must get. Events are of `size` bytes
+    /// of JSON, spread over `topics` where the dialect has topics.
     pub(crate) fn publication(self, size: usize, topics: usize) -> Result<(Ring, Ring)> {
         let mut seq = 0;
         self.rings(

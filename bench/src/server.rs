@@ -129,8 +129,8 @@ fn install_ws() -> Result<()> {
     Ok(())
 }
 
-/// A port that nobody listens on, below those that the kernel gives to clients: another run's could take one of them
-/// before the server does.
+/// A port without a listener, below the ports that the kernel gives to clients: a client of another run could take such
+/// a port before the server does.
 pub(crate) fn free_port() -> Result<u16> {
     const FIRST: u16 = 12_000;
     const LAST: u16 = 32_000;
@@ -187,7 +187,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself, which the measurement has then told.
+        // The server may have ended by itself, which the measurement has then reported.
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }

@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::sorted::SortedMap;
 use crate::stream::Stream;
 
-/// How far a channel has come; a detached or dead one has its deadline beside it.
+/// The phase of a channel; a detached or dead one also has a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Opening,
@@ -59,7 +59,7 @@ impl Opening {
         if opening.len() > Self::SHARED_ABOVE {
             Self::Shared(Box::new(opening))
         } else {
-            // Bytes that nobody shares are not copied.
+            // Bytes with no other owner are not copied.
             Self::Own(Vec::from(opening).into())
         }
     }
@@ -216,7 +216,7 @@ impl Channel {
         !self.is_alive() && self.generation == fence.generation + 1 && claimant == Some(by)
     }
 
-    /// Locks the channel; `false` while somebody else has it.
+    /// Locks the channel; `false` while another caller holds its lock.
     pub(crate) fn lock(&mut self, token: u64, now: Tick, until: Tick) -> bool {
         let lock = &mut self.rare.get_or_insert_default().lock;
         let free = lock.is_none_or(|(_, held_until)| held_until <= now);

@@ -85,7 +85,7 @@ impl Index {
         }
     }
 
-    /// The log was lost: the relay begins anew, even if it has a holder.
+    /// The log was lost: the relay starts again, even if it has a holder.
     pub(crate) fn restart_relay(&mut self, from: Position) {
         if let Some(relay) = &mut self.relay {
             *relay = Relaying { from, holder: None };

@@ -30,7 +30,7 @@ impl Default for Builder {
 
 impl Builder {
     /// How many direct sends wait for one channel, and for how long: 256 and ten minutes unless set. A channel that
-    /// missed some is told of a gap.
+    /// missed some gets notice of a gap.
     #[must_use]
     pub fn inbox(mut self, count: u32, age: Duration) -> Self {
         self.limits.inbox = Retention { count, age };

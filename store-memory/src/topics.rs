@@ -59,7 +59,7 @@ impl Topics {
         }
     }
 
-    /// The head of a topic of which nothing is known: of an epoch that nobody else has seen.
+    /// The head of an unknown topic: of a new epoch.
     pub(crate) fn unknown_head(&self) -> Position {
         Position { epoch: self.random.epoch(), offset: 0, check: 0 }
     }

@@ -91,13 +91,13 @@ fn lock_base(base: &Path, user: u32) -> anyhow::Result<File> {
             }
             _ => {}
         }
-        // The name can be guessed, so somebody else may have made it, as a link for example.
+        // The name can be guessed: another user may have made it, as a link for example.
         if let Ok(found) = fs::symlink_metadata(base)
             && (!found.is_dir() || found.uid() != user)
         {
             bail!("{} is not a folder of ours: remove it, or set TMPDIR", base.display());
         }
-        // The run before may be removing the folder at this moment: then it is made anew.
+        // The run before may be removing the folder at this moment: then it is made again.
         if let Ok(lock) = File::options().create(true).append(true).open(&path)
             && lock.try_lock().is_ok()
             && same_file(&lock, &path)

@@ -68,8 +68,7 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
         report.step("cargo fmt", || step(&["fmt", "--all", "--check"], None, run))?;
         let clippy = ["clippy", "--all-targets", "--all-features", "--", "-D", "warnings"];
         report.step("cargo clippy", || step(&clippy, None, run))?;
-        // The build that users make: code of other features hides from `--all-features` that nothing uses it without
-        // them.
+        // The build that users make: `--all-features` hides code that is unused without the other features.
         let default = ["clippy", "--", "-D", "warnings"];
         report.step("as it comes", || step(&default, None, run))?;
         // Built together, a crate also gets the features that the others ask of its dependencies.

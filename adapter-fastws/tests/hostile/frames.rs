@@ -1,4 +1,4 @@
-//! Frames that RFC 6455 forbids, each told by its close code.
+//! Frames that RFC 6455 forbids, with the close code for each.
 
 use crate::kit::{Got, TcpClient, close, frame, header, ping, text};
 use crate::victim::{SMALL, Victim};

@@ -60,7 +60,7 @@ async fn within_a_request() {
             let mut client = victim.socket().await;
             client.try_send(&request[..end]).await;
             match way {
-                // The server sends an answer, not frames.
+                // The server answers in HTTP, not in frames.
                 Way::Shut => drop(client.socket.shutdown().await),
                 Way::Reset | Way::Drop => go(client, way, &mut waiting).await,
             }

@@ -173,7 +173,7 @@ async fn p99(clients: &mut [TcpClient], window: Duration) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// A thread that attacks until it is told to end; then its sockets are gone, too.
+/// A thread that attacks until the test ends it; then its sockets are gone, too.
 struct Attacker {
     end: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,

@@ -1,4 +1,4 @@
-//! Messages that wait while a handler runs, and requests that are answered all the same.
+//! Messages that wait while a handler runs, and requests that are answered meanwhile.
 
 use std::time::Duration;
 

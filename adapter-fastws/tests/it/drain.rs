@@ -66,7 +66,7 @@ async fn a_drain_lets_handlers_finish_and_nobody_in() {
     node.end().await;
 }
 
-/// hyper tells that a socket is done before all that it has to say is written.
+/// hyper reports that a socket is done before it has written all bytes.
 #[tokio::test]
 async fn a_page_is_sent_whole_though_the_server_drains() {
     const BIG: usize = 8 << 20;
@@ -76,7 +76,7 @@ async fn a_page_is_sent_whole_though_the_server_drains() {
         serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(server_limits()).fallback(pages)).await;
     let requests = [
         "GET /big HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-        // A body that nobody reads, and that does not come whole.
+        // A body that no handler reads, and that does not come whole.
         "POST /big HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nno more",
     ];
     let mut clients = Vec::new();
@@ -284,7 +284,7 @@ async fn every_kind_of_runtime_serves_and_drains() {
     }
 }
 
-/// Subscribes to topics of all lanes, and publishes on each when the client says so: it needs state on other runtimes.
+/// Subscribes to topics of all lanes, and publishes on each when the client says so: it needs the other runtimes.
 fn needy(gate: &Gate, asked: &Gate) -> Endpoint {
     let (gate, asked) = (gate.clone(), asked.clone());
     let topics = |channel: &Channel| (0..TOPICS).map(|n| format!("{} {n}", channel.id())).collect::<Vec<_>>();

@@ -146,7 +146,7 @@ async fn a_path_in_the_query_is_none_unless_it_is_switched_on() {
     node.end().await;
 }
 
-/// A proxy may have looked at the other one.
+/// A proxy may have checked the host in the target, not the header's.
 #[tokio::test]
 async fn a_target_in_absolute_form_names_the_host_of_the_header() {
     let node = serve(echo("/echo")).await;

@@ -133,7 +133,7 @@ async fn a_lost_client_stays_lost_when_the_sweeper_or_a_drain_finds_its_channel(
         if drains {
             node.handle.drain();
         }
-        // The handler outlasts the limit on silence, which is none of a client that has gone.
+        // The handler outlasts the limit on silence, which does not apply to a client that has gone.
         tokio::time::sleep(Duration::from_millis(100)).await;
         gate.let_in(1);
         let expected: &[&str] = if drains { &["connect", "Client"] } else { &["connect", "waits", "Client"] };

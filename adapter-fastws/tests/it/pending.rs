@@ -1,4 +1,4 @@
-//! Sockets that have not become connections: they are cut off in time, and keep nobody out meanwhile.
+//! Sockets that have not become connections: they are cut off in time, and take no other client's place meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +62,7 @@ async fn a_request_that_comes_in_drops_is_cut_off() {
     node.end().await;
 }
 
-/// Nobody is cut off for being slow as long as a test lasts.
+/// A limit longer than a test: no slow client is cut off.
 async fn few(most: usize) -> Node {
     let limits = ServerLimits { handshakes: most, handshake: Duration::from_secs(60), ..server_limits() };
     serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(limits)).await
@@ -159,7 +159,7 @@ async fn slow_authentication_keeps_no_plain_request_waiting() {
         asked.pass().await;
         clients.push(client);
     }
-    // More sockets than seats: the silent ones are closed, and none of those that are being authenticated.
+    // More sockets than seats: the silent ones are closed, but not those under authentication.
     for _ in 0..5 {
         let mut asks = node.socket().await;
         asks.send("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;

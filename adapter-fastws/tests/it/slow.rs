@@ -1,4 +1,4 @@
-//! Clients that do not keep up, and those beside them.
+//! Clients that do not keep up, and their neighbours.
 
 use std::time::Duration;
 

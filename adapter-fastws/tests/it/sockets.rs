@@ -72,7 +72,7 @@ async fn a_quiet_client_is_pinged_and_stays_as_long_as_it_answers() {
 #[tokio::test]
 async fn a_silent_client_is_closed_in_time() {
     let node = serve(echo("/echo").limits(impatient())).await;
-    // Before the server may have heard of it.
+    // The clock starts before the server can know of the client.
     let start = Instant::now();
     let mut client = node.client("/echo").await;
     assert_eq!(client.next_of_all().await, Got::Ping);

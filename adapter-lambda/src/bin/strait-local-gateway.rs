@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A closed stderr leaves nobody to tell.
+            // With a closed stderr there is no reader to inform.
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
@@ -96,7 +96,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     arguments.fault.into_iter().for_each(|fault| gateway.faults().add(fault));
     gateway.run_processes(&program, arguments.instances.get(), arguments.together.get());
     let address = gateway.address();
-    // A closed stdout leaves nobody to tell.
+    // With a closed stdout there is no reader to inform.
     let _ = writeln!(std::io::stdout(), "listening on ws://{address}/?path=… (invocations: http://{address}/_local)");
     tokio::select! {
         () = end() => Ok(()),

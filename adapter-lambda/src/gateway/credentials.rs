@@ -33,7 +33,7 @@ pub enum CredentialsError {
          AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is set"
     )]
     None,
-    /// The endpoint may be anybody's.
+    /// The endpoint could belong to an attacker.
     #[error("AWS_CONTAINER_CREDENTIALS_FULL_URI must be https, or of this host or the container's")]
     Endpoint,
     /// The token cannot be read.
@@ -62,7 +62,7 @@ pub(super) struct Known {
 pub(super) enum Token {
     None,
     Value(String),
-    /// Read anew each time: it is rotated.
+    /// Read again for each request of credentials: the file is rotated.
     File(String),
 }
 

@@ -60,8 +60,8 @@ impl HttpClient {
         Ok(Self { connector, pool })
     }
 
-    /// Connections that died in silence while the process was frozen are found out by one request: after one without an
-    /// answer, no other idle connection is used.
+    /// Drops the pool after a request without an answer. Its other idle connections may also have died in silence while
+    /// the process was frozen, and each would cost a failed request.
     fn forget(&self, number: u64) {
         let mut pool = self.pool.lock();
         if pool.number == number {
@@ -112,7 +112,7 @@ mod tests {
         Ok(())
     }
 
-    /// As after a freeze, when a middlebox has forgotten the connections and tells nobody.
+    /// As after a freeze, when a middlebox has silently forgotten the connections.
     #[tokio::test]
     async fn of_connections_that_died_in_silence_one_is_tried() {
         const CONNECTIONS: usize = 8;

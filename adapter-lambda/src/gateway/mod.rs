@@ -34,8 +34,8 @@ pub(crate) use signed::{SignedClient, variable};
 const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// With less time left than this there is no retry: a request that is cut off may have sent its message all the same,
-/// and the work handed over would send it twice.
+/// With less time left than this there is no retry: a request that is cut off may have sent its message, and the work
+/// handed over would send it twice.
 const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: where a
@@ -131,7 +131,7 @@ impl ApiGateway {
         }
     }
 
-    /// No credentials, no connection, no answer: told once, until something is answered.
+    /// No credentials, no connection, no answer: logged once, until a request is answered.
     fn is_silent(&self, endpoint: &str, error: &(dyn std::error::Error + 'static)) {
         if self.silent.swap(true, Ordering::Relaxed) {
             tracing::debug!(endpoint, error = %in_full(error), "the gateway could not be asked again");

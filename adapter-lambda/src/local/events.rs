@@ -54,7 +54,7 @@ pub(super) fn connect(connection: &Connection, headers: &HeaderMap, query: Optio
     event.to_string()
 }
 
-/// Where one value is told of many, it is the last.
+/// Where an event has one value for a header with many, it is the last.
 fn last(many: &BTreeMap<String, Vec<String>>) -> BTreeMap<&str, &str> {
     many.iter().filter_map(|(name, values)| Some((name.as_str(), values.last()?.as_str()))).collect()
 }

@@ -85,7 +85,7 @@ impl Fault {
     }
 }
 
-/// All that goes wrong. Clones are the same.
+/// The injected faults. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<Vec<Fault>>>);
 

@@ -14,7 +14,7 @@ use super::{Program, Shared, events, http_server, runtime_api};
 use crate::function::Function;
 use strait_core::in_full;
 
-/// An instance that ends soon after its start is started anew after a while only.
+/// An instance that ends soon after its start is started again after this pause only.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// As a process would: one invocation at a time, and the work left after its answer before the next one.

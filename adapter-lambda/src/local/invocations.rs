@@ -46,8 +46,8 @@ struct Running {
     by: Taker,
 }
 
-/// The taker of invocations: the number of a process, another one after each start; none in this process, or if the
-/// taker is unknown.
+/// The process that took an invocation, by a number that is new at each start; none in this process, or if it is
+/// unknown.
 pub(super) type Taker = Option<u64>;
 
 /// See the [module's documentation](self).
@@ -57,7 +57,7 @@ pub(super) struct Invocations {
     limit: Duration,
 }
 
-/// Forgets an invocation that nobody waits for any more, as its time is over.
+/// Forgets an invocation when its caller's time is over.
 struct Forget<'a> {
     invocations: &'a Invocations,
     id: String,
@@ -119,7 +119,7 @@ impl Invocations {
         loop {
             let arrived = self.arrived.notified();
             if by.is_some() && !self.state.lock().processes.contains(&by) {
-                // It is dead, and may have been woken instead of another one.
+                // The process is dead, and may have been woken instead of another one.
                 self.arrived.notify_one();
                 std::future::pending::<()>().await;
             }

@@ -262,7 +262,7 @@ async fn run(
     }
 }
 
-/// Hands a message over; the client is told only if that fails.
+/// Hands a message over; the client gets an error only if that fails.
 async fn deliver(shared: Arc<Shared>, connection: Arc<Connection>, text: String) {
     let handing = invoke(&shared, "message", &connection.id, events::message(&connection, &text));
     let outcome = tokio::time::timeout(shared.options.integration, handing).await;

@@ -1,4 +1,4 @@
-//! The gateway client, against servers that answer as they are told.
+//! The gateway client, against servers that give prepared answers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -78,7 +78,7 @@ impl Case {
         }
     }
 
-    /// Does the work, all of it that counts inside of [`counted`].
+    /// Does the work; the counted part of it runs inside of [`counted`].
     pub(crate) fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         match self {

@@ -36,7 +36,7 @@ impl Echo {
         Ok(Self { streams, asks, answers, depth: depth as u64, poller })
     }
 
-    /// Drives them for the plan's time, then waits for all that is still in flight.
+    /// Drives them for the plan's time, then waits for all messages in flight.
     pub(crate) fn run(&mut self, plan: &Plan) -> Result<Span> {
         let begin = Instant::now();
         let nanos = || u64::try_from(begin.elapsed().as_nanos()).expect("a run lasts less than 500 years");

@@ -1,4 +1,4 @@
-//! A lost lease that is taken anew: no channel is passed over, in any state.
+//! A lost lease that is taken again: no channel is passed over, in any state.
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ async fn a_new_lease_whose_answer_came_too_late_is_still_a_new_one() {
     let client = on.node.connect("/").await;
     assert_eq!(client.ask("before").await, "before");
     on.lose_the_lease().await;
-    // The store hears that a new term is wanted, the node does not hear that it has it.
+    // The store grants a new term, but its answer does not reach the node.
     on.faults.heal("lease");
     on.faults.next("lease", 1, &Fault::Delay(std::time::Duration::ZERO));
     on.faults.next("lease", 1, &Fault::HoldAnswer(Gate::new()));

@@ -1,4 +1,4 @@
-//! Publishing: everybody gets it, in order, or the publisher is told.
+//! Publishing: every member gets the event, in order, or the publisher gets an error.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -265,7 +265,7 @@ async fn a_publisher_is_no_quicker_than_its_nodes_deliveries() {
     assert!(texts(&watcher, 20_000).await == expected, "nothing is lost or out of order");
 }
 
-/// Invariant 6: a client that missed an event is told so.
+/// Invariant 6: a client that missed an event gets notice of the gap.
 #[tokio::test]
 async fn more_events_than_may_wait_are_one_gap() {
     let (store, _) = faulty();

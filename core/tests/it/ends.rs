@@ -163,7 +163,7 @@ async fn an_end_that_is_refused_is_tried_ever_more_slowly() {
     log.wait_for("Lost").await;
 }
 
-/// One channel that the store refuses for ever keeps no other one from ending.
+/// One channel that the store refuses for ever keeps no other channel from ending.
 #[tokio::test]
 async fn what_is_refused_for_ever_holds_nothing_up() {
     let log = Log::default();

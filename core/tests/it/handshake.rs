@@ -22,7 +22,7 @@ struct Page {
     page: u32,
 }
 
-/// Refuses everybody in every way that it can.
+/// Refuses every client, in each way that an endpoint can.
 fn strict() -> Endpoint {
     Endpoint::new("room", "/rooms/{room}").opening::<Page>().authenticate(async |Headers(headers): Headers| {
         match headers.get("x-token").map(|token| token.as_bytes()) {

@@ -38,7 +38,7 @@ async fn handling_waits_while_the_lease_is_unsure_and_goes_on_after() {
     let (node, faults) = node(&log, &store).await;
     let client = node.connect("/").await;
     assert_eq!(client.ask("before").await, "before");
-    // The store hears the renewals, the node does not hear that.
+    // The store gets the renewals, but its answers do not reach the node.
     faults.always("lease", UNHEARD);
     eventually("the lease is unsure", || !node.hub().is_sure()).await;
     client.send("meanwhile");

@@ -77,7 +77,7 @@ impl Node {
         Self { app, handle: own.handle().clone(), own: Some(own) }
     }
 
-    /// Ends all that the node does, at once and without a word.
+    /// Ends all tasks of the node, at once and without a word.
     pub(crate) fn kill(mut self) {
         self.own.take().expect("only doomed nodes are killed").shutdown_background();
     }

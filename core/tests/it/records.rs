@@ -87,7 +87,7 @@ impl Fixture {
         assert!(self.store.open(new).await.unwrap().created);
     }
 
-    /// The bus breaks and is back: a comparison comes soon. Somebody must be in the room.
+    /// The bus breaks and is back: a comparison comes soon. The room needs a member.
     async fn break_bus(&self) {
         self.faults.deafen();
         let event = Event::message(Payload::text("unheard"));

@@ -1,4 +1,4 @@
-//! Events of a retained topic that a node missed are replayed to its members; of other topics, members are told of a
+//! Events of a retained topic that a node missed are replayed to its members; members of other topics get notice of a
 //! gap.
 
 use std::time::Duration;

@@ -157,7 +157,7 @@ async fn login(
     let session = Session::new(input.nickname.trim(), Guest {})?;
     let topic = &room.topic;
     let user = session.user().as_str();
-    // Told only once it is so; a login that failed half-way can be made again.
+    // Announced only after success; the client can repeat a login that failed half-way.
     channel.login(session.clone()).await?;
     channel.subscribe_present::<()>(topic, None).await?;
     let before = told.get()?;

@@ -39,7 +39,7 @@ fn topic(name: impl AsRef<str>) -> Topic {
     Topic::new(name).unwrap()
 }
 
-/// Has channels do all that channels do. Answers the claims of three quarters of them.
+/// Runs channels through all their operations. Answers the claims of three quarters of them.
 async fn work(store: &MemoryStore, nodes: &[NodeId; 2], bus: &dyn BusNode, count: usize) -> Vec<Claim> {
     let [node, other] = nodes;
     let mut claims = Vec::new();

@@ -131,7 +131,7 @@ async fn an_inbox_forgets_what_is_old() {
     assert_eq!((inbox(&first).await, inbox(&second).await), (None, Some(0)));
 }
 
-/// A topic that nobody touches any more goes while a node renews its lease.
+/// A topic without use goes away while a node renews its lease.
 #[tokio::test]
 async fn retained_topics_end_without_publications() {
     let clock = Arc::new(ManualClock::default());

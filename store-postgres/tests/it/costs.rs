@@ -7,7 +7,7 @@ use strait_store_postgres::{PostgresConfig, PostgresStore};
 use crate::kit::proxy::{Proxy, server_of};
 use crate::kit::{Schema, eventually, hearing, publication, publish, topic};
 
-/// How many rows of a table have been read, once all that a store did is counted: that is when its sessions end.
+/// The number of rows read from a table. Sessions report their reads when they end: so the store is closed first.
 async fn reads(table: &str, schema: &Schema, store: &PostgresStore) -> i64 {
     store.close().await;
     let mut connection = schema.connection().await;

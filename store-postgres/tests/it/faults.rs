@@ -173,7 +173,7 @@ async fn a_lock_that_somebody_holds_keeps_leases_and_other_topics_going() {
         assert_eq!(store.lease(&node, LeaseTerm::Renew, Duration::from_secs(60)).await.unwrap(), Lease::Held);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // A publication without an answer in time may have been heard all the same.
+    // A publication without an answer in time may have reached the node.
     let mut unanswered = 0;
     for refused in waiting {
         match refused.await.unwrap() {
@@ -223,7 +223,7 @@ async fn a_listen_that_died_in_silence_is_noticed() {
     eventually("LISTEN", async || (proxy.connections() > 0).then_some(())).await;
     publish(&other, publication("a", "1")).await;
     ears.hear(&topic("a"), 1).await;
-    // Half open: neither side is told. New connections hang as well, until the way is open again.
+    // Half open: neither side gets notice. New connections hang as well, until the way is open again.
     let before = proxy.connections();
     proxy.set(Way::Stalled);
     eventually("another LISTEN", async || (proxy.connections() > before).then_some(())).await;

@@ -1,4 +1,4 @@
-//! The feed's ring of slots: emptied in time, with nobody waiting and nothing lost.
+//! The feed's ring of slots: emptied in time, with no publisher waiting and nothing lost.
 
 use std::time::{Duration, Instant};
 

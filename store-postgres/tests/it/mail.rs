@@ -40,7 +40,7 @@ async fn a_command_waits_for_a_node_that_cannot_read_for_longer_than_the_feed_la
     publish(&sender, publication("a", "0")).await;
     let mut blocking = block_polls(&schema).await;
     let command = send(&*sending, &id).await;
-    // As if all this had been long ago: all that was written is emptied.
+    // As if the feed's rows had been written long ago: all are emptied.
     let mut aging = schema.connection().await;
     let emptied = async || {
         turn_feed(&schema, &mut aging).await;

@@ -192,7 +192,7 @@ async fn a_topic_that_is_locked_holds_no_other_one_up() {
     ears.hear(&topic("a"), 2).await;
 }
 
-/// Counts how often somebody looks into the outbox, from here on.
+/// Counts the reads of the outbox from here on.
 async fn count_turns(schema: &Schema, connection: &mut PgConnection) {
     for sql in [
         "ALTER FUNCTION {s}.sequence_outbox RENAME TO sequence_uncounted",

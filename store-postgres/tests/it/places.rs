@@ -1,4 +1,4 @@
-//! A node's place on the bus, which it loses and takes anew while others go on.
+//! A node's place on the bus: the node loses it and takes another one while others go on.
 
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ async fn a_start_that_is_dropped_keeps_no_name() {
     starting.abort();
     assert!(starting.await.unwrap_err().is_cancelled());
     raw_sql("ROLLBACK").execute(&mut held).await.unwrap();
-    // Nobody hears of the node, so that its place would last for longer than this waits.
+    // Unless the aborted start frees its place, the place outlasts this wait.
     eventually("the name to be free", async || other.start(&id, Ears::new()).await.ok()).await;
 }
 

@@ -1,4 +1,4 @@
-//! Rows that nothing can be done with: they cost their own topic something, and no other one.
+//! Rows that cannot be handled: they harm their own topic, and no other one.
 
 use std::time::Duration;
 

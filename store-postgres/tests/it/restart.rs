@@ -124,7 +124,7 @@ async fn connections_to_a_server_that_takes_no_writes_are_made_anew() {
     let listener = async |admin: &mut PgConnection| query_scalar(listens).fetch_optional(admin).await.unwrap();
     let before: i32 = eventually("LISTEN", async || listener(&mut admin).await).await;
     for sql in [
-        // For sessions that begin later, before it changes for all that are there.
+        // For later sessions, before the setting changes for all present ones.
         "ALTER ROLE postgres SET default_transaction_read_only = off",
         "ALTER SYSTEM SET default_transaction_read_only = on",
         "SELECT pg_reload_conf()",

@@ -70,7 +70,7 @@ fn a_store_goes_on_when_the_runtime_ends_that_used_it_first() {
         eventually("NOTIFY", notified).await;
         ears.hear(&crate::kit::topic("b"), published).await;
         bus.stop().await;
-        // Its runtime has ended, and it leaves all the same.
+        // Its runtime has ended, and the node leaves nevertheless.
         drop(left);
         let left = async || (crate::kit::count_rows(&schema, "hearer").await == 1).then_some(());
         eventually("the other node to leave", left).await;

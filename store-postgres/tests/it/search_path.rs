@@ -1,4 +1,4 @@
-//! Functions that others put where names are looked for: none of them is called.
+//! Functions that others put into the search path: none of them is called.
 
 use strait_core::store::{
     Attach, AttachAs, ChannelStore, EventHubStore, Location, NewChannel, PresenceEntry, Subscription,

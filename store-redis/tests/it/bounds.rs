@@ -47,7 +47,7 @@ async fn many_events_that_age_at_once_are_dropped_in_steps() {
     publish(&store, &topic, "new", 16, aged).await;
     let ran = calls(&server, "xrange").await + calls(&server, "xtrim").await;
     assert!(ran < 100, "one script ran {ran} commands");
-    // Most of them are still there, and nobody gets them.
+    // Most of the events are still there, and no reader gets them.
     assert!(matches!(store.replay(&topic, &first.unwrap(), 10).await.unwrap(), Replay::Gap { .. }));
     let history = store.history(&topic, 1000).await.unwrap();
     assert!(history.iter().all(|(_, event)| event.payload == Payload::text("new")), "old events are read");

@@ -45,7 +45,7 @@ async fn replay(store: &RedisStore, topic: &Topic, after: &Position) -> Vec<Posi
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_everything_is_heard_again() {
     let mut cluster = Cluster::start(3, 1).await;
-    // The first server is the one that fails: the others are found all the same.
+    // The first server is the one that fails: the client finds the others nevertheless.
     let (publisher, hearer) = (store(&cluster.masters[1]), store(&cluster.masters[0]));
     let (topics, ears, node) = (topics(12), Ears::new(), NodeId::unique());
     let bus = hearer.start(&node, ears.clone()).await.unwrap();

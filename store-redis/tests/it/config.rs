@@ -21,7 +21,7 @@ const SECRET: &str = "hunter2/@:?#";
 /// The same in percent-encoding.
 const ENCODED: &str = "hunter2%2F%40%3A%3F%23";
 
-/// An error with all that it comes from.
+/// An error with all its sources.
 fn chain(error: &StoreError) -> String {
     let mut text = format!("{error} {error:?}");
     let mut source = error.source();

@@ -212,7 +212,7 @@ async fn a_server_that_lost_its_data_begins_another_epoch_and_that_is_told() {
     assert_ne!(after.epoch, before.epoch);
     assert!(matches!(scene.far.replay(&kept, &before, 10).await.unwrap(), Replay::Gap { .. }));
     assert_eq!(scene.ears.hear(&kept, 2).await[1].0, after);
-    // The node is on the bus again, though nobody knew it there.
+    // The node is on the bus again, though the server had lost its registration.
     scene.command("again").await;
     scene.ears.obey(1).await;
     scene.hears().await;

@@ -48,7 +48,7 @@ fn every_kind_of_key_is_in_the_book_and_every_one_in_the_book_is_used() {
     assert_eq!(told, used, "left: the book, right: the sources");
 }
 
-/// All that is below a prefix on some servers.
+/// All keys below a prefix on some servers.
 struct Found {
     connections: Vec<MultiplexedConnection>,
     /// Each key with its server.

@@ -32,7 +32,7 @@ async fn drive(mut conversation: Conversation) -> Option<u16> {
     .await;
     let mut code = None;
     loop {
-        // The outlet leads nowhere, and wakes nobody.
+        // The outlet leads nowhere, and wakes no task.
         let driven = tokio::time::timeout(Duration::from_millis(20), poll_fn(|cx| conversation.poll(cx))).await;
         match driven {
             Ok(Driven::Close(close)) => {

@@ -96,7 +96,7 @@ async fn end_is_asked_for() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The reader may have been killed: then nobody listens, and the clean-up still has to happen.
+/// The reader may have been killed: then no process listens, and the clean-up still has to happen.
 fn tell(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}");

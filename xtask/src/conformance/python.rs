@@ -1,5 +1,5 @@
-//! Autobahn's test suite is written in Python 2.7, which has to be found, and is given an
-//! environment of its own with just the packages that the suite needs.
+//! Autobahn's test suite needs Python 2.7. This module finds one, and makes an environment with just the packages that
+//! the suite needs.
 
 use std::{
     env, fs,
@@ -23,7 +23,7 @@ use crate::{
     wait::wait_until,
 };
 
-/// The suite and all that it needs, each in the last version for Python 2.7.
+/// The suite and its dependencies, each in the last version for Python 2.7.
 const REQUIREMENTS: &str = include_str!("requirements.txt");
 /// The last one that runs on Python 2.7; it also makes environments of 2.7 from Python 3.
 const VIRTUALENV: &str = "virtualenv==20.15.1";
@@ -37,7 +37,7 @@ const PROBE: &str = "import platform, ssl, sys
 assert sys.version_info[:2] == (2, 7)
 sys.stdout.write('%s %s\\n%s' % (platform.python_implementation(), platform.python_version(), sys.executable))";
 
-/// A Python with the suite. Other runs wait until this one needs neither it nor the reports beside it.
+/// A Python with the suite. Other runs wait until this one needs neither the Python nor its reports.
 pub(super) struct Environment {
     _lock: File,
     program: PathBuf,

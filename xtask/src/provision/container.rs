@@ -1,6 +1,5 @@
-//! Containers, kept by the program `xtask-containers`. That one is built only when an engine
-//! answers; it removes the containers when it is told to stop or its input ends, so also when this
-//! program is killed.
+//! Containers, kept by the program `xtask-containers`, which is built only when an engine answers. It removes the
+//! containers when it is told to stop or its input ends: so also when this program is killed.
 
 use std::{
     env,

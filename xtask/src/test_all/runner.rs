@@ -128,7 +128,7 @@ fn nextest_flaky(output: &str) -> Vec<String> {
     names
 }
 
-/// `cargo test` has a summary per binary, `test result: ok. 2 passed; 0 failed; …`, and none of all.
+/// `cargo test` has a summary per binary, `test result: ok. 2 passed; 0 failed; …`, and no total.
 fn cargo_test_summary(output: &str) -> String {
     let count = |word: &str| -> u64 {
         let results = output.lines().filter(|line| line.starts_with("test result: "));

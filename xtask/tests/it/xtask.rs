@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wire;
 
-/// Compiling xtask-containers may be a part of it.
+/// The start may include compiling xtask-containers.
 const START_LIMIT: Duration = Duration::from_secs(300);
 const END_LIMIT: Duration = Duration::from_secs(30);
 

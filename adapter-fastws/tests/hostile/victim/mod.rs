@@ -132,7 +132,7 @@ impl Victim {
         client
     }
 
-    /// Nothing is left of anybody, and it still serves.
+    /// Waits until the server's counts are as before the first client.
     pub(crate) async fn is_left_by_all(&mut self) {
         let before = self.before;
         becomes(|| self.count(), before).await;
@@ -146,7 +146,7 @@ impl Victim {
         becomes(|| found(self.count()), expected).await;
     }
 
-    /// All of it, and the server ends well.
+    /// Checks that the server still serves, keeps nothing of its clients, and ends well.
     pub(crate) async fn ends_unharmed(mut self) {
         let mut client = self.client("/echo").await;
         client.text("still here").await;

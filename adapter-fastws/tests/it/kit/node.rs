@@ -99,7 +99,7 @@ impl Node {
         super::becomes(|| (self.app.hub().channels(), self.app.hub().topics(), self.stored()), (0, 0, 0)).await;
     }
 
-    /// Drains the server, and checks that nothing is left of anybody.
+    /// Drains the server, and checks that no client left anything behind.
     pub(crate) async fn end(self) {
         let start = Instant::now();
         self.handle.drain();

@@ -127,7 +127,7 @@ impl FakeGateway {
         self.inner.lock().connections.entry(connection.to_owned()).or_default().established = true;
     }
 
-    /// The connection breaks, and nobody is told.
+    /// The connection breaks without notice.
     pub(crate) fn lose(&self, connection: &str) {
         self.inner.lock().connections.remove(connection);
     }
@@ -250,7 +250,7 @@ impl Later {
     }
 }
 
-/// One process of a function: as good as any other one.
+/// One process of a function; processes are interchangeable.
 #[derive(Clone)]
 pub(crate) struct Function {
     pub(crate) app: App,

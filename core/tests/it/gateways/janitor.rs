@@ -56,7 +56,7 @@ async fn what_cannot_last_so_long_is_ended_without_asking() {
     assert_eq!(log.all(), ["disconnect"]);
 }
 
-/// Its record is all that there is of it.
+/// The store has a record of the channel, and nothing else.
 #[tokio::test]
 async fn a_channel_whose_process_died_before_it_was_listed_is_found_in_its_time() {
     let ((store, faults), log, gate) = (faulty(), Log::default(), Gate::new());

@@ -69,7 +69,7 @@ async fn who_sends_and_leaves_keeps_no_invocation_waiting() {
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
-/// As after a freeze, when the store's connections have died and nobody was told.
+/// As after a freeze, when the store's connections have died without notice.
 #[tokio::test]
 async fn a_store_that_does_not_answer_at_first_loses_no_message_and_no_end() {
     let ((store, faults), log) = (faulty(), Log::default());

@@ -1,4 +1,4 @@
-//! Retained topics: a gateway's members miss nothing without being told, even if a publisher dies half-way.
+//! Retained topics: a gateway's members get each event or notice of a gap, even if a publisher dies half-way.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ async fn a_retained_topic_is_posted_in_order_by_whoever_publishes() {
     gateway.sees("c1", &expected).await;
 }
 
-/// The messages at two members after a publisher was killed before it posted to everybody, and after another one has
+/// The messages at two members after a publisher was killed before it posted to all, and after another one has
 /// published.
 fn killed_half_way(hinder: fn(&FakeGateway), before: [&[&str]; 2], after: [&[&str]; 2]) {
     let (store, gateway) = (MemoryStore::new(), FakeGateway::new());

@@ -15,7 +15,7 @@ fn part(test: &str) -> String {
     format!("chat_{test}_{}", std::process::id())
 }
 
-/// Runs a chat on a part of the test run's Redis that nobody else uses, and empties it.
+/// Runs a chat on a part of the test run's Redis that no other test uses, and empties it.
 pub(crate) async fn on_redis<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
     let (url, part) = (url("STRAIT_TEST_REDIS_URL"), part(test));
     let chatted = tokio::spawn(chat(format!("{url}?prefix={part}:"))).await;

@@ -98,7 +98,7 @@ async fn the_channels_of_a_killed_node_end_once_each_and_soon() {
         }
     }
     eprintln!("kill -9: 20 channels have ended after {:?}", killed.elapsed());
-    // A lease, and the time until somebody looks.
+    // A lease, and the time until a janitor looks.
     assert!(killed.elapsed() < LEASE * 3, "{:?}", killed.elapsed());
     // A client that leaves after them is reported after them.
     survivors.pop().expect("the last one").leave().await;

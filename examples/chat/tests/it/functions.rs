@@ -38,7 +38,7 @@ enum Fate {
     Lives,
     /// The other side closes.
     Closed,
-    /// Something in between forgets the connection, and tells nobody.
+    /// A middlebox forgets the connection, without notice.
     Forgotten,
 }
 

@@ -98,7 +98,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-/// Until somebody waits for a lock with a statement like this one.
+/// Waits until a session waits for a lock with a statement like this one.
 pub(crate) async fn waits_for_lock(schema: &Schema, statement: &str) {
     eventually("a statement to wait", async || (count_waiting(schema, statement).await > 0).then_some(())).await;
 }

@@ -163,7 +163,7 @@ async fn a_lock_that_somebody_holds() {
     .await;
 }
 
-/// Half open: the server's end of it no longer does anything, until others have taken its place.
+/// Half open: the server's end of the connection does nothing, until others have taken its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_listen_that_dies_in_silence() {
     through("`LISTEN` dies in silence", async |scene| {
