@@ -18,7 +18,7 @@ pub(crate) enum Event {
     Own(Own),
 }
 
-/// Events of our own making.
+/// Events that this crate makes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Own {
@@ -87,17 +87,17 @@ pub(crate) struct Identity {
 struct Kind<'a> {
     #[serde(borrow, rename = "requestContext")]
     request_context: Option<&'a serde_json::value::RawValue>,
-    /// Of an EventBridge event.
+    /// Present in EventBridge's events.
     source: Option<String>,
-    /// Of an authorizer's event, which is about a connection as well.
+    /// Present in an authorizer's events, which are about a connection as well.
     #[serde(rename = "methodArn", alias = "routeArn")]
     asked_for: Option<IgnoredAny>,
 }
 
-/// Why an event is none that a function handles.
+/// The reason why a function does not handle an event.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
-    /// It asks an authorizer.
+    /// The event asks an authorizer.
     Authorizer,
     /// The error of serde.
     Malformed(serde_json::Error),
@@ -109,12 +109,12 @@ impl From<serde_json::Error> for Unreadable {
     }
 }
 
-/// Why an event does not say where its connection can be posted to.
+/// The reason why an event gives no address to post to its connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoEndpoint {
-    /// It names no API, or no stage.
+    /// The event names no API, or no stage.
     Missing,
-    /// A name has characters that no API's or stage's has.
+    /// A name has characters that names of APIs and stages do not have.
     Forged,
 }
 
@@ -151,14 +151,14 @@ impl GatewayEvent {
     pub(crate) fn query(&self) -> Option<String> {
         let many = &self.multi_value_query_string_parameters;
         let mut fields: Vec<(&str, &str)> = all_values(many, &self.query_string_parameters).collect();
-        // Maps have no order; a name's values do.
+        // Maps have no order; the values of a name do.
         fields.sort_by_key(|(name, _)| *name);
         let query = serde_urlencoded::to_string(&fields).unwrap_or_default();
-        // A form's space is a plus, which is not undone where the path is read.
+        // A form's space is a plus; the reader of the path does not decode it.
         (!query.is_empty()).then(|| query.replace('+', "%20"))
     }
 
-    /// Where connections of the API are posted to.
+    /// The address to post to connections of the API.
     pub(crate) fn endpoint(&self, region: &str) -> Result<String, NoEndpoint> {
         let RequestContext { api_id, stage, .. } = &self.request_context;
         let (Some(api), Some(stage)) = (api_id.as_deref(), stage.as_deref()) else { return Err(NoEndpoint::Missing) };
@@ -172,12 +172,12 @@ impl GatewayEvent {
     }
 }
 
-/// Whether a text has letters and digits of ASCII alone, and of other characters only `others`.
+/// Whether a text has only ASCII letters, digits and the characters of `others`.
 fn is_name(text: &str, others: &[u8]) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte))
 }
 
-/// All values of a name where the event has them all, and else the one that it has.
+/// All values of a name where the event has them all, else the one value that the event has.
 fn all_values<'a>(many: &'a Members<Texts>, single: &'a Members<String>) -> impl Iterator<Item = (&'a str, &'a str)> {
     let known = move |name: &str| many.0.get(name).is_some_and(|values| !values.0.is_empty());
     let all = many.0.iter().flat_map(|(name, values)| values.0.iter().map(move |value| (&**name, &**value)));

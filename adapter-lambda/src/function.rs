@@ -16,7 +16,7 @@ use crate::event::{Answer, Event, EventType, GatewayEvent, NoEndpoint, Own, Unre
 
 /// API Gateway waits for 29 s for an answer to `$connect`.
 const INTEGRATION: Duration = Duration::from_secs(28);
-/// The longest time-out that Lambda knows, for a deadline that is none.
+/// The longest time-out that Lambda knows, in place of a deadline in the past.
 const LONGEST: Duration = Duration::from_mins(15);
 /// The time reserved for the answer before the deadline: a twentieth of the time left, at most this.
 const ANSWERING: Duration = Duration::from_millis(200);
@@ -47,7 +47,7 @@ pub struct After {
     deadline: Instant,
 }
 
-/// Why an invocation fails: API Gateway tells the client so, and asynchronous invocations are repeated.
+/// Why an invocation fails: API Gateway reports the failure to the client, and Lambda repeats asynchronous invocations.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -57,15 +57,15 @@ pub enum Failure {
     /// The event asks an authorizer.
     #[error("the event is an authorizer's: attach the function to routes only, `authenticate` decides over handshakes")]
     Authorizer,
-    /// The event does not say where its connection can be posted to.
+    /// The event gives no address to post to its connection.
     #[error("the event names no API and stage: set AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI")]
     NoEndpoint,
-    /// The event would have its connection posted to at a host of its own choice.
+    /// The event names a host of its own choice for posts to its connection.
     #[error(
         "the event's apiId or stage has characters that no API's has: set AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"
     )]
     ForgedEndpoint,
-    /// The connection's id is none.
+    /// The connection's id is not valid.
     #[error("the event's connection id is no name")]
     Connection(#[from] strait_core::InvalidName),
     /// The store's error, or another failure.
@@ -74,8 +74,8 @@ pub enum Failure {
 }
 
 impl Function {
-    /// A function of an application that has a gateway. Connections are posted to at `endpoint`, else where their event
-    /// says: `https://{api}.execute-api.{region}.amazonaws.com/{stage}`.
+    /// A function of an application that has a gateway. Posts to connections go to `endpoint`, else to the address of
+    /// their event: `https://{api}.execute-api.{region}.amazonaws.com/{stage}`.
     #[must_use]
     pub fn new(app: App, region: &str, endpoint: Option<&str>) -> Self {
         let past_told = Arc::new(AtomicBool::new(false));
@@ -112,7 +112,7 @@ impl Function {
         handled
     }
 
-    /// How much time is left.
+    /// The time left.
     fn left(&self, deadline: SystemTime) -> Duration {
         if let Ok(left) = deadline.duration_since(SystemTime::now())
             && !left.is_zero()
@@ -261,7 +261,7 @@ fn refused(refusal: &Refusal) -> Answer {
 fn reason(event: &GatewayEvent) -> DisconnectReason {
     let words = event.request_context.disconnect_reason.as_deref().unwrap_or_default();
     match event.request_context.disconnect_status_code {
-        // Idle, or older than a connection can be.
+        // The connection was idle, or reached the longest lifetime.
         Some(1001) if words.to_ascii_lowercase().contains("going away") => DisconnectReason::Lost,
         // The client closed, with or without a code.
         Some(1000 | 1001 | 1005 | 3000..=4999) => DisconnectReason::Client,

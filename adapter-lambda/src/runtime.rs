@@ -22,7 +22,7 @@ use crate::self_invoke::SelfInvoke;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The environment lacks something.
+    /// The environment lacks a setting.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The application is not well formed.

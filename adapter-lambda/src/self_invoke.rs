@@ -1,4 +1,4 @@
-//! Going on in another invocation: the function invokes itself, asynchronously.
+//! Continuation: the function invokes itself asynchronously.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
 

@@ -79,7 +79,7 @@ struct Rare {
     previous: Option<TokenHash>,
     inbox: Option<Stream>,
     lock: Option<(u64, Tick)>,
-    /// Has the claim of the tombstone.
+    /// The node with the claim of the tombstone.
     claimant: Option<NodeId>,
 }
 
@@ -122,7 +122,7 @@ impl Channel {
         }
     }
 
-    /// Whether it is of an endpoint that is served.
+    /// Whether the channel's endpoint is served.
     pub(crate) fn is_served(&self, served: Option<&Served<'_>>) -> bool {
         served.is_none_or(|served| served.endpoints.contains(&self.endpoint))
     }
@@ -177,7 +177,7 @@ impl Channel {
                 tokens.into_iter().flatten().any(|known| same(&known, token))
             }),
             AttachAs::Holder { generation } => {
-                // The second case is the same call again, after its answer was lost.
+                // The second case is a repeated call, after its answer was lost.
                 *generation == self.generation
                     || (*generation + 1 == self.generation
                         && *location == self.location

@@ -31,7 +31,7 @@ pub(crate) enum Taken {
 }
 
 impl Channels {
-    /// Works on a channel that is there, dead or alive.
+    /// Works on a channel if it exists, dead or alive.
     pub(crate) fn with<R>(&self, id: &ChannelId, work: impl FnOnce(&mut Channel) -> R) -> Option<R> {
         loop {
             let cell = self.map.get(id)?;
@@ -64,7 +64,7 @@ impl Channels {
         Ok(made(&mut channel))
     }
 
-    /// Removes a channel from everything.
+    /// Removes a channel from all maps and indexes.
     pub(crate) fn remove(&self, channel: &mut Channel) {
         self.schedule(channel, 0);
         self.disconnect(channel);
@@ -90,7 +90,8 @@ impl Channels {
         }
     }
 
-    /// Tells the index of nodes that the channel is no longer connected. Before the phase or the location changes.
+    /// Tells the index of nodes that the channel is no longer connected. Call it before the phase or the location
+    /// changes.
     pub(crate) fn disconnect(&self, channel: &Channel) {
         if let Some(node) = channel.node() {
             self.nodes.remove(node, &channel.id);

@@ -15,7 +15,7 @@ use crate::sorted::SortedMap;
 pub(crate) struct Index {
     last: u64,
     pub(crate) members: SortedMap<u64, MemberRow>,
-    /// Made for the first one.
+    /// Created for the first entry.
     presence: Option<Box<SortedMap<u64, PresenceRow>>>,
     relay: Option<Relaying>,
 }

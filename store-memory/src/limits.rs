@@ -12,7 +12,7 @@ pub(crate) struct Limits {
     pub(crate) keys: usize,
 }
 
-/// Makes a [`MemoryStore`] with limits of one's own.
+/// Makes a [`MemoryStore`] with its own limits.
 #[derive(Debug)]
 pub struct Builder {
     limits: Limits,
@@ -37,15 +37,15 @@ impl Builder {
         self
     }
 
-    /// How many idempotency keys one topic remembers at most, 10,000 unless set: with more publications than that
-    /// within a key's time, the oldest is forgotten early.
+    /// How many idempotency keys one topic remembers at most, 10,000 unless set. With more publications within a key's
+    /// time, the store forgets the oldest key early.
     #[must_use]
     pub fn keys(mut self, most: usize) -> Self {
         self.limits.keys = most.max(1);
         self
     }
 
-    /// Where the time comes from: [`MonotonicClock`] unless set.
+    /// The source of time: [`MonotonicClock`] unless set.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Box::new(clock);

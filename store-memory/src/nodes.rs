@@ -6,14 +6,14 @@ use strait_core::{ChannelId, NodeId};
 
 use crate::clock::Tick;
 
-/// The nodes' leases, and which channels are connected to them. Touched only when a channel opens, moves, detaches or
-/// ends. Nodes are few: comparing their names costs less than hashing one.
+/// The nodes' leases, and the channels that are connected to them. Touched only when a channel opens, moves, detaches
+/// or ends. Nodes are few: comparing their names costs less than hashing one.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes(Mutex<BTreeMap<NodeId, Node>>);
 
 #[derive(Debug, Default)]
 struct Node {
-    /// When the lease ends; 0 without one.
+    /// The end of the lease; 0 without one.
     lease: Tick,
     connected: BTreeSet<ChannelId>,
 }

@@ -61,7 +61,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         }
     }
 
-    /// Adds an entry, or changes the one that there is.
+    /// Adds an entry, or changes the present one.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         if let Self::Many(map) = self {
             map.insert(key, value);
@@ -120,7 +120,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         list.iter().map(|(key, _)| key).chain(map.map(BTreeMap::keys).into_iter().flatten())
     }
 
-    /// All of them; none is left.
+    /// Takes all entries out.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = (K, V)> + use<K, V> {
         let (one, list, map) = match std::mem::take(self) {
             Self::One(entry) => (Some(entry), Vec::new(), BTreeMap::new()),

@@ -18,7 +18,7 @@ pub struct Stats {
     pub subscriptions: usize,
     /// Channels with direct sends kept for them.
     pub inboxes: usize,
-    /// Topics of which anything is known.
+    /// Topics with any state.
     pub topics: usize,
     /// Rows of members that are found through the store.
     pub members: usize,

@@ -7,7 +7,7 @@ use strait_core::{Event, Position, Retention};
 use crate::clock::{Tick, after, ticks};
 use crate::random::check;
 
-/// Events that count up: a topic's, or those of a channel's inbox. Keeps the last ones, if it is asked to.
+/// Numbered events: a topic's, or those of a channel's inbox. Keeps the last ones, if it is asked to.
 #[derive(Debug)]
 pub(crate) struct Stream {
     head: Position,

@@ -218,7 +218,7 @@ impl TopicState {
         }
     }
 
-    /// When something will be too old.
+    /// The time when an entry will be too old.
     pub(crate) fn expiry(&self, now: Tick) -> Option<Tick> {
         let keys = self.keys.as_ref().and_then(|keys| keys.expiry());
         match (self.stream.expiry(now), keys) {

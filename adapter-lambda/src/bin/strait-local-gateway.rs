@@ -44,8 +44,8 @@ struct Arguments {
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     janitor: u64,
 
-    /// The secret key that requests must be signed with, where nodes or AWS' command line make some too; a random one
-    /// unless it is given
+    /// The secret key that signs requests, for nodes or AWS' command line that make some too; a random one unless it is
+    /// given
     #[arg(long, value_name = "SECRET")]
     secret: Option<String>,
 
@@ -106,7 +106,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     }
 }
 
-/// Waits for SIGINT or SIGTERM; the instances end with this process's end.
+/// Waits for SIGINT or SIGTERM; the instances end with this process.
 async fn end() {
     use tokio::signal::unix::{SignalKind, signal};
     let wait = async |kind| match signal(kind) {

@@ -38,8 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// handed over would send it twice.
 const LAST_TRY: Duration = Duration::from_millis(100);
 
-/// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: where a
-/// connection is posted to is kept with its channel.
+/// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: each
+/// channel keeps the address of its connection.
 #[derive(Debug)]
 pub struct ApiGateway {
     client: SignedClient,
@@ -89,7 +89,7 @@ impl ApiGateway {
         }
     }
 
-    /// Tries until there is an answer that trying again does not change, or the deadline has come.
+    /// Tries until an answer is final, or the deadline has come.
     async fn request(&self, method: Method, to: &GatewayConnection, body: &Bytes, deadline: Instant) -> Tried {
         let id = utf8_percent_encode(to.id.as_str(), ID);
         let url = format!("{}/@connections/{id}", to.endpoint.trim_end_matches('/'));
@@ -140,7 +140,7 @@ impl ApiGateway {
         }
     }
 
-    /// Loudly, but not for each message.
+    /// Logs an error, but not for each message.
     fn complain(&self, endpoint: &str, answer: &Bytes) {
         let answer = String::from_utf8_lossy(answer);
         if self.complained.swap(true, Ordering::Relaxed) {
@@ -173,7 +173,7 @@ impl ApiGateway {
                     StatusCode::PAYLOAD_TOO_LARGE => Posted::TooLarge,
                     StatusCode::TOO_MANY_REQUESTS => Posted::Throttled,
                     status if status.is_server_error() => Posted::Unsent,
-                    // 400 for an id that is none, 404 for a path that is none.
+                    // 400 for an invalid id, 404 for a path that does not exist.
                     _ => Posted::Misconfigured,
                 };
                 if outcome == Posted::Sent {
@@ -188,7 +188,7 @@ impl ApiGateway {
         }
     }
 
-    /// Posts to one connection in order; after one that was not sent the later ones are not tried.
+    /// Posts to one connection in order; after a message that was not sent, the later ones are not tried.
     async fn post_line(
         &self,
         (to, payloads): (GatewayConnection, Vec<(usize, Bytes)>),

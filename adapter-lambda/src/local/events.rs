@@ -78,7 +78,7 @@ pub(super) fn disconnect(connection: &Connection, code: u16, reason: &str) -> St
     .to_string()
 }
 
-/// A rule of EventBridge that is due.
+/// An event of an EventBridge rule.
 pub(super) fn schedule() -> String {
     json!({
         "version": "0",

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::{Shared, management, socket};
 use strait_core::in_full;
 
-/// No request is longer: an asynchronous invocation's payload, and then some.
+/// The longest request: an asynchronous invocation's payload, with some room.
 const LONGEST: usize = 1024 * 1024;
 
 pub(super) type Answer = Response<Full<Bytes>>;

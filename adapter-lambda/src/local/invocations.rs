@@ -14,7 +14,7 @@ use super::socket::random_uuid;
 pub(super) struct Invocation {
     pub(super) id: String,
     pub(super) event: String,
-    /// When the function must have ended; set when an instance takes it.
+    /// The deadline of the function; set when an instance takes the invocation.
     pub(super) deadline: SystemTime,
 }
 

@@ -107,11 +107,11 @@ struct Shared {
     address: SocketAddr,
     /// How many processes were started.
     started: AtomicU64,
-    /// The system's ids of those that run.
+    /// The system's ids of the running processes.
     processes: Mutex<BTreeSet<u32>>,
     /// Whether any process has asked for an invocation.
     has_begun: AtomicBool,
-    /// A process has ended before any has asked for one.
+    /// A process has ended before any process has asked for an invocation.
     broken: Notify,
 }
 
@@ -140,7 +140,7 @@ impl LocalGateway {
     /// instances of the function yet.
     ///
     /// # Errors
-    /// No port for the runtime API.
+    /// There is no port for the runtime API.
     pub async fn start(listener: TcpListener, options: Options) -> std::io::Result<Self> {
         let runtime_listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let runtime_api = runtime_listener.local_addr()?;
@@ -262,8 +262,7 @@ impl LocalGateway {
         self.shared.processes.lock().iter().copied().collect()
     }
 
-    /// Waits until an instance that is a process has ended though none has asked for an invocation yet: the function
-    /// cannot begin at all.
+    /// Waits until a process has ended before any has asked for an invocation: the function cannot begin at all.
     pub async fn broken(&self) {
         self.shared.broken.notified().await;
     }
@@ -284,7 +283,7 @@ impl LocalGateway {
 /// A program that is a Lambda function: `bootstrap`.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Where it is.
+    /// The path of the program.
     pub path: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,

@@ -113,7 +113,7 @@ async fn ask(
 ) -> Result<Option<HeaderValue>, Answer> {
     let event = events::connect(connection, headers, query);
     if shared.faults.of_connect(&connection.id) == Some(What::Twice) {
-        // The first answer was lost, and the event is handed over again.
+        // As if the first answer was lost: the event is handed over again.
         invoke(shared, "connect", &connection.id, event.clone()).await;
     }
     let asking = invoke(shared, "connect", &connection.id, event);
@@ -141,7 +141,7 @@ async fn ask(
     Err(refused)
 }
 
-/// Why a connection has ended, as `$disconnect` tells it.
+/// The end of a connection, as `$disconnect` reports it.
 struct End {
     code: u16,
     reason: Cow<'static, str>,
@@ -226,7 +226,7 @@ async fn run(
                             Some(_) => "Connection Closed Normally".into(),
                             None => "Client-side close frame status not set".into(),
                         };
-                        // Sends the answer that the library has queued; to close once more would be an error.
+                        // Sends the close that the library has queued; a second close would be an error.
                         let _ = tokio::time::timeout(CLOSING, socket.flush()).await;
                         return End { code, reason, close: None };
                     }
