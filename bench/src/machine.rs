@@ -111,7 +111,7 @@ impl Clocks {
 /// Time spent over a measured span.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
-    /// By the clock on the wall.
+    /// By the wall clock.
     pub(crate) wall: Duration,
     /// By the server's threads.
     pub(crate) server: Duration,

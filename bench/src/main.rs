@@ -67,7 +67,7 @@ enum Command {
         /// The cores it may use
         #[arg(long, default_value_t = 1)]
         server_cores: usize,
-        /// The core to load it from, which it must have for itself
+        /// The core to load it from, which the load generator must have for itself
         #[arg(long)]
         load_core: Option<usize>,
         /// The work, for example echo:32:100:1

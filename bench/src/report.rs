@@ -259,7 +259,7 @@ fn versions() -> String {
     let mut versions = Vec::new();
     for name in LIBRARIES {
         let entry = format!("name = \"{name}\"\nversion = \"");
-        // There may be several versions: axum brings a tungstenite of its own.
+        // `Cargo.lock` may have several versions: axum brings a tungstenite of its own.
         let found = lock.split(&entry).skip(1).filter_map(|after| Some(after.split_once('"')?.0));
         versions.push(format!("{name} {}", found.collect::<Vec<_>>().join(" and ")));
     }

@@ -72,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// Why it cannot be measured here, if it cannot.
+    /// The reason why the peer cannot be measured here, if it cannot.
     pub(crate) fn missing(&self) -> Option<String> {
         match self {
             Self::Peer(..) => None,
@@ -114,7 +114,7 @@ impl Kind {
     }
 }
 
-/// Where the script for `ws` and its package file are.
+/// The folder of the script for `ws` and its package file.
 pub(crate) fn ws_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/ws")
 }
@@ -135,7 +135,7 @@ pub(crate) fn free_port() -> Result<u16> {
     const FIRST: u16 = 12_000;
     const LAST: u16 = 32_000;
     static STARTED: AtomicU16 = AtomicU16::new(0);
-    // Runs at the same time look at different ones, and no server follows another on the same.
+    // Runs at the same time look at different ports, and no server follows another on the same one.
     let started = STARTED.fetch_add(1, Ordering::Relaxed) % (LAST - FIRST);
     let start = u16::try_from(std::process::id() % 1_000)? * 20 + started;
     (FIRST..LAST)

@@ -17,9 +17,9 @@ use crate::strace;
 /// A kind of work, with its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Messages that are answered.
+    /// Messages with an answer.
     Echo { size: usize, connections: usize, depth: usize },
-    /// Publications that reach many.
+    /// Publications to many members.
     Fanout { size: usize, members: usize, depth: usize },
     /// Publications on many topics in turn; one connection is subscribed to all. One publication is in flight, as there
     /// is an order within a topic only.
@@ -153,11 +153,11 @@ impl Measured {
 pub(crate) struct Speed {
     /// Units a second.
     pub(crate) rate: f64,
-    /// Units a second of the server's processor time, where it took any that the kernel counts.
+    /// Units a second of the server's processor time, if the kernel counts any.
     pub(crate) per_cpu: Option<f64>,
-    /// Half were done within.
+    /// Half were done within this time.
     pub(crate) p50: Duration,
-    /// Ninety-nine of a hundred were done within.
+    /// Ninety-nine of a hundred were done within this time.
     pub(crate) p99: Duration,
     /// Cores that the server kept busy.
     pub(crate) server: f64,

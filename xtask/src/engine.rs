@@ -1,5 +1,5 @@
-//! Where a Docker engine answers, asked over its HTTP API by hand: the client library takes a
-//! minute to compile, which is wasted on a machine without an engine.
+//! Finds a Docker engine that answers, over its HTTP API by hand: the client library takes a minute to compile, which
+//! is wasted on a machine without an engine.
 
 use std::{
     env,
@@ -31,8 +31,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// The engine of `DOCKER_HOST`, else the first that answers at one of the usual sockets.
-    /// The error says where it was looked for.
+    /// The engine of `DOCKER_HOST`, else the first that answers at one of the usual sockets. The error lists the tried
+    /// addresses.
     pub(crate) fn find() -> anyhow::Result<Engine> {
         if let Ok(address) = env::var("DOCKER_HOST") {
             let engine = Engine { address };

@@ -54,7 +54,7 @@ fn fuzz(target: &str, seconds: u32, run: &RunFolder) -> anyhow::Result<bool> {
     // libFuzzer adds to the first folder, and only reads the others.
     fs::create_dir_all(&corpus).context("cannot make the corpus folder")?;
     let mut command = cargo();
-    // A nightly compiler's options are wanted of whichever compiler there is.
+    // Fuzzing needs a nightly compiler's options, also on a stable one.
     command.env("RUSTC_BOOTSTRAP", "1").stdin(Stdio::null());
     command.arg("fuzz").arg("run").arg("--fuzz-dir").arg(&folder).arg(target);
     command.arg(corpus).arg(folder.join("seeds").join(target)).arg("--");

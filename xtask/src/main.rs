@@ -56,9 +56,9 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help asked for is no mistake: status 0. All else: status 2.
+            // Help on request is no mistake: status 0. All else: status 2.
             let status = u8::try_from(error.exit_code()).unwrap_or(2);
-            // A closed stdout or stderr leaves nobody to tell.
+            // With a closed stdout or stderr there is no reader to inform.
             let _ = error.print();
             if error.kind() == ErrorKind::InvalidSubcommand {
                 complain(format_args!("commands: {}", command_names()));

@@ -96,7 +96,7 @@ impl Process {
             if !matches!(self.poll(), Ok(None)) {
                 break;
             }
-            // Fails only if it has just ended, which the wait below finds out.
+            // Fails only if the process has just ended; the wait below notices that.
             let _ = kill_process_group(self.pid(), signal);
             let asked = Instant::now();
             while asked.elapsed() < GRACE && matches!(self.poll(), Ok(None)) {
@@ -148,8 +148,8 @@ pub(crate) fn stop_recorded(record: &Path) -> Option<String> {
     Some(record.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Tells a process from a later one of the same number: by the time it started. `None` if there is
-/// no such process.
+/// Distinguishes a process from a later one with the same number, by its start time. `None` if there is no such
+/// process.
 fn identity(pid: Pid) -> Option<String> {
     test_kill_process(pid).ok()?;
     let number = pid.as_raw_nonzero();

@@ -164,7 +164,7 @@ fn remove(folder: &Path) {
     }
 }
 
-/// Innermost first. The table escapes blanks, which no name of ours has.
+/// Innermost first. The table escapes blanks, and no name of ours has any.
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);

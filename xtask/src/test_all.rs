@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         say(format_args!("error: {error:#}"));
     }
     report.print();
-    // The last line of all is the test runner's own.
+    // The very last line is the test runner's own.
     report.notes.summary.iter().for_each(say);
     if let (Some(file), Some(summary)) = (&args.summary, &report.notes.summary) {
         fs::write(file, format!("{summary}\n")).with_context(|| format!("cannot write {}", file.display()))?;
@@ -71,7 +71,7 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
         // The build that users make: `--all-features` hides code that is unused without the other features.
         let default = ["clippy", "--", "-D", "warnings"];
         report.step("as it comes", || step(&default, None, run))?;
-        // Built together, a crate also gets the features that the others ask of its dependencies.
+        // Built together, a crate also gets the features that other crates enable in its dependencies.
         report.step("each alone", || {
             for library in LIBRARIES {
                 if !step(&["check", "--lib", "--package", library], None, run)? {

@@ -101,7 +101,7 @@ impl FromStr for Case {
     }
 }
 
-/// So often a short operation is done.
+/// The rounds of a short operation.
 const ROUNDS: u32 = 1_000;
 
 /// Callgrind counts the instructions in here: it knows the function by its name.
@@ -144,13 +144,13 @@ async fn join(channel: Channel) -> Result<(), strait_core::Error> {
 }
 
 async fn started() -> Result<App> {
-    // The rate must not be the limit; that it is looked at belongs to a message.
+    // The rate must not be the limit; checking it is part of a message's cost.
     let rate = strait_core::RateLimit { per_second: 1_000_000, burst: 1_000_000, ..Default::default() };
     let limits = || Limits { rate: Some(rate), ..Limits::default() };
     let app = App::new()
         .endpoint(Endpoint::new("echo", "/echo").public().limits(limits()).on("echo", echo))
         .endpoint(Endpoint::new("fan", "/fan").public().limits(limits()).on_connect(join))
-        // Valgrind is slow, and this is not about leases.
+        // Long enough for slow valgrind: no lease is renewed.
         .lease(Duration::from_secs(3_600))
         .store(MemoryStore::new())
         .build()?;
@@ -314,7 +314,7 @@ fn append(runtime: &Runtime) -> Result<()> {
 
 fn replay(runtime: &Runtime) -> Result<()> {
     let (store, publication) = (MemoryStore::new(), publication()?);
-    // One more than is replayed, to begin after it.
+    // One more event than the replay reads: the replay begins after it.
     let first = runtime.block_on(store.publish(std::slice::from_ref(&publication)));
     let first = first.into_iter().next().context("one publication, one answer")??.position;
     runtime.block_on(append_all(&store, &publication))?;

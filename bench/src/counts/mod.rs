@@ -1,4 +1,4 @@
-//! Micro-benchmarks in instructions, which do not depend on the machine's mood: each runs in callgrind and is compared
+//! Micro-benchmarks in instructions, which do not vary with the machine's load: each runs in callgrind and is compared
 //! with the committed baseline.
 
 mod cases;
@@ -42,7 +42,7 @@ pub(crate) fn run(save: bool) -> Result<()> {
         let before = baseline.get(case.name()).copied();
         let change = before.map_or_else(String::new, |before| format!("{:+.1} %", (count / before - 1.0) * 100.0));
         let before = before.map_or_else(String::new, |before| format!("{before:.0}"));
-        // Writing to a string does not fail.
+        // Writes to a string do not fail.
         let _written = writeln!(table, "| {} | {count:.0} | {before} | {change} |", case.name());
         eprintln!("{}: {count:.0}", case.name());
         counts.insert(case.name(), count);

@@ -67,7 +67,7 @@ impl Sending {
         Ok(self.sink.send(Message::text(text)).await?)
     }
 
-    /// Publishes a number, and something behind it.
+    /// Publishes a number, with padding behind it.
     pub(crate) async fn publish(&mut self, topic: &str, number: u64, size: usize) -> Result<()> {
         let number = number.to_string();
         let rest = size.saturating_sub(number.len() + r#"{"n":,"x":""}"#.len());

@@ -20,7 +20,7 @@ use nodes::{Cost, Fleet};
 
 /// Publications in flight over all topics.
 const IN_FLIGHT: usize = 64;
-/// However long an event takes, it is lost after this.
+/// An event that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -167,7 +167,7 @@ async fn measure(
     Ok(Found { publications, time: seconds, latency, cost })
 }
 
-/// When publications are due.
+/// The times when publications are due.
 struct Pace {
     every: Duration,
     first: Duration,

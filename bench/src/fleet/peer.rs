@@ -1,4 +1,4 @@
-//! socketioxide on its Redis adapter, as its own example has it; rooms are named by the client.
+//! socketioxide on its Redis adapter, as in its own example; the client names the rooms.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;

@@ -66,7 +66,7 @@ impl Echo {
                 if after > before {
                     let now = nanos();
                     for frame in before..after {
-                        // The reply's own slot is free again: a turn holds more than are ever in flight.
+                        // The reply's own slot is free again: a turn holds more messages than are ever in flight.
                         let slot = (frame % TURN as u64) as usize;
                         if measuring {
                             latency.record(now - sent_at[slot]);

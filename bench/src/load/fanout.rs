@@ -1,4 +1,4 @@
-//! One publishes, many receive.
+//! One connection publishes, many receive.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

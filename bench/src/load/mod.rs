@@ -17,7 +17,7 @@ use crate::dialect::{Dialect, Role};
 use crate::latency::Latency;
 use crate::machine::{Clocks, Usage};
 
-/// A server that owes something and stays silent for longer is broken.
+/// A server that stays silent for longer while answers are due is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server under load.
@@ -70,13 +70,13 @@ struct Clock<'a> {
 }
 
 impl Clock<'_> {
-    /// Looks at the time since `begin`; false once nothing more is to be sent.
+    /// Looks at the time since `begin`; false once no more is to be sent.
     fn tick(&mut self, begin: Instant) -> Result<bool> {
         match &self.start {
             None if begin.elapsed() >= self.plan.warm_up => {
                 self.start = Some(Clocks::read(self.plan.server)?);
             }
-            // From the true start: on a busy machine it may come late.
+            // Count from the true start: on a busy machine this tick may come late.
             Some(start) if self.end.is_none() && start.age() >= self.plan.measured => {
                 self.end = Some(Clocks::read(self.plan.server)?);
             }

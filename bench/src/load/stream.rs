@@ -36,7 +36,7 @@ impl Stream {
         self.received / expected.frame()
     }
 
-    /// Permits `frames` more to be sent.
+    /// Permits `frames` more frames to be sent.
     pub(crate) fn allow(&mut self, frames: u64, ring: &Ring) {
         self.allowed += frames * ring.frame();
     }

@@ -94,7 +94,7 @@ pub(crate) fn run(peer: Peer, port: u16, flavour: Flavour, workers: usize) -> Re
         }
         Flavour::Shared => {
             let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-            // Spawned, so that accepting is the workers' business and not a thread's more.
+            // Spawned: a worker accepts, not one thread more.
             runtime.block_on(async { tokio::spawn(async move { peer.serve(listen(port)?, room).await }).await? })
         }
     }

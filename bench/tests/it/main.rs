@@ -1,4 +1,4 @@
-//! The benchmark itself, in short runs: that every peer does all the work, and that a wrong server is found out.
+//! The benchmark itself, in short runs: every peer does all the work, and a wrong server is detected.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::process::{Command, Output};

@@ -8,7 +8,7 @@ use strait_core::{Channel, ChannelId, Endpoint, Error, Json, Opening, Payload, S
 use crate::quick;
 
 const PREFIX: &str = "fan:";
-/// Those of them that are kept for a while.
+/// The prefix of fan topics that are kept for a while.
 pub(crate) const KEPT_PREFIX: &str = "fan:kept:";
 
 pub(crate) fn endpoint() -> Endpoint {

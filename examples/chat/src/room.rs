@@ -35,7 +35,7 @@ pub(crate) fn endpoint() -> Endpoint {
         .on_disconnect(leave)
 }
 
-/// Which room a channel is in: the path's parameter.
+/// The room of a channel: the path's parameter.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Named")]
 struct Room {
@@ -48,7 +48,7 @@ struct Named {
     room: String,
 }
 
-/// A name that makes no topic is refused in the handshake.
+/// The handshake refuses a name that makes no topic.
 impl TryFrom<Named> for Room {
     type Error = InvalidName;
 
@@ -88,16 +88,16 @@ struct Message<'a> {
 /// A page of a room's history, the oldest message first.
 #[derive(Debug, Serialize)]
 struct Messages {
-    /// Each as it was stored.
+    /// Each message as it was stored.
     messages: Vec<Box<RawValue>>,
-    /// Older ones are kept: `{"action":"history","before":…}` answers them.
+    /// Set if older messages are kept: `{"action":"history","before":…}` answers them.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
 struct History {
-    /// Answers messages before this one, as the page after it has said.
+    /// Answers messages before this offset, which a page gave.
     before: Option<u64>,
 }
 

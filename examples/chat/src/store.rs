@@ -42,7 +42,7 @@ impl FromStr for Store {
 /// A text that names no store.
 #[derive(Debug, thiserror::Error)]
 pub enum UnknownStore {
-    /// None at all, or one that this chat was built without.
+    /// No store, or one that this chat was built without.
     #[error("the store must be memory, or redis://… or postgres://… if this chat was built with it")]
     Unknown,
     /// A Redis URL that cannot be read.

@@ -57,7 +57,7 @@ async fn remove(docker: &Docker, containers: Vec<ContainerSummary>) -> anyhow::R
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         match docker.remove_container(&id, Some(options)).await {
             Ok(()) => {}
-            // Gone, or on its way: another run swept at the same time.
+            // Gone, or about to be: another run swept at the same time.
             Err(testcontainers::bollard::errors::Error::DockerResponseServerError {
                 status_code: 404 | 409, ..
             }) => {}

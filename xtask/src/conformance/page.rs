@@ -39,7 +39,7 @@ pub(super) fn write(runs: &[Run], suite: &str) -> anyhow::Result<()> {
 fn result(runs: &[Run], versions: &str) -> String {
     let mut text = format!("\n`cargo xtask conformance`, with {versions}, a release build:\n\n");
     let mut line = |line: std::fmt::Arguments<'_>| {
-        // Writing to a string does not fail.
+        // Writes to a string do not fail.
         let _ = writeln!(text, "{line}");
     };
     line(format_args!("| over | group | cases | OK | NON-STRICT | INFORMATIONAL | FAILED |"));

@@ -124,7 +124,7 @@ fn find(run: &RunFolder) -> anyhow::Result<(PathBuf, String)> {
     )
 }
 
-/// Those that pyenv has installed, whichever it has chosen.
+/// The Pythons that pyenv has installed, whichever it has chosen.
 fn pyenv() -> Vec<PathBuf> {
     let root = env::var_os("PYENV_ROOT").map(PathBuf::from);
     let root = root.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".pyenv")));
@@ -168,7 +168,7 @@ struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Makes an empty environment. A Python without pip is helped by the machine's Python 3.
+    /// Makes an empty environment. If a Python lacks pip, the machine's Python 3 makes it.
     fn make(&self, base: &Path, path: &Path) -> anyhow::Result<()> {
         let tools = self.folder.join("virtualenv");
         let mut refusals = Vec::new();

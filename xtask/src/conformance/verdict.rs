@@ -34,7 +34,7 @@ impl Verdict {
         }
     }
 
-    /// All else that Autobahn knows, such as UNCLEAN or UNIMPLEMENTED, is a failure.
+    /// All other verdicts of Autobahn, such as UNCLEAN or UNIMPLEMENTED, are failures.
     fn of(behavior: &str) -> Verdict {
         [Verdict::Ok, Verdict::Informational, Verdict::NonStrict]
             .into_iter()

@@ -111,8 +111,7 @@ fn answer(line: &str) -> Option<Attempt> {
 fn build(run: &RunFolder) -> anyhow::Result<()> {
     say("services: a Docker engine answers: building xtask-containers (a minute, the first time)");
     let mut cargo = cargo();
-    // The features of the whole workspace, as for the tests: else its dependencies would be
-    // compiled once more.
+    // The features of the whole workspace, as for the tests: otherwise cargo would compile the dependencies once more.
     cargo.args(["build", "--quiet", "--all-features", "--bin", "xtask-containers"]);
     cargo.stdin(Stdio::null());
     if !process::run(cargo, "cargo-build", Some(BUILD_LIMIT), run)?.success() {

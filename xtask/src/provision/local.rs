@@ -69,7 +69,7 @@ fn postgres(run: &RunFolder) -> anyhow::Result<(Running, Process)> {
     let data = folder.join("data");
     let as_user = |program: &str| {
         let mut command = Command::new(programs.join(program));
-        // Its messages are waited for: in English.
+        // English messages: the start waits for one of them.
         command.current_dir(&folder).env("LC_ALL", "C").arg("-D").arg(&data);
         if let Some(user) = &user {
             command.uid(user.id).gid(user.group).env("HOME", &folder);

@@ -28,7 +28,7 @@ impl Service {
         }
     }
 
-    /// Where tests find its URL.
+    /// The variable in which tests find its URL.
     pub(crate) fn variable(self) -> &'static str {
         match self {
             Service::Redis => "STRAIT_TEST_REDIS_URL",
@@ -44,7 +44,7 @@ impl Service {
     }
 }
 
-/// How to come by a server.
+/// The ways to get a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Url,
@@ -143,7 +143,7 @@ impl Services {
         Ok(Services { running, _processes: processes })
     }
 
-    /// Tells a command where the servers are.
+    /// Sets the servers' URLs in a command's environment.
     pub(crate) fn tell(&self, command: &mut Command) {
         for found in &self.running {
             command.env(found.service.variable(), &found.url);

@@ -18,7 +18,7 @@ const SKIPS: &str = "STRAIT_TEST_SKIPS";
 /// The last lines of a run.
 #[derive(Default)]
 pub(super) struct Notes {
-    /// The runner's own last word.
+    /// The last line of the runner.
     pub(super) summary: Option<String>,
     pub(super) skipped: Vec<String>,
     /// Tests that failed and passed when they were run once more (`.config/nextest.toml`, profile `ci`).

@@ -38,7 +38,7 @@ impl Folder {
         &self.0
     }
 
-    /// The run has cleaned up after itself, wholly.
+    /// Checks that the run has cleaned up wholly.
     pub(crate) fn assert_empty(&self) {
         let left: Vec<_> = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
@@ -51,7 +51,7 @@ impl Drop for Folder {
     }
 }
 
-/// `xtask`, knowing nothing of the services of the run that this test is a part of.
+/// `xtask`, without the service variables of the run that this test is a part of.
 pub(crate) fn command(folder: &Folder, args: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     for name in ["STRAIT_TEST_REDIS_URL", "STRAIT_TEST_POSTGRES_URL", "STRAIT_TEST_SERVICES"] {
@@ -78,7 +78,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// `Err` with all it said if it ended instead.
+    /// `Err` with all its output if it ended instead.
     pub(crate) fn start(folder: &Folder, variables: &[(&str, &str)]) -> Result<Held, String> {
         let mut child =
             command(folder, &["services"], variables).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();

@@ -10,7 +10,7 @@ fn url(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: use `cargo xtask test-all`"))
 }
 
-/// A name of this test's own.
+/// A name for this test alone.
 fn part(test: &str) -> String {
     format!("chat_{test}_{}", std::process::id())
 }

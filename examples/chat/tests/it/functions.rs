@@ -115,7 +115,7 @@ async fn a_process_that_is_killed_fails_its_invocation_at_once_and_the_next_one_
     client.expect(r#"{"messages":[]}"#).await;
     let processes = processes(&chat).await;
     eventually("it has nothing to do", || chat.gateway().is_idle()).await;
-    // Now it asks for the next event.
+    // By now it asks for the next event.
     tokio::time::sleep(Duration::from_millis(300)).await;
     signal(&processes, "-STOP");
     client.send(r#"{"action":"who"}"#).await;

@@ -18,7 +18,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 pub(crate) use skip::skip;
 
-/// How long anything may take.
+/// The longest time for anything.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) fn chat(arguments: &[&str]) -> Command {
@@ -178,7 +178,7 @@ impl Drop for Server {
                 let _ = process.kill();
                 let _ = process.wait();
             }
-            // Its processes end with it.
+            // The gateway's processes end with it.
             #[cfg(feature = "lambda")]
             Runs::Functions(_) => {}
         }

@@ -44,7 +44,7 @@ async fn the_memory_of_remote_topics_is_told() {
             let name = |n: usize| format!("fan:the-topic-{n:06}");
             let subscribe = |n| format!(r#"{{"action":"subscribe","topic":"{}"}}"#, name(n));
             ask_all(&mut client, (topics..topics + A_CLIENT).map(subscribe).collect()).await;
-            // Each has been heard once.
+            // One event for each topic, so that each has been heard.
             let publish = |n| format!(r#"{{"action":"publish","topic":"{}","data":{{"n":{n}}}}}"#, name(n));
             ask_all(&mut publisher, (topics..topics + A_CLIENT).map(publish).collect()).await;
             for _ in 0..A_CLIENT {

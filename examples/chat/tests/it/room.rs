@@ -133,7 +133,7 @@ async fn a_login_that_failed_half_way_is_told_once_it_is_repeated() {
         assert_eq!(answer["error"]["code"], "unavailable", "{step}: {answer}");
         login(&mut ada, "ada").await;
         bob.expect(r#"{"event":"joined","user":"ada"}"#).await;
-        // A third time there is nothing to tell.
+        // A third login has nothing to announce.
         ada.send(r#"{"action":"login","nickname":"ada"}"#).await;
         ada.expect(r#"{"action":"login"}"#).await;
         ada.leave().await;

@@ -31,7 +31,7 @@ enum Topic {
 
 #[derive(Default)]
 struct Seen {
-    /// Numbers that were answered as published, by when they were sent.
+    /// Numbers with an answer, by the time they were sent.
     published: BTreeMap<u64, Instant>,
     refused: usize,
     heard: Vec<(u64, Instant)>,
@@ -180,7 +180,7 @@ async fn through(
         }
     }
     fault.await;
-    // Until it goes on again, however long that takes.
+    // Waits until messages arrive again, however long that takes.
     for (topic, seen, ..) in &all {
         let (before, began) = (seen.lock().heard.len(), Instant::now());
         while seen.lock().heard.len() < before + 50 {
