@@ -34,12 +34,12 @@ fn percentiles(mut took: Vec<Duration>) -> String {
     format!("p50 {:.2} ms, p99 {:.2} ms", at(0.5), at(0.99))
 }
 
-/// Ends with this program, if that returns.
+/// A process that ends with this program, if `main` returns.
 struct Started(Child);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -92,7 +92,7 @@ async fn ask(client: &mut WebSocketStream<TcpStream>, text: &str, answer: &str) 
     tokio::time::timeout(PATIENCE, answered).await?
 }
 
-/// How long the last invocation of a kind took that began after `since`, once nothing runs.
+/// The time of the last invocation of a kind that began after `since`, once none runs.
 async fn last(gateway: &LocalGateway, what: &str, since: SystemTime) -> Result<Duration> {
     let since = u64::try_from(since.duration_since(SystemTime::UNIX_EPOCH)?.as_millis())?;
     let began = Instant::now();
@@ -130,7 +130,7 @@ const CASES: [Case; 2] = [
     ],
 ];
 
-/// One client that connects, asks and leaves, so that nothing waits for anything else.
+/// One client that connects, asks and leaves: no two of its invocations overlap.
 async fn round(gateway: &LocalGateway, [path, before, text, answer]: Case, times: &mut Times) -> Result<()> {
     let (since, began) = (SystemTime::now(), Instant::now());
     let mut client = connect(gateway, path).await?;

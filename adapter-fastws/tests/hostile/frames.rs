@@ -101,7 +101,7 @@ async fn what_is_only_strange_is_answered() {
     assert_eq!(client.next().await, Got::Pong(vec![0xff; 125]));
     client.expect("ab").await;
     client.send(frame(0x8a, "a pong that nobody asked for").repeat(40)).await;
-    // As much as a message may have, as a whole and byte by byte.
+    // The longest message, as a whole and byte by byte.
     let whole = "x".repeat(65_536);
     client.text(&whole).await;
     client.expect(&whole).await;

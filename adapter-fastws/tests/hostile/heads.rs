@@ -1,15 +1,15 @@
-//! Requests that are wrong, absurd, or mean something else to a proxy before us.
+//! Requests that are wrong, absurd, or have another meaning for a proxy before the server.
 
 use crate::kit::{Got, TcpClient, handshake, text};
 use crate::siege::{Siege, socket};
 use crate::victim::Victim;
 
-/// Puts something into a good request, behind its last header.
+/// Adds headers to a good request, behind its last header.
 fn with(headers: &str) -> Vec<u8> {
     handshake("/echo", &[]).replacen("\r\n\r\n", &format!("\r\n{headers}\r\n\r\n"), 1).into_bytes()
 }
 
-/// Sends a request, and tells the status; 0 if the socket ends without an answer.
+/// Sends a request, and answers the status; 0 if the socket ends without an answer.
 async fn status(victim: &Victim, request: &[u8]) -> (u16, TcpClient) {
     let mut client = victim.socket().await;
     client.try_send(request).await;

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::kit::{Client, TcpClient, handshake};
 use crate::victim::Victim;
 
-/// How many honest clients there are, each with one message in flight.
+/// The number of honest clients, each with one message in flight.
 const HONEST: usize = 10;
 /// Well below the rate limit.
 const THINK: Duration = Duration::from_millis(12);
@@ -79,7 +79,7 @@ impl Siege {
             let (attacked, elsewhere) = both(&mut honest, &mut beside, window).await;
             most = most.max(victim.peak().saturating_sub(start));
             attacker.end();
-            // Else the next quiet would not be one.
+            // Otherwise the next quiet measurement would not be quiet.
             victim.is_left_by_all_but(HONEST).await;
             tried.push(Try { quiet, attacked, elsewhere });
             if (strict.is_none() && tried.iter().any(Try::is_good)) || tried.len() == TRIES {
@@ -122,7 +122,7 @@ impl Siege {
 struct Try {
     quiet: Duration,
     attacked: Duration,
-    /// At another server, while this one was attacked.
+    /// The wait at another server, while this one was attacked.
     elsewhere: Duration,
 }
 
@@ -156,7 +156,7 @@ async fn p99(clients: &mut [TcpClient], window: Duration) -> Duration {
         let message = &message;
         async move {
             let mut times = Vec::new();
-            // Not all at the same moment.
+            // The clients do not send all at the same moment.
             sleep(THINK * at as u32 / HONEST as u32).await;
             while Instant::now() < until {
                 let start = Instant::now();
@@ -201,7 +201,7 @@ impl Attacker {
                 })
             });
             let tasks: Vec<_> = tasks.collect();
-            // A sender that is dropped without a word is a test that has failed.
+            // A sender dropped without a word means that the test has failed.
             let _ = runtime.block_on(ended);
             for task in tasks {
                 assert!(!task.is_finished(), "an attacker has failed");

@@ -1,4 +1,4 @@
-//! A byte now and then, or none, and never reading.
+//! Clients that send a byte now and then, or none, and never read.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -62,7 +62,7 @@ async fn who_never_reads_replies() {
             }
         }
     };
-    // 256 KiB may wait for each, and as much again while a buffer grows.
+    // 256 KiB may wait for each client, and as much again while a buffer grows.
     Siege { name: "20 ask for 20 KB again and again and never read", attackers: 20, mib: 20 }.by(attack).await;
 }
 

@@ -6,7 +6,7 @@ use strait_core::Endpoint;
 
 use crate::kit::{Gate, Got, Notes, limits, serve, text};
 
-/// Sends messages until the server takes no more; tells how many bytes it took.
+/// Sends messages until the server takes no more; answers the number of bytes taken.
 async fn fill(client: &mut crate::kit::TcpClient, message: &[u8], most: usize) -> usize {
     let mut taken = 0;
     while taken < most {
@@ -45,7 +45,7 @@ async fn while_a_handler_runs_messages_wait_until_there_are_too_many() {
     let taken = fill(&mut client, &message, most).await;
     assert!(taken < most, "the server reads on and on");
     assert_eq!(seen.all().len(), 1, "one is handled at a time");
-    // Pings are answered once it reads again, and nothing is lost.
+    // The server answers pings once it reads again, and loses nothing.
     let whole = taken.div_ceil(message.len());
     gate.let_in(whole);
     client.send(&message[taken % message.len()..][..(whole * message.len() - taken)]).await;

@@ -1,4 +1,4 @@
-//! Closing from this side: after the reply, with code and reason, and for good.
+//! Closing from the server's side: after the reply, with code and reason, and for good.
 
 use std::time::Duration;
 
@@ -107,7 +107,7 @@ async fn who_cannot_even_read_the_close_is_cut_off_in_time() {
     let node = serve(closing(&Notes::default())).await;
     let mut client = node.narrow_client("/echo").await;
     let message = text(&"x".repeat(60_000));
-    // It asks for more than the kernels keep, and reads nothing.
+    // The client asks for more than the kernels keep, and reads nothing.
     let taken = async { while client.try_send(&message).await {} };
     let _ = tokio::time::timeout(Duration::from_millis(200), taken).await;
     let ids = node.app.hub().channels();

@@ -33,7 +33,7 @@ async fn by_token(headers: strait_core::Headers) -> Result<Session<()>, Error> {
     }
 }
 
-/// Every check has something to refuse here.
+/// An endpoint on which each check can refuse a client.
 fn guarded() -> Endpoint {
     Endpoint::new("guarded", "/guarded/{number}").limits(limits()).opening::<Numbered>().authenticate(by_token)
 }
@@ -135,7 +135,7 @@ async fn path_and_query_have_a_limit() {
     node.end().await;
 }
 
-/// A proxy that closes an endpoint by its path does not see this form.
+/// A proxy that blocks an endpoint by its path does not recognise this form.
 #[tokio::test]
 async fn a_path_in_the_query_is_none_unless_it_is_switched_on() {
     let node = serve(echo("/echo")).await;
@@ -267,7 +267,7 @@ async fn checks_come_in_the_documented_order() {
     }
     only.leave().await;
     becomes(|| node.stored(), 0).await;
-    // There is room again: authentication comes before the opening data.
+    // There is room again: authentication comes before the opening data's check.
     assert_eq!(status(&node, handshake("/guarded/one", &[])).await, 401);
     assert_eq!(status(&node, handshake("/guarded/one", &[("authorization", "Bearer ada")])).await, 422);
     node.end().await;

@@ -75,7 +75,7 @@ async fn is_cut_off(client: &mut TcpClient) {
 #[tokio::test]
 async fn sockets_that_say_nothing_keep_nobody_out() {
     let node = few(8).await;
-    // Channels do not count.
+    // Sockets with a channel do not count.
     let open = [node.client("/echo").await, node.client("/echo").await];
     let mut silent = Vec::new();
     for at in 0..100 {
@@ -192,7 +192,7 @@ async fn more_sockets_than_a_second_brings_wait_and_are_let_in() {
     for _ in 0..25 {
         clients.push(node.client("/echo").await);
     }
-    // Twenty at once, and one each 50 ms.
+    // Twenty sockets are cut off at once, and then one each 50 ms.
     assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
     for client in clients {
         client.leave().await;
@@ -223,7 +223,7 @@ async fn runtimes_share_the_room() {
     }
     let mut honest = socket().await;
     honest.open("/echo").await;
-    // The honest one made room, too, when it became a connection.
+    // The honest client made room, too, when it became a connection.
     until("no more than have room are left", || cut_off.load(Ordering::Relaxed) >= 36).await;
     honest.leave().await;
     until("nobody is left", || app.hub().channels() == 0).await;

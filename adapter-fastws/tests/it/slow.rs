@@ -101,7 +101,7 @@ async fn a_burst_of_sends_is_no_slowness() {
     });
     let node = serve(endpoint).await;
     let mut client = node.client("/listen").await;
-    // Far more than may wait, in one turn of the connection's task: its socket was not tried yet.
+    // Far more events than may wait, in one turn of the connection's task: the socket was not tried yet.
     client.text(r#"{"action":"burst"}"#).await;
     for number in 0..SENDS {
         assert_eq!(what(&client.next().await), ("b".to_owned(), Some(number)));

@@ -196,7 +196,7 @@ async fn channels_that_the_store_has_lost_are_closed_one_after_the_other() {
     let few = || fixture.node.hub().channels() < clients.len();
     eventually("the first close", few).await;
     let first = std::time::Instant::now();
-    // The node has a lease again and takes clients, but nothing that a channel without a record sends is handled.
+    // The node has a lease again and takes clients, but handles no message of a channel without a record.
     for client in &clients {
         client.send("after");
     }

@@ -22,7 +22,7 @@ pub(crate) enum Seen {
     Close(u16, String),
 }
 
-/// One connection's way out, with the holding back of own events that the trait asks for.
+/// One connection's outlet, which holds own events back as the trait asks.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     waker: AtomicWaker,

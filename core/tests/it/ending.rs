@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::log::{Log, Turnstile, eventually, eventually_async};
 use crate::node::{Node, TERM, faulty, headers, topic};
 
-/// Channels that handlers have kept.
+/// Channels that handlers keep after their end.
 type Kept = Arc<Mutex<Vec<Channel>>>;
 
 fn endpoint() -> Endpoint {

@@ -48,7 +48,7 @@ pub(crate) async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() ->
     }
 }
 
-/// Holds handlers up until a test lets them pass, one by one.
+/// Holds handlers up until a test lets each pass.
 #[derive(Debug, Clone)]
 pub(crate) struct Turnstile(Arc<tokio::sync::Semaphore>);
 

@@ -1,4 +1,4 @@
-//! Nodes that die: their channels end elsewhere.
+//! Nodes that die: other nodes end their channels.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;

@@ -80,7 +80,7 @@ impl Fixture {
         self.store.remove(&[claim]).await.unwrap();
     }
 
-    /// The store has a record again that was removed.
+    /// Puts a removed record back into the store.
     async fn put_back(&self, record: Record) {
         let Record { id, endpoint, location, opening, grace, .. } = record;
         let new = NewChannel { id, endpoint, location, opening, session: None, grace, token: None, due: None };
@@ -95,7 +95,7 @@ impl Fixture {
         self.faults.hear();
     }
 
-    /// Waits until something holds that a comparison brings about.
+    /// Waits until a comparison makes the condition true.
     async fn comparing_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let started = Instant::now();
         while !holds().await {
@@ -105,7 +105,7 @@ impl Fixture {
         }
     }
 
-    /// Waits until the node has begun some more comparisons, and so come to the end of all but the last.
+    /// Waits until the node has begun some more comparisons, and has ended all but the last.
     async fn compared(&self, times: usize) {
         let before = self.faults.calls("connected");
         self.comparing_until("comparisons", async || self.faults.calls("connected") > before + times).await;

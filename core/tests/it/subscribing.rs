@@ -36,7 +36,7 @@ async fn gets(node: &Node, client: &Client, name: &str, times: usize) {
     for _ in 0..times {
         client.expect("event").await;
     }
-    // Deliveries of a topic are in order: after this one, nothing else was on its way.
+    // Deliveries of a topic are in order: after this event, no other one is on its way.
     if times > 0 {
         publish(node, name, "last").await;
         client.expect("last").await;

@@ -104,7 +104,7 @@ fn what_is_due_is_claimed_once() {
     }
 }
 
-/// A channel that a living node takes while the dead one's channels are claimed is claimed or taken, never both.
+/// A living node takes channels while claimers take those of the dead node: each is claimed or taken, never both.
 #[test]
 fn a_channel_that_is_taken_is_not_claimed() {
     let store = MemoryStore::new();
@@ -129,7 +129,7 @@ fn a_channel_that_is_taken_is_not_claimed() {
     assert_eq!(store.stats().connected, taken.len());
 }
 
-/// A sink that owns its node is let go when the node stops.
+/// A sink that owns its node is dropped when the node stops.
 #[tokio::test]
 async fn a_node_that_stopped_lets_its_sink_go() {
     let store = MemoryStore::new();

@@ -42,7 +42,7 @@ async fn a_replay_reads_what_was_missed_and_no_more() {
     }
 }
 
-/// Also of a table that Postgres has not looked at yet, and of one that it has.
+/// Both for a table that Postgres has analysed, and for another one.
 #[tokio::test]
 async fn a_page_reads_what_it_tells_and_no_more() {
     const PAGE: usize = 10;
@@ -96,7 +96,7 @@ async fn a_poll_brings_no_event_that_its_node_is_not_interested_in() {
         publish(&store, publication("theirs", "x".repeat(LARGE))).await;
     }
     their_ears.hear(&topic("theirs"), EVENTS).await;
-    // With it the poll has come that would have brought the others.
+    // The poll that brings this event would have brought the others.
     publish(&store, publication("ours", "x")).await;
     ears.hear(&topic("ours"), 2).await;
     let brought = proxy.brought() - before;

@@ -11,7 +11,7 @@ use strait_store_postgres::{PostgresConfig, PostgresStore};
 use crate::kit::proxy::{Proxy, Way, server_of};
 use crate::kit::{Schema, eventually, hearing, publication, publish, texts, topic, url};
 
-/// How long a call may take in these tests.
+/// The limit for a call in these tests.
 const OPERATION: Duration = Duration::from_millis(500);
 
 async fn connected(config: PostgresConfig) -> PostgresStore {
@@ -26,7 +26,7 @@ async fn through_proxy() -> (Schema, Proxy, PostgresStore) {
 }
 
 async fn through_proxy_within(limit: Duration) -> (Schema, Proxy, PostgresStore) {
-    // The schema is there before: it takes longer than a call may.
+    // Make the schema before: that takes longer than a call may.
     let schema = Schema::new();
     schema.store().await.close().await;
     let proxy = Proxy::before(&server_of(&url())).await;
@@ -162,7 +162,7 @@ async fn a_lock_that_somebody_holds_keeps_leases_and_other_topics_going() {
     let mut holder = schema.connection().await;
     let mut held = holder.begin().await.unwrap();
     query(schema.sql("SELECT FROM {s}.topic WHERE name = 'a' FOR UPDATE")).execute(&mut *held).await.unwrap();
-    // More than there are connections: the pool is exhausted.
+    // More calls than the pool has connections: it is exhausted.
     let waiting: Vec<_> = (0..8)
         .map(|_| {
             let store = store.clone();

@@ -15,7 +15,7 @@ use strait_store_postgres::{Outgoing, PostgresStore};
 
 use crate::kit::{KEEP, Schema, eventually, texts, topic};
 
-/// One that takes everything.
+/// A gateway that takes every message.
 #[derive(Debug, Default, Clone)]
 struct Willing(Arc<Mutex<Vec<Vec<u8>>>>);
 

@@ -15,7 +15,7 @@ async fn run(connection: &mut PgConnection, schema: &Schema, sql: &str) {
     raw_sql(schema.sql(sql)).execute(connection).await.unwrap();
 }
 
-/// Keeps every node from polling until the connection's transaction ends.
+/// Keeps nodes from polling until the connection's transaction ends.
 async fn block_polls(schema: &Schema) -> PgConnection {
     let mut connection = schema.connection().await;
     run(&mut connection, schema, "BEGIN; LOCK TABLE {s}.outbox IN ACCESS EXCLUSIVE MODE").await;

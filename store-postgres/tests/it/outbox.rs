@@ -1,4 +1,4 @@
-//! Publishing inside one's own transaction.
+//! Publishing inside a transaction of the application.
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn an_event_exists_if_and_only_if_its_transaction_commits() {
     assert_eq!(texts(&heard), ["rust 2", "sql 2", "rust 4", "sql 4"]);
     assert!((1..=4).eq(heard.iter().map(|(position, _)| position.offset)));
     assert_eq!(store.history(&topic("a"), 10).await.unwrap(), heard);
-    // A statement after the event that fails takes it along.
+    // A later statement that fails takes the event along.
     let mut transaction = connection.begin().await.unwrap();
     store.publish_in(&mut transaction, &outgoing("a", "never")).await.unwrap();
     query("SELECT 1 / 0").execute(&mut *transaction).await.unwrap_err();
@@ -119,7 +119,7 @@ async fn interleaved_transactions_are_all_heard_once_in_one_order_on_every_node(
     assert!((1..=(PUBLISHERS * EACH) as u64).eq(heard.iter().map(|(position, _)| position.offset)));
     let texts = texts(&heard);
     for publisher in 0..PUBLISHERS {
-        // Each awaited its commit before the next: that order holds.
+        // Each publisher awaited its commit before the next event: so its own order holds.
         let own: Vec<_> = texts.iter().filter(|text| text.starts_with(&format!("{publisher}."))).collect();
         let expected: Vec<_> = (0..EACH).map(|n| format!("{publisher}.{n}")).collect();
         assert!(own.into_iter().eq(&expected), "{texts:?}");
@@ -225,7 +225,7 @@ async fn while_a_topic_is_locked_nodes_look_ever_less_often_and_sequence_others_
         turns.filter(|turns| *turns >= 9)
     };
     eventually("nine turns", nine).await;
-    // At once they would take 50 ms, ever later 2.5 s; a wake-up that has other reasons cuts a pause short.
+    // Immediate retries would take 50 ms, growing pauses 2.5 s; a wake-up for another reason cuts a pause short.
     assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
     promptly(&schema, &mut connection, "SELECT {s}.publish('b', '1')").await;
     let began = Instant::now();
@@ -283,7 +283,7 @@ async fn an_event_is_kept_as_it_asks_for_or_as_the_last_one_was() {
     let mut connection = schema.connection().await;
     promptly(&schema, &mut connection, "SELECT {s}.publish('a', '{\"n\": 1}')").await;
     promptly(&schema, &mut connection, "SELECT {s}.publish_binary('a', '\\x00ff')").await;
-    // A node sequences them.
+    // A node sequences the events.
     let (ears, _bus) = hearing(&store, &["a"]).await;
     let both = async || match store.replay(&topic("a"), &start, 10).await.unwrap() {
         Replay::Events { events, .. } if events.len() == 2 => Some(events),

@@ -85,7 +85,7 @@ async fn what_ends_while_a_node_begins_anew_has_ended() {
     assert_eq!(count(&mut schema.connection().await, &schema, interest, id.as_str()).await, 0);
 }
 
-/// The answer to its first attempt was lost.
+/// The server's answer to the first attempt was lost.
 #[tokio::test]
 async fn who_tries_again_gets_another_place_at_once() {
     let schema = Schema::new();
@@ -102,7 +102,7 @@ async fn who_tries_again_gets_another_place_at_once() {
     assert_eq!(count(&mut schema.connection().await, &schema, there, "lost").await, 2);
 }
 
-/// Begins a transaction that makes others wait.
+/// Begins a transaction that blocks others.
 async fn holding(schema: &Schema, sql: &str) -> PgConnection {
     let mut connection = schema.connection().await;
     raw_sql("BEGIN").execute(&mut connection).await.unwrap();
@@ -146,7 +146,7 @@ async fn a_start_that_fails_keeps_no_name() {
         let id = id.clone();
         async move { store.start(&id, Ears::new()).await.map(drop) }
     });
-    // It has its place, and does not read yet.
+    // The node has its place, and does not read yet.
     waits_for_lock(&schema, "{s}.outbox").await;
     proxy.set(Way::Cut);
     starting.await.unwrap().unwrap_err();

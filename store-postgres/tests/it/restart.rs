@@ -80,7 +80,7 @@ async fn a_crash_of_a_backend_is_survived() {
     schema.drop().await;
 }
 
-/// As a primary that others took over from: sessions can only read.
+/// As a primary after a failover: sessions can only read.
 #[tokio::test]
 async fn a_server_that_became_read_only_is_waited_for() {
     let Some(server) = Server::start().await else { return };
@@ -110,7 +110,7 @@ async fn a_server_that_became_read_only_is_waited_for() {
     schema.drop().await;
 }
 
-/// The old primary keeps its sessions and refuses to write; new connections lead to a server that does write.
+/// The old primary keeps its sessions and refuses writes; new connections lead to a server that takes writes.
 #[tokio::test]
 async fn connections_to_a_server_that_takes_no_writes_are_made_anew() {
     let Some(server) = Server::start().await else { return };

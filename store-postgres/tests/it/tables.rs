@@ -106,7 +106,7 @@ async fn no_call_scans_a_table() {
         let rows = query(scans).bind(&schema.name).fetch_all(connection).await.unwrap();
         rows.iter().map(|row| (row.get::<String, _>(0), row.get::<i64, _>(1))).collect::<Vec<_>>()
     };
-    // Counted when sessions end, and at most every second.
+    // Statistics are counted when sessions end, and at most every second.
     let quiet = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1";
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = read(&mut connection).await;
@@ -193,14 +193,14 @@ async fn what_is_over_leaves_nothing_behind() {
 #[tokio::test]
 async fn what_is_over_goes_as_fast_as_it_comes() {
     let schema = Schema::new();
-    // Nothing is done in the background: a store that no node uses sweeps only behind a claim.
+    // Nothing runs in the background: a store without a node sweeps only behind a claim.
     let _store = schema.store().await;
     let mut connection = schema.connection().await;
-    // Each was published on once, and a key remembered for it, long ago.
+    // Each topic had one publication, with a key to remember, long ago.
     let over = "WITH t AS (INSERT INTO {s}.topic (name, epoch) SELECT 't' || n, 1 FROM generate_series(1, 9000) n RETURNING id) \
                 INSERT INTO {s}.key SELECT id, '', 1, 1, 1, now() FROM t";
     query(schema.sql(over)).execute(&mut connection).await.unwrap();
-    // As a store's sweep does: parts follow each other as long as there is much to do.
+    // As in a store's sweep: parts follow each other as long as there is much to do.
     for _ in 0..50 {
         let sweep = schema.sql("SELECT {s}.sweep_topics(200)");
         if !query_scalar::<_, bool>(sweep).fetch_one(&mut connection).await.unwrap() {
@@ -236,7 +236,7 @@ async fn a_poll_reads_no_interest_but_in_what_it_found() {
     assert!(read < TOPICS * 4, "{read}");
 }
 
-/// How many entries of interest's indexes have been read.
+/// The number of entries read from the indexes of `interest`.
 async fn index_reads(schema: &Schema) -> i64 {
     let sql =
         "SELECT sum(idx_tup_read)::bigint FROM pg_stat_all_indexes WHERE schemaname = $1 AND relname = 'interest'";

@@ -14,7 +14,7 @@ use crate::kit::{Schema, eventually, hearing, publication, publish, texts, topic
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// Drops the schema; tried again, as it takes the locks of all tables while others use them.
+/// Drops the schema. Drops again after a failure, as the drop needs the locks of all tables while others use them.
 async fn wipe(schema: &Schema) {
     let dropped = async || {
         let mut connection = PgConnection::connect(&schema.url).await.ok()?;

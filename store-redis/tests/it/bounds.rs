@@ -10,7 +10,7 @@ use strait_store_redis::{RedisConfig, RedisStore};
 
 use crate::kit::{calls, channel, eventually};
 
-/// Slow machines take their time for many events.
+/// Long time-outs, as slow machines take long for many events.
 fn store(server: &Server) -> RedisStore {
     let config = RedisConfig::new(server.address().ip().to_string(), server.address().port());
     RedisStore::new(config.command_timeout(Duration::from_secs(30)))

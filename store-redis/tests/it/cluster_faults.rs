@@ -139,7 +139,7 @@ async fn while_one_server_is_away_the_others_are_heard() {
         elsewhere = elsewhere.or((place(&cluster, topic).await.1 != 0).then_some(topic));
     }
     let topic = elsewhere.expect("topics are on all servers");
-    // Connections to it are made, and nothing comes on them.
+    // Connections to the server are made, but it sends nothing.
     cluster.masters[0].signal("-STOP");
     eventually("the bus to know that it is deaf", async || !bus.health().hears).await;
     // Ten times as long as a connection may be silent.

@@ -153,7 +153,7 @@ async fn the_books_user_may_all_that_a_node_does() {
     assert_eq!(refused, redis::Value::Array(Vec::new()));
 }
 
-/// A server that answers all commands alike.
+/// A server with one answer to all commands.
 async fn parrot(answer: &'static str) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

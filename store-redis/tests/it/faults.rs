@@ -1,4 +1,4 @@
-//! The bus and the calls while the way to the server is bad, and the server itself.
+//! The bus and the calls while the server, or the way to it, is down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ impl Scene {
         eventually("the bus to know that it is deaf", async || !self.bus.health().hears).await;
     }
 
-    /// Publishes until it is heard, which shows that the topic is heard again.
+    /// Publishes until an event is heard: then the topic is heard again.
     async fn is_heard(&self, topic: &Topic) {
         eventually("the topic to be heard", async || {
             let before = self.ears.events(topic).len();
@@ -83,7 +83,7 @@ impl Scene {
         other.stop().await;
     }
 
-    /// Says how long it took until everything was heard again, for the book's table.
+    /// Prints the time until everything was heard again, for the book's table.
     async fn heard_again(&self, what: &str, since: Instant) {
         self.hears().await;
         eprintln!("{what}: the bus hears again after {:?}", since.elapsed());
@@ -139,7 +139,7 @@ async fn a_half_open_connection_is_found_out_and_left() {
     eventually("a new attempt to connect", async || scene.proxy.accepted() > connections).await;
     scene.proxy.set(Way::Open);
     let open = Instant::now();
-    // On a slow machine the connection may not have been given up yet: then it brings the event.
+    // On a slow machine the connection may still be alive: then it brings the event.
     eventually("the event, or a gap", async || scene.ears.has_gap(&a) || !scene.ears.events(&a).is_empty()).await;
     scene.heard_again("half-open", open).await;
     scene.is_heard(&b).await;

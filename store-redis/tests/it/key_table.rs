@@ -55,7 +55,7 @@ struct Found {
     keys: BTreeMap<String, usize>,
     /// The ids of channels that have a record.
     channels: HashSet<String>,
-    /// The ids of channels that are due, or connected to a node.
+    /// The ids of channels in `due` or `connected`.
     listed: HashSet<String>,
 }
 
@@ -139,7 +139,7 @@ pub(crate) async fn audit(urls: &[String], prefix: &str) {
         let mut asked = redis::pipe();
         asked.cmd("TYPE").arg(&key).cmd("PTTL").arg(&key);
         let (is, expires): (String, i64) = asked.query_async(&mut found.connections[server]).await.unwrap();
-        // It has gone meanwhile.
+        // The key has gone meanwhile.
         if is == "none" || expires == -2 {
             continue;
         }

@@ -23,7 +23,7 @@ fn store(address: SocketAddr) -> RedisStore {
     RedisStore::new(quick(RedisConfig::new(address.ip().to_string(), address.port())))
 }
 
-/// Drives a conversation as an adapter does; tells the code of the server's close.
+/// Drives a conversation as an adapter does; answers the code of the server's close.
 async fn drive(mut conversation: Conversation) -> Option<u16> {
     poll_fn(|cx| {
         conversation.opened(cx);

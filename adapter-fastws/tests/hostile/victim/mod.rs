@@ -1,4 +1,4 @@
-//! A server that is attacked, seen from outside.
+//! A server under attack, seen from outside.
 
 mod server;
 
@@ -66,7 +66,7 @@ impl Victim {
             client.expect("hello").await;
             client.leave().await;
         }
-        // The task of the last one may still be ending: the least that is found counts.
+        // The task of the last connection may still be ending: the least count is right.
         for _ in 0..20 {
             let now = victim.count();
             if (now.channels, now.records) == (0, 0) && (victim.before.tasks == 0 || now.tasks <= victim.before.tasks) {
@@ -104,14 +104,14 @@ impl Victim {
         self.memory("VmRSS")
     }
 
-    /// The most that was resident since the last time.
+    /// The most that was resident since the last call.
     pub(crate) fn peak(&self) -> usize {
         let peak = self.memory("VmHWM");
         fs::write(self.proc("clear_refs"), "5").expect("the peak can be forgotten");
         peak
     }
 
-    /// A socket on which nothing was sent yet.
+    /// A socket without a request so far.
     pub(crate) async fn socket(&self) -> TcpClient {
         Client::new(within(TcpStream::connect(self.address)).await.expect("the server listens"))
     }
@@ -138,7 +138,7 @@ impl Victim {
         becomes(|| self.count(), before).await;
     }
 
-    /// Nothing is left but so many honest clients.
+    /// Waits until only this number of honest clients is left.
     pub(crate) async fn is_left_by_all_but(&mut self, clients: usize) {
         let Count { descriptors, channels, records, .. } = self.before;
         let expected = (descriptors + clients, channels + clients, records + clients);
@@ -168,7 +168,7 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        // A test that has failed leaves no server behind; one that has passed has none any more.
+        // A failed test must leave no server behind; after a passed one there is none.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

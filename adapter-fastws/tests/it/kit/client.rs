@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         assert_eq!(answer.header("sec-websocket-accept"), Some(&*ACCEPT.to_ascii_lowercase()));
     }
 
-    /// Reads more; `false` at the end, whichever it is.
+    /// Reads more; `false` at any end of the socket.
     async fn read(&mut self) -> bool {
         match within(self.socket.read_buf(&mut self.received)).await {
             Ok(read) => read > 0,

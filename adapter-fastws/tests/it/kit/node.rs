@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Client, TcpClient, within};
 
-/// A drain that has nothing to wait for ends long before.
+/// The drain's limit: a drain with nothing to wait for ends long before.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// A server on a port of its own.
@@ -35,7 +35,7 @@ pub(crate) async fn serve_app(app: AppBuilder) -> Node {
     serve_with(app, |server| server.limits(server_limits())).await
 }
 
-/// Serves an application with a server that is set up otherwise.
+/// Serves an application on a server with other settings.
 pub(crate) async fn serve_with(app: AppBuilder, set: impl FnOnce(Server) -> Server) -> Node {
     serve_on(app, &Faults::new(), set).await
 }
@@ -63,7 +63,7 @@ pub(crate) fn server_limits() -> ServerLimits {
 }
 
 impl Node {
-    /// A socket on which nothing was sent yet.
+    /// A socket without a request so far.
     pub(crate) async fn socket(&self) -> TcpClient {
         Client::new(within(tokio::net::TcpStream::connect(self.address)).await.expect("the server listens"))
     }
@@ -104,7 +104,7 @@ impl Node {
         let start = Instant::now();
         self.handle.drain();
         within(self.served).await.expect("the server does not panic").expect("the server ends well");
-        // It would have waited for a connection that is still registered.
+        // The drain would have waited for a connection that is still registered.
         assert!(start.elapsed() < DRAIN, "a connection has not ended");
         assert_eq!((self.app.hub().channels(), self.app.hub().topics()), (0, 0));
         assert_eq!(self.store.stats(), Stats::default());

@@ -37,13 +37,13 @@ pub(crate) struct FakeGateway {
 struct Inner {
     connections: HashMap<String, Connection>,
     fault: Option<Fault>,
-    /// How long a post takes.
+    /// The time that a post takes.
     latency: Duration,
-    /// The connections at which posts take as long as they may, and fail.
+    /// The connections at which posts last until their limit, and fail.
     stuck: HashSet<String>,
     posts: usize,
     probes: usize,
-    /// Until when each post was to be tried.
+    /// The deadline of each post.
     deadlines: Vec<Instant>,
     /// Posted frames, kept so that no other one gets the same address.
     frames: Vec<Frame>,
@@ -84,7 +84,7 @@ impl FakeGateway {
         self
     }
 
-    /// Answers posts otherwise: by connection and text.
+    /// Gives posts another answer, by connection and text.
     pub(crate) fn fault(&self, fault: impl FnMut(&str, &str) -> Option<Posted> + Send + 'static) {
         self.inner.lock().fault = Some(Box::new(fault));
     }
@@ -239,7 +239,7 @@ impl Continuation for Later {
 }
 
 impl Later {
-    /// How many bytes each of them is.
+    /// The size of each, in bytes.
     pub(crate) fn sizes(&self) -> Vec<usize> {
         self.0.lock().iter().map(String::len).collect()
     }

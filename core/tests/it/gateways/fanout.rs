@@ -159,7 +159,7 @@ async fn one_member_that_is_stuck_keeps_no_other_one_waiting() {
     for n in (0..MEMBERS).filter(|n| *n != 1) {
         function.gateway.sees(&format!("c{n}"), &["event"]).await;
     }
-    // Nor the next publication.
+    // The next publication does not wait either.
     publish(&function, "next").await;
     for n in (0..MEMBERS).filter(|n| *n != 1) {
         function.gateway.sees(&format!("c{n}"), &["event", "next"]).await;

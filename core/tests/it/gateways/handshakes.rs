@@ -289,7 +289,7 @@ async fn on_connects_own_events_and_sends_to_its_own_user_are_held_too() {
     gateway.establish("c1");
     function.connected(&held).await;
     gateway.sees("c1", &["direct", "1 sent", "joined"]).await;
-    // From here on it is a connection like others.
+    // From here on the connection is like others.
     function.handshake("c2", "/?path=/a").await.expect("let in");
     crate::log::eventually("the second one's", || gateway.seen("c1").len() == 5).await;
 }

@@ -105,7 +105,7 @@ async fn one_member_that_is_stuck_does_not_delay_a_retained_topic_for_the_others
         for connection in ["c0", "c2"] {
             gateway.sees(connection, &["one", "two", "three"][..=n]).await;
         }
-        // However long it lasts.
+        // The hold lasts for any time.
         crate::log::eventually("the relay is held on", || faults.calls("relay_done") > 3 * n).await;
     }
 }
