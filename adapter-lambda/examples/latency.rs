@@ -1,4 +1,4 @@
-//! How long the chat's function takes to start, what it weighs, and how long its invocations take behind the local gateway.
+//! Measures the chat's function behind the local gateway: the time to start, its size, and the time of its invocations.
 //!
 //! `cargo run --release -p strait-adapter-lambda --features local --example latency -- path/to/bootstrap redis://…`
 
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn say(text: impl std::fmt::Display) {
-    // A closed stdout leaves nobody to tell.
+    // With a closed stdout there is no reader to inform.
     let _ = writeln!(std::io::stdout(), "{text}");
 }
 
@@ -34,12 +34,12 @@ fn percentiles(mut took: Vec<Duration>) -> String {
     format!("p50 {:.2} ms, p99 {:.2} ms", at(0.5), at(0.99))
 }
 
-/// Ends with this program, if that returns.
+/// A process that ends with this program, if `main` returns.
 struct Started(Child);
 
 impl Drop for Started {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -78,7 +78,7 @@ async fn connect(gateway: &LocalGateway, path: &str) -> Result<WebSocketStream<T
     Ok(client)
 }
 
-/// Sends, and reads until what starts with `answer` comes.
+/// Sends, and reads until a message that starts with `answer` comes.
 async fn ask(client: &mut WebSocketStream<TcpStream>, text: &str, answer: &str) -> Result<()> {
     client.send(Message::text(text)).await?;
     let answered = async {
@@ -92,7 +92,7 @@ async fn ask(client: &mut WebSocketStream<TcpStream>, text: &str, answer: &str) 
     tokio::time::timeout(PATIENCE, answered).await?
 }
 
-/// How long the last invocation of a kind took that began after `since`, once nothing runs.
+/// The time of the last invocation of a kind that began after `since`, once none runs.
 async fn last(gateway: &LocalGateway, what: &str, since: SystemTime) -> Result<Duration> {
     let since = u64::try_from(since.duration_since(SystemTime::UNIX_EPOCH)?.as_millis())?;
     let began = Instant::now();
@@ -118,7 +118,7 @@ struct Times {
     disconnects: Vec<Duration>,
 }
 
-/// What is measured: the path, what is sent before, what is sent, and how its answer begins.
+/// One measurement: the path, the message sent before, the message sent, and the beginning of its answer.
 type Case = [&'static str; 4];
 const CASES: [Case; 2] = [
     ["/echo", "before", "hello", "hello"],
@@ -130,7 +130,7 @@ const CASES: [Case; 2] = [
     ],
 ];
 
-/// One client that connects, asks and leaves, so that nothing waits for anything else.
+/// One client that connects, asks and leaves: no two of its invocations overlap.
 async fn round(gateway: &LocalGateway, [path, before, text, answer]: Case, times: &mut Times) -> Result<()> {
     let (since, began) = (SystemTime::now(), Instant::now());
     let mut client = connect(gateway, path).await?;

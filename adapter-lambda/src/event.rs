@@ -11,18 +11,18 @@ use strait_core::Work;
 
 use crate::texts::{Members, Texts};
 
-/// What an invocation is about.
+/// The kind of an invocation.
 #[derive(Debug)]
 pub(crate) enum Event {
     Gateway(Box<GatewayEvent>),
     Own(Own),
 }
 
-/// Events of our own making.
+/// Events that this crate makes.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Own {
-    /// What an earlier invocation had no time for.
+    /// Work that an earlier invocation had no time for.
     #[serde(rename = "strait_go_on")]
     GoOn(Work),
     /// The janitor.
@@ -30,8 +30,8 @@ pub(crate) enum Own {
     Sweep {},
 }
 
-/// A WebSocket API's event, as far as it is read. Members that are null are absent ones, and headers and fields of the query
-/// that are no text are passed over.
+/// The part of a WebSocket API's event that the adapter reads. Null members count as absent. Headers and query fields
+/// that are not text are passed over.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct GatewayEvent {
@@ -82,24 +82,24 @@ pub(crate) struct Identity {
     pub(crate) source_ip: Option<String>,
 }
 
-/// What tells the kinds apart.
+/// The members that tell the kinds apart.
 #[derive(Deserialize)]
 struct Kind<'a> {
     #[serde(borrow, rename = "requestContext")]
     request_context: Option<&'a serde_json::value::RawValue>,
-    /// Of an EventBridge event.
+    /// Present in EventBridge's events.
     source: Option<String>,
-    /// Of an authorizer's event, which is about a connection as well.
+    /// Present in an authorizer's events, which are about a connection as well.
     #[serde(rename = "methodArn", alias = "routeArn")]
     asked_for: Option<IgnoredAny>,
 }
 
-/// Why an event is none that a function handles.
+/// The reason why a function does not handle an event.
 #[derive(Debug)]
 pub(crate) enum Unreadable {
-    /// It asks an authorizer.
+    /// The event asks an authorizer.
     Authorizer,
-    /// What serde says.
+    /// The error of serde.
     Malformed(serde_json::Error),
 }
 
@@ -109,12 +109,12 @@ impl From<serde_json::Error> for Unreadable {
     }
 }
 
-/// Why an event does not say where its connection can be posted to.
+/// The reason why an event gives no address to post to its connection.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoEndpoint {
-    /// It names no API, or no stage.
+    /// The event names no API, or no stage.
     Missing,
-    /// A name has characters that no API's or stage's has.
+    /// A name has characters that names of APIs and stages do not have.
     Forged,
 }
 
@@ -136,7 +136,7 @@ impl Event {
 }
 
 impl GatewayEvent {
-    /// The handshake's headers. What cannot be a header is left out.
+    /// The handshake's headers. A pair that cannot be a header is left out.
     pub(crate) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in all_values(&self.multi_value_headers, &self.headers) {
@@ -151,14 +151,14 @@ impl GatewayEvent {
     pub(crate) fn query(&self) -> Option<String> {
         let many = &self.multi_value_query_string_parameters;
         let mut fields: Vec<(&str, &str)> = all_values(many, &self.query_string_parameters).collect();
-        // Maps have no order; a name's values do.
+        // Maps have no order; the values of a name do.
         fields.sort_by_key(|(name, _)| *name);
         let query = serde_urlencoded::to_string(&fields).unwrap_or_default();
-        // A form's space is a plus, which is not undone where the path is read.
+        // A form's space is a plus; the reader of the path does not decode it.
         (!query.is_empty()).then(|| query.replace('+', "%20"))
     }
 
-    /// Where connections of the API are posted to.
+    /// The address to post to connections of the API.
     pub(crate) fn endpoint(&self, region: &str) -> Result<String, NoEndpoint> {
         let RequestContext { api_id, stage, .. } = &self.request_context;
         let (Some(api), Some(stage)) = (api_id.as_deref(), stage.as_deref()) else { return Err(NoEndpoint::Missing) };
@@ -172,12 +172,12 @@ impl GatewayEvent {
     }
 }
 
-/// Whether a text has letters and digits of ASCII alone, and of other characters only `others`.
+/// Whether a text has only ASCII letters, digits and the characters of `others`.
 fn is_name(text: &str, others: &[u8]) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte))
 }
 
-/// All values of a name where the event has them all, and else the one that it has.
+/// All values of a name where the event has them all, else the one value that the event has.
 fn all_values<'a>(many: &'a Members<Texts>, single: &'a Members<String>) -> impl Iterator<Item = (&'a str, &'a str)> {
     let known = move |name: &str| many.0.get(name).is_some_and(|values| !values.0.is_empty());
     let all = many.0.iter().flat_map(|(name, values)| values.0.iter().map(move |value| (&**name, &**value)));
@@ -190,7 +190,7 @@ pub(crate) fn domain(region: &str) -> &'static str {
     if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" }
 }
 
-/// What a proxy integration answers.
+/// The answer of a proxy integration.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Answer {

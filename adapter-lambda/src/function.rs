@@ -16,66 +16,66 @@ use crate::event::{Answer, Event, EventType, GatewayEvent, NoEndpoint, Own, Unre
 
 /// API Gateway waits for 29 s for an answer to `$connect`.
 const INTEGRATION: Duration = Duration::from_secs(28);
-/// The longest time-out that Lambda knows, for a deadline that is none.
+/// The longest time-out that Lambda knows, in place of a deadline in the past.
 const LONGEST: Duration = Duration::from_mins(15);
-/// What an answer is given before the deadline, so that it is out in time: a twentieth of what is left, at most this.
+/// The time reserved for the answer before the deadline: a twentieth of the time left, at most this.
 const ANSWERING: Duration = Duration::from_millis(200);
 
-/// Handles a function's events, whoever runs it. Clones are the same function.
+/// Handles a function's events, in any process. Clones are the same function.
 #[derive(Debug, Clone)]
 pub struct Function {
     app: App,
     endpoint: Option<Arc<str>>,
     region: String,
-    /// Whether a deadline in the past was told.
+    /// Whether a deadline in the past was logged.
     past_told: Arc<AtomicBool>,
 }
 
-/// What is to be answered to an event, and what is to be done once the answer was handed over.
+/// The answer to an event, and the work left for after the answer was handed over.
 #[derive(Debug)]
 pub struct Handled {
     /// The answer, JSON.
     pub answer: Box<serde_json::value::RawValue>,
-    /// What [`Function::after`] is to be called with.
+    /// The argument for [`Function::after`].
     pub after: Option<After>,
 }
 
-/// What is to be done once an answer was handed over.
+/// The work left once an answer was handed over.
 #[derive(Debug)]
 pub struct After {
     held: ChannelId,
     deadline: Instant,
 }
 
-/// Why an invocation fails: API Gateway tells the client so, and asynchronous invocations are repeated.
+/// Why an invocation fails: API Gateway reports the failure to the client, and Lambda repeats asynchronous invocations.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
-    /// The event is none of those that are known.
+    /// The event is of no known kind.
     #[error("the event cannot be read as one of a WebSocket API, of a schedule or of this function: {0}")]
     Unknown(serde_json::Error),
     /// The event asks an authorizer.
     #[error("the event is an authorizer's: attach the function to routes only, `authenticate` decides over handshakes")]
     Authorizer,
-    /// The event does not say where its connection can be posted to.
+    /// The event gives no address to post to its connection.
     #[error("the event names no API and stage: set AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI")]
     NoEndpoint,
-    /// The event would have its connection posted to at a host of its own choice.
+    /// The event names a host of its own choice for posts to its connection.
     #[error(
         "the event's apiId or stage has characters that no API's has: set AWS_ENDPOINT_URL_APIGATEWAYMANAGEMENTAPI"
     )]
     ForgedEndpoint,
-    /// The connection's id is none.
+    /// The connection's id is not valid.
     #[error("the event's connection id is no name")]
     Connection(#[from] strait_core::InvalidName),
-    /// What the store answered, or what else went wrong.
+    /// The store's error, or another failure.
     #[error("{0}")]
     Failed(Error),
 }
 
 impl Function {
-    /// A function of an application that has a gateway. Connections are posted to at `endpoint`, else where their event
-    /// says: `https://{api}.execute-api.{region}.amazonaws.com/{stage}`.
+    /// A function of an application that has a gateway. Posts to connections go to `endpoint`, else to the address of
+    /// their event: `https://{api}.execute-api.{region}.amazonaws.com/{stage}`.
     #[must_use]
     pub fn new(app: App, region: &str, endpoint: Option<&str>) -> Self {
         let past_told = Arc::new(AtomicBool::new(false));
@@ -88,15 +88,15 @@ impl Function {
         &self.app
     }
 
-    /// Handles one event, and answers before `deadline` whatever the store does. A deadline in the past counts as none:
-    /// emulators send such ones.
+    /// Handles one event, and answers before `deadline` even if the store hangs. A deadline in the past counts as none:
+    /// emulators send such deadlines.
     ///
     /// # Errors
     /// [`Failure`]; the message, or the end, was not handled.
     pub async fn handle(&self, event: &str, deadline: SystemTime) -> Result<Handled, Failure> {
         let left = self.left(deadline);
         let answering = (left / 20).min(ANSWERING);
-        // Core hands over what it has no time for; it is given up on half of an answer's time later.
+        // At this deadline core hands the remaining work over; half of the answer's time later the call is given up.
         let deadline = Instant::now() + (left - answering);
         let handled = match Event::read(event) {
             Ok(Event::Gateway(event)) => self.of_gateway(*event, deadline, answering / 2).await,
@@ -112,12 +112,12 @@ impl Function {
         handled
     }
 
-    /// How much time is left.
+    /// The time left.
     fn left(&self, deadline: SystemTime) -> Duration {
         if let Ok(left) = deadline.duration_since(SystemTime::now())
             && !left.is_zero()
         {
-            // Beyond any time-out of Lambda's an instant could not be told.
+            // An instant beyond all of Lambda's time-outs may overflow.
             return left.min(LONGEST);
         }
         if !self.past_told.swap(true, Ordering::Relaxed) {
@@ -138,7 +138,7 @@ impl Function {
         Ok(answered(&Answer::status(200), None))
     }
 
-    /// Does what is left once the answer was handed over.
+    /// Does the work that is left once the answer was handed over.
     pub async fn after(&self, after: After) {
         let invocation = self.app.invocation(after.deadline);
         let connected = in_time(after.deadline, async { invocation.connected(&after.held).await.map_err(failed) });
@@ -226,7 +226,7 @@ impl Function {
     }
 }
 
-/// Gives up what does not end by `deadline`, so that the invocation is answered before Lambda kills the process.
+/// Gives up work that does not end by `deadline`, so that the invocation is answered before Lambda kills the process.
 async fn in_time<T>(deadline: Instant, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let late =
         |_| Err(failed(Error::unavailable("the invocation's time is over").because("a call did not end in time")));
@@ -256,11 +256,12 @@ fn refused(refusal: &Refusal) -> Answer {
     answer
 }
 
-/// Who ended a connection. API Gateway says with which close code (RFC 6455 §7.4), and who sent it in words only.
+/// Finds the side that ended a connection. API Gateway gives the close code (RFC 6455 §7.4), but names the sender in
+/// words only.
 fn reason(event: &GatewayEvent) -> DisconnectReason {
     let words = event.request_context.disconnect_reason.as_deref().unwrap_or_default();
     match event.request_context.disconnect_status_code {
-        // Idle, or older than a connection can be.
+        // The connection was idle, or reached the longest lifetime.
         Some(1001) if words.to_ascii_lowercase().contains("going away") => DisconnectReason::Lost,
         // The client closed, with or without a code.
         Some(1000 | 1001 | 1005 | 3000..=4999) => DisconnectReason::Client,

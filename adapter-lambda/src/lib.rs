@@ -1,7 +1,7 @@
 //! Serves Strait's channels from AWS Lambda behind an API Gateway WebSocket API, and posts to them from nodes.
 //!
-//! [`run`] is the whole of a function: one binary for all routes. A node of a fleet that has channels at API Gateway too
-//! is given an [`ApiGateway`] (`AppBuilder::gateway`), and needs the feature `runtime` not.
+//! [`run`] is the whole of a function: one binary for all routes. A node of a fleet that has channels at API Gateway
+//! too is given an [`ApiGateway`] (`AppBuilder::gateway`), and does not need the feature `runtime`.
 
 mod event;
 mod function;

@@ -22,7 +22,7 @@ use crate::self_invoke::SelfInvoke;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The environment lacks something.
+    /// The environment lacks a setting.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The application is not well formed.
@@ -36,11 +36,11 @@ pub enum RunError {
     Runtime(#[source] lambda_runtime::Error),
 }
 
-/// Serves an application from a Lambda function, until the process is ended. What it lacks it gets from the environment:
-/// a gateway ([`ApiGateway::from_env`]), and a continuation ([`SelfInvoke::from_env`]).
+/// Serves an application from a Lambda function, until the process is ended. If the application has no gateway
+/// ([`ApiGateway::from_env`]) or no continuation ([`SelfInvoke::from_env`]), it gets one from the environment.
 ///
 /// # Errors
-/// [`RunError`] says what is missing or has failed.
+/// [`RunError`] names the missing setting or the failure.
 pub async fn run(mut app: AppBuilder) -> Result<(), RunError> {
     if variable("AWS_LAMBDA_RUNTIME_API").is_none() {
         return Err(RunError::NotLambda);
@@ -65,7 +65,7 @@ pub async fn run(mut app: AppBuilder) -> Result<(), RunError> {
     runtime.run_concurrent().await.map_err(RunError::Runtime)
 }
 
-/// What waits for the answers of its invocations to be handed over, by their request ids.
+/// Work that waits until its invocation's answer is handed over, by request id.
 type Waiting = Arc<Mutex<HashMap<String, After>>>;
 
 async fn handle(
@@ -84,7 +84,7 @@ async fn handle(
     Ok(handled.answer)
 }
 
-/// Does what is left once an invocation's answer was handed over, before the next one is asked for.
+/// Does the work left once an invocation's answer was handed over, before the next invocation is asked for.
 struct AfterLayer {
     function: Function,
     waiting: Waiting,

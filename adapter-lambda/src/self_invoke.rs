@@ -1,4 +1,4 @@
-//! Going on in another invocation: the function invokes itself, asynchronously.
+//! Continuation: the function invokes itself asynchronously.
 //!
 //! <https://docs.aws.amazon.com/lambda/latest/api/API_Invoke.html>
 
@@ -29,7 +29,7 @@ impl SelfInvoke {
     /// `AWS_ENDPOINT_URL_LAMBDA` if that is set. `None` outside of Lambda.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is missing.
+    /// [`ConfigError`] names the missing setting.
     pub fn from_env() -> Result<Option<Self>, ConfigError> {
         use crate::gateway::variable;
         let Some(function) = variable("AWS_LAMBDA_FUNCTION_NAME") else { return Ok(None) };

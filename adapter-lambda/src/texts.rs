@@ -6,18 +6,18 @@ use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-/// The members of a map whose values can be read. The others are passed over, and no map is an empty one.
+/// The readable values of a map, with their names. The others are passed over, and no map is an empty one.
 #[derive(Debug)]
 pub(crate) struct Members<T>(pub(crate) HashMap<String, T>);
 
-/// The texts of a list. What else is in it is passed over.
+/// The texts of a list. Its other items are passed over.
 #[derive(Debug)]
 pub(crate) struct Texts(pub(crate) Vec<String>);
 
 /// A value that may be of another type.
 struct Maybe<T>(Option<T>);
 
-/// What [`Maybe`] looks for.
+/// The value that [`Maybe`] looks for.
 trait Expected: Sized {
     fn of_text(_: &str) -> Option<Self> {
         None

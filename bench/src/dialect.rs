@@ -1,4 +1,4 @@
-//! What a peer speaks: where to connect, what to say first, how a payload travels.
+//! The dialect of a peer: its path, its first messages, and the frames of a payload.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use crate::wire::{self, Ring};
 
-/// Messages of one turn of a ring; more cannot be in flight on one connection.
+/// Messages in one turn of a ring; one connection has no more in flight.
 pub(crate) const TURN: usize = 64;
 
 /// The protocols that the peers speak.
@@ -23,12 +23,12 @@ pub(crate) enum Dialect {
     SocketIo,
 }
 
-/// What a connection is there for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     /// Asks and is answered.
     Echo,
-    /// Receives what is published.
+    /// Receives publications.
     Member,
     /// The same, with a session.
     Guest,
@@ -36,14 +36,14 @@ pub(crate) enum Role {
     Publisher,
 }
 
-/// One step before a connection is of use.
+/// One step before a connection is ready.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
     /// Write these bytes.
     Send(Vec<u8>),
     /// The upgrade's response must come.
     Upgraded,
-    /// A text frame that begins so must come.
+    /// A text frame with this beginning must come.
     Text(String),
     /// A close frame must come.
     Closed,
@@ -62,7 +62,7 @@ impl Dialect {
         }
     }
 
-    /// All that comes before the first message.
+    /// The steps before the first message.
     pub(crate) fn opening(self, role: Role, host: &str) -> Vec<Step> {
         if self == Self::Tcp {
             return Vec::new();
@@ -99,7 +99,7 @@ impl Dialect {
         Ok(vec![Step::Send(ask.at(0, len(&ask)).to_vec()), Step::Exactly(answer.at(0, len(&answer)).to_vec())])
     }
 
-    /// The close handshake, begun by the client; where there is none, an echo shows that the server had accepted.
+    /// The close handshake, begun by the client; where a dialect has none, an echo shows that the server had accepted.
     pub(crate) fn closing(self) -> Result<Vec<Step>> {
         match self {
             Self::Tcp => self.touch(),
@@ -107,7 +107,7 @@ impl Dialect {
         }
     }
 
-    /// What is sent and what must come back, for payloads of `size` bytes of JSON.
+    /// The messages to send and the answers to expect, for payloads of `size` bytes of JSON.
     pub(crate) fn echo(self, size: usize) -> Result<(Ring, Ring)> {
         self.rings(
             |seq| echo_payload(size, seq),
@@ -122,8 +122,8 @@ impl Dialect {
         )
     }
 
-    /// What the publisher sends and what every member must get, for events of `size` bytes of JSON, spread over `topics`
-    /// where there are such.
+    /// The rings of the publisher's messages and of the events that every member must get. Events are of `size` bytes
+    /// of JSON, spread over `topics` where the dialect has topics.
     pub(crate) fn publication(self, size: usize, topics: usize) -> Result<(Ring, Ring)> {
         let mut seq = 0;
         self.rings(
@@ -144,7 +144,7 @@ impl Dialect {
         )
     }
 
-    /// What an answer to a publication begins with, where there is one.
+    /// The beginning of an answer to a publication, where there is one.
     pub(crate) fn publish_answer(self) -> Option<&'static str> {
         (self == Self::Strait).then_some(r#"{"action":"publish""#)
     }
@@ -169,18 +169,18 @@ impl Dialect {
     }
 }
 
-/// Strait's topics; their names are of one length, as all frames of a ring are.
+/// Strait's topics; their names have one length, as all frames of a ring have.
 fn topic(number: usize) -> String {
     format!("fan:{number:06}")
 }
 
-/// Subscribes to a topic of Strait's.
+/// The steps of a subscription to one of Strait's topics.
 fn subscription(number: usize) -> [Step; 2] {
     let ask = format!(r#"{{"action":"subscribe","topic":"{}"}}"#, topic(number));
     [Step::Send(wire::client_frame(wire::TEXT, ask.as_bytes(), 1)), Step::Text(r#"{"action":"subscribe"}"#.into())]
 }
 
-/// The number every sequence starts from, so that all have ten digits.
+/// The first number of each sequence, so that all numbers have ten digits.
 const FIRST: usize = 1_000_000_000;
 
 fn echo_payload(size: usize, seq: usize) -> Result<String> {
@@ -195,7 +195,7 @@ fn event_payload(size: usize, seq: usize) -> Result<String> {
     padded(format!(r#"{{"seq":{},"text":""#, FIRST + seq), size)
 }
 
-/// Fills the string member that `open` ends in, closes it and the object.
+/// Fills the string member at the end of `open`, and closes it and the object.
 fn padded(mut open: String, size: usize) -> Result<String> {
     let least = open.len() + 2;
     ensure!(size >= least, "a payload here takes at least {least} bytes, not {size}");

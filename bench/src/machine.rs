@@ -1,4 +1,4 @@
-//! What the kernel tells of processes and cores, and where they may run.
+//! The kernel's figures on processes and cores, and the cores that processes may run on.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::load::socket;
 /// `/proc` counts processor time in these (USER_HZ, 100 on every Linux that Rust runs on).
 const TICK: Duration = Duration::from_millis(10);
 
-/// Keeps the calling thread, and what it spawns from now on, on `cores`.
+/// Keeps the calling thread, and every thread that it spawns from now on, on `cores`.
 pub(crate) fn pin(cores: &[usize]) -> Result<()> {
     let mut set = CpuSet::new();
     for core in cores {
@@ -32,7 +32,7 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
-/// A process whose cost is measured.
+/// The id of a process to measure.
 pub(crate) fn pid(raw: u32) -> Result<Pid> {
     i32::try_from(raw).ok().and_then(Pid::from_raw).context("a process id is positive and 31 bits")
 }
@@ -42,7 +42,7 @@ pub(crate) fn process_time(pid: Pid) -> Result<Duration> {
     let path = format!("/proc/{}/stat", pid.as_raw_pid());
     let stat =
         fs::read_to_string(&path).with_context(|| format!("cannot read {path}: is the server still running?"))?;
-    // The name may hold spaces and brackets; what follows the last bracket does not (proc_pid_stat(5)).
+    // The name may hold spaces and brackets; the fields behind the last bracket hold none (proc_pid_stat(5)).
     let (_, after) = stat.rsplit_once(')').context("a process's stat has its name in brackets")?;
     let fields: Vec<&str> = after.split_whitespace().collect();
     let ticks =
@@ -96,7 +96,7 @@ impl Clocks {
         self.at.elapsed()
     }
 
-    /// What passed from `self` until `later`.
+    /// The usage between `self` and `later`.
     pub(crate) fn until(&self, later: &Self) -> Usage {
         let (server, load) = (later.server.saturating_sub(self.server), later.load.saturating_sub(self.load));
         Usage {
@@ -111,13 +111,13 @@ impl Clocks {
 /// Time spent over a measured span.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
-    /// By the clock on the wall.
+    /// By the wall clock.
     pub(crate) wall: Duration,
     /// By the server's threads.
     pub(crate) server: Duration,
     /// By the load generator, without the time for which it waited.
     pub(crate) load: Duration,
-    /// By everything else on the machine: what disturbed the measurement.
+    /// By everything else on the machine, which disturbed the measurement.
     pub(crate) others: Duration,
 }
 

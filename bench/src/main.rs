@@ -58,7 +58,7 @@ enum Command {
         /// Its address
         #[arg(long)]
         target: SocketAddrV4,
-        /// What it speaks
+        /// The server's dialect
         #[arg(long)]
         dialect: Dialect,
         /// Its process, to read the processor time it takes
@@ -67,10 +67,10 @@ enum Command {
         /// The cores it may use
         #[arg(long, default_value_t = 1)]
         server_cores: usize,
-        /// The core to load it from, which it must have for itself
+        /// The core to load it from, which the load generator must have for itself
         #[arg(long)]
         load_core: Option<usize>,
-        /// What to do, for example echo:32:100:1
+        /// The work, for example echo:32:100:1
         work: Work,
         #[command(flatten)]
         pace: PaceOptions,

@@ -1,4 +1,4 @@
-//! Tables of what was measured, with the versions and the command that made them.
+//! Tables of the measurements, with the versions and the command that made them.
 
 use std::fmt::Write as _;
 use std::process::Command;
@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::server::ws_folder;
 use crate::work::{Measured, Pace, Speed, Work};
 
-/// What the peers are made of.
+/// The libraries that the peers are built on.
 const LIBRARIES: [&str; 8] =
     ["fastwebsockets", "hyper", "tokio", "tokio-tungstenite", "tungstenite", "axum", "socketioxide", "engineioxide"];
 /// The row that ratios refer to.
@@ -83,7 +83,7 @@ fn spread(figures: &[f64], scale: f64) -> String {
     if figures.is_empty() { "–".to_owned() } else { format!("{}–{}", short(least / scale), short(most / scale)) }
 }
 
-/// Three digits are what such measurements are good for.
+/// Such measurements are good for three digits.
 fn short(figure: f64) -> String {
     match figure {
         100.0.. => format!("{figure:.0}"),
@@ -128,7 +128,7 @@ pub(crate) fn line(work: Work, speed: &Speed) -> String {
     )
 }
 
-/// One measurement of whatever kind in a line.
+/// One measurement of any kind in a line.
 pub(crate) fn any_line(work: Work, measured: &Measured) -> String {
     match measured {
         Measured::Speed(speed) => line(work, speed),
@@ -253,13 +253,13 @@ fn arguments() -> String {
     env::args().skip(1).map(quoted).collect::<Vec<_>>().join(" ")
 }
 
-/// Versions of what was measured and of what it ran on.
+/// Versions of the measured libraries and of the machine's software.
 fn versions() -> String {
     let lock = include_str!("../../Cargo.lock");
     let mut versions = Vec::new();
     for name in LIBRARIES {
         let entry = format!("name = \"{name}\"\nversion = \"");
-        // There may be several versions: axum brings a tungstenite of its own.
+        // `Cargo.lock` may have several versions: axum brings a tungstenite of its own.
         let found = lock.split(&entry).skip(1).filter_map(|after| Some(after.split_once('"')?.0));
         versions.push(format!("{name} {}", found.collect::<Vec<_>>().join(" and ")));
     }

@@ -12,7 +12,7 @@ use crate::server::{Kind, Server};
 use crate::work::{Measured, Work, measure, syscalls};
 use crate::{report, strace};
 
-/// What to measure, and how.
+/// The work to measure, and how.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Peers beside Strait; `@shared` puts one on the work-stealing runtime, an empty list leaves all out
@@ -22,7 +22,7 @@ pub(crate) struct Options {
         default_value = "tcp,fastws,fastws@shared,tungstenite,axum,axum-4k,socketioxide,ws"
     )]
     peers: Vec<String>,
-    /// What to do
+    /// The work to measure
     #[arg(long, value_delimiter = ',', default_value = Work::USUAL)]
     work: Vec<Work>,
     /// How Strait's cost grows with connections, members and topics, instead

@@ -63,7 +63,7 @@ impl Kind {
         }
     }
 
-    /// What it speaks.
+    /// The server's dialect.
     pub(crate) fn dialect(&self) -> Dialect {
         match self {
             Self::Peer(peer, _) => peer.dialect(),
@@ -72,7 +72,7 @@ impl Kind {
         }
     }
 
-    /// Why it cannot be measured here, if it cannot.
+    /// The reason why the peer cannot be measured here, if it cannot.
     pub(crate) fn missing(&self) -> Option<String> {
         match self {
             Self::Peer(..) => None,
@@ -114,7 +114,7 @@ impl Kind {
     }
 }
 
-/// Where the script for `ws` and its package file are.
+/// The folder of the script for `ws` and its package file.
 pub(crate) fn ws_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/ws")
 }
@@ -129,13 +129,13 @@ fn install_ws() -> Result<()> {
     Ok(())
 }
 
-/// A port that nobody listens on, below those that the kernel gives to clients: another run's could take one of them
-/// before the server does.
+/// A port without a listener, below the ports that the kernel gives to clients: a client of another run could take such
+/// a port before the server does.
 pub(crate) fn free_port() -> Result<u16> {
     const FIRST: u16 = 12_000;
     const LAST: u16 = 32_000;
     static STARTED: AtomicU16 = AtomicU16::new(0);
-    // Runs at the same time look at different ones, and no server follows another on the same.
+    // Runs at the same time look at different ports, and no server follows another on the same one.
     let started = STARTED.fetch_add(1, Ordering::Relaxed) % (LAST - FIRST);
     let start = u16::try_from(std::process::id() % 1_000)? * 20 + started;
     (FIRST..LAST)
@@ -179,7 +179,7 @@ impl Server {
         Ok(server)
     }
 
-    /// What to load.
+    /// The target of the load.
     pub(crate) fn target(&self) -> &Target {
         &self.target
     }
@@ -187,7 +187,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself, which the measurement has then told.
+        // The server may have ended by itself, which the measurement has then reported.
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }

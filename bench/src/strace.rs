@@ -18,7 +18,7 @@ pub(crate) fn available() -> bool {
         .is_ok_and(|status| status.success())
 }
 
-/// Runs `work` while `server` is traced; what it returned and the calls that the server made.
+/// Runs `work` while `server` is traced; answers its result and the number of calls that the server made.
 pub(crate) fn count<T>(server: Pid, work: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let mut strace = Command::new("strace")
         .args(["-c", "-f", "-p", &server.as_raw_pid().to_string()])

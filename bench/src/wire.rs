@@ -11,7 +11,7 @@ pub(crate) const PING: u8 = 9;
 /// The opcode of a pong.
 pub(crate) const PONG: u8 = 10;
 
-/// RFC 6455 §1.3's own example of a key and what must answer it.
+/// The example of a key and its answer in RFC 6455 §1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -46,7 +46,7 @@ pub(crate) fn client_frame(opcode: u8, payload: &[u8], seed: u32) -> Vec<u8> {
     frame
 }
 
-/// One frame of a server, borrowed from what was read.
+/// One frame of a server, borrowed from the bytes read.
 #[derive(Debug)]
 pub(crate) struct Frame<'a> {
     /// Its opcode.
@@ -108,7 +108,7 @@ pub(crate) fn upgraded(bytes: &[u8]) -> Result<Option<usize>> {
     Ok(Some(end + 4))
 }
 
-/// Distinct frames of one length, in turn and for ever: what is sent, or what must come back, is a stretch of it.
+/// Distinct frames of one length, in turn and for ever: the bytes to send, or to expect, are a stretch of it.
 #[derive(Debug)]
 pub(crate) struct Ring {
     twice: Vec<u8>,
@@ -130,7 +130,7 @@ impl Ring {
         self.frame as u64
     }
 
-    /// What stands at byte `offset` of the endless stream: at most `len` bytes, at least half a turn of the ring.
+    /// The bytes at `offset` of the endless stream: at most `len`, at least half a turn of the ring.
     pub(crate) fn at(&self, offset: u64, len: usize) -> &[u8] {
         let start = usize::try_from(offset % self.period as u64).expect("below the period, a usize");
         &self.twice[start..self.twice.len().min(start + len)]

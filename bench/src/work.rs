@@ -17,12 +17,12 @@ use crate::strace;
 /// A kind of work, with its sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Messages that are answered.
+    /// Messages with an answer.
     Echo { size: usize, connections: usize, depth: usize },
-    /// Publications that reach many.
+    /// Publications to many members.
     Fanout { size: usize, members: usize, depth: usize },
-    /// Publications on many topics in turn, all of which one connection is subscribed to. One is in flight, as there is an
-    /// order within a topic only.
+    /// Publications on many topics in turn; one connection is subscribed to all. One publication is in flight, as there
+    /// is an order within a topic only.
     Topics { size: usize, topics: usize },
     /// Connections on which nothing happens.
     Idle { connections: usize, past: Past },
@@ -31,18 +31,19 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// What the milestone's table asks for.
+    /// The work of the milestone's table.
     pub(crate) const USUAL: &'static str = "echo:32:100:1,echo:32:1000:1,echo:32:100:16,echo:1024:100:16,fanout:100:1000:8,\
                                             idle:10000:silent,idle:10000:spoken,idle:10000:subscribed,idle:10000:guest,connect";
 
-    /// What shows how Strait's cost grows: with connections, members of a topic, and topics.
+    /// The work that shows how Strait's cost grows: with connections, members of a topic, and topics.
     pub(crate) const CURVES: &'static str = "idle:1000:subscribed,idle:2000:subscribed,idle:5000:subscribed,\
                                              idle:10000:subscribed,idle:19000:subscribed,echo:32:1000:1,echo:32:2000:1,\
                                              echo:32:5000:1,echo:32:10000:1,echo:32:19000:1,fanout:100:1:8,fanout:100:10:8,\
                                              fanout:100:100:8,fanout:100:1000:8,fanout:100:10000:8,topics:100:1,topics:100:100,\
                                              topics:100:1000,topics:100:10000,topics:100:100000";
 
-    /// Whether what speaks `dialect` can do it: bare TCP has no rooms, and only Strait has topics with names and sessions.
+    /// Whether a peer of this `dialect` can do it: bare TCP has no rooms, and only Strait has topics with names and
+    /// sessions.
     pub(crate) fn possible(self, dialect: Dialect) -> bool {
         if matches!(self, Self::Topics { .. } | Self::Idle { past: Past::Guest, .. }) {
             return dialect == Dialect::Strait;
@@ -51,7 +52,7 @@ impl Work {
         dialect != Dialect::Tcp || !rooms
     }
 
-    /// What is counted each second.
+    /// The unit counted each second.
     pub(crate) fn unit(self) -> &'static str {
         match self {
             Self::Echo { .. } => "messages",
@@ -152,11 +153,11 @@ impl Measured {
 pub(crate) struct Speed {
     /// Units a second.
     pub(crate) rate: f64,
-    /// Units a second of the server's processor time, where it took any that the kernel counts.
+    /// Units a second of the server's processor time, if the kernel counts any.
     pub(crate) per_cpu: Option<f64>,
-    /// Half were done within.
+    /// Half were done within this time.
     pub(crate) p50: Duration,
-    /// Ninety-nine of a hundred were done within.
+    /// Ninety-nine of a hundred were done within this time.
     pub(crate) p99: Duration,
     /// Cores that the server kept busy.
     pub(crate) server: f64,

@@ -12,7 +12,7 @@ macro_rules! chapters {
 
 chapters! { introduction handlers topics guarantees plain limits serving lambda postgres metrics conformance redis stores }
 
-/// Its file name is no name of a module.
+/// The chapter's file name is no module name.
 #[cfg(doctest)]
 #[doc = include_str!("../src/local-gateway.md")]
 pub mod local_gateway {}

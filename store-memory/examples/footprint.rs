@@ -1,4 +1,4 @@
-//! What a channel and a subscription cost in memory (Linux only), and a publication in time.
+//! The memory of a channel and a subscription (Linux only), and the time of a publication.
 //!
 //! `cargo run --release -p strait-store-memory --example footprint`
 

@@ -9,7 +9,7 @@ use strait_core::{NodeId, Position, Topic};
 
 use crate::store::{Inner, MemoryStore, conflict};
 
-/// Where events and commands for one node go.
+/// The sink of events and commands for one node.
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     node: NodeId,
@@ -45,11 +45,11 @@ impl EventBus for MemoryStore {
     }
 }
 
-/// One node's end of the bus. A node that is dropped leaves, as its process's end would make it.
+/// One node's end of the bus. A dropped node leaves, as at its process's end.
 #[derive(Debug)]
 struct MemoryNode {
     store: Arc<Inner>,
-    /// `None` once the node has left: the sink is let go then, as it may own the node in turn.
+    /// `None` once the node has left: this drops the sink, which may own the node in turn.
     hearing: Mutex<Option<Hearing>>,
 }
 

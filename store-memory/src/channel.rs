@@ -12,7 +12,7 @@ use crate::random::Random;
 use crate::sorted::SortedMap;
 use crate::stream::Stream;
 
-/// How far a channel has come; a detached or dead one has its deadline beside it.
+/// The phase of a channel; a detached or dead one also has a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Opening,
@@ -21,14 +21,14 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// What is kept of one channel. What most channels lack most of the time is behind a pointer, and short bytes are copied into records
-/// rather than shared with them, which would keep memory for the count of who has them: an idle channel is small.
+/// The state of one channel. Fields that most channels lack most of the time are behind a pointer. Short bytes are
+/// copied into records: sharing them would cost a reference count each. So an idle channel is small.
 #[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) id: ChannelId,
     pub(crate) generation: u64,
     pub(crate) phase: Phase,
-    /// It is in no map any more: who has waited for its lock looks again.
+    /// The channel is in no map any more: a caller that has waited for its lock looks it up again.
     pub(crate) gone: bool,
     /// When the grace, the claim or the time at a gateway runs out, 0 if none runs.
     pub(crate) due: Tick,
@@ -44,7 +44,7 @@ pub(crate) struct Channel {
     rare: Option<Box<Rare>>,
 }
 
-/// What the client asked for when it connected, in two words. A long one is shared with the node that stored it.
+/// The client's request when it connected, in two words. A long one is shared with the node that stored it.
 #[derive(Debug)]
 enum Opening {
     Own(Box<[u8]>),
@@ -52,14 +52,14 @@ enum Opening {
 }
 
 impl Opening {
-    /// What is not longer is kept apart: a count of its owners would take as much.
+    /// Values up to this length are copied: a count of their owners would cost as much.
     const SHARED_ABOVE: usize = 64;
 
     fn new(opening: Bytes) -> Self {
         if opening.len() > Self::SHARED_ABOVE {
             Self::Shared(Box::new(opening))
         } else {
-            // Bytes that nobody shares are not copied.
+            // Bytes with no other owner are not copied.
             Self::Own(Vec::from(opening).into())
         }
     }
@@ -79,7 +79,7 @@ struct Rare {
     previous: Option<TokenHash>,
     inbox: Option<Stream>,
     lock: Option<(u64, Tick)>,
-    /// Has the claim of the tombstone.
+    /// The node with the claim of the tombstone.
     claimant: Option<NodeId>,
 }
 
@@ -122,7 +122,7 @@ impl Channel {
         }
     }
 
-    /// Whether it is of an endpoint that is served.
+    /// Whether the channel's endpoint is served.
     pub(crate) fn is_served(&self, served: Option<&Served<'_>>) -> bool {
         served.is_none_or(|served| served.endpoints.contains(&self.endpoint))
     }
@@ -177,7 +177,7 @@ impl Channel {
                 tokens.into_iter().flatten().any(|known| same(&known, token))
             }),
             AttachAs::Holder { generation } => {
-                // The second case is the same call again, after its answer was lost.
+                // The second case is a repeated call, after its answer was lost.
                 *generation == self.generation
                     || (*generation + 1 == self.generation
                         && *location == self.location
@@ -203,7 +203,7 @@ impl Channel {
         }
     }
 
-    /// Notes who has the claim of the tombstone; nobody can ask again for a claim without a claimant.
+    /// Notes the claimant of the tombstone; a claim without a claimant cannot be asked for again.
     pub(crate) fn set_claimant(&mut self, by: Option<&NodeId>) {
         if by.is_some() || self.rare.is_some() {
             self.rare.get_or_insert_default().claimant = by.cloned();
@@ -216,7 +216,7 @@ impl Channel {
         !self.is_alive() && self.generation == fence.generation + 1 && claimant == Some(by)
     }
 
-    /// Locks the channel; `false` while somebody else has it.
+    /// Locks the channel; `false` while another caller holds its lock.
     pub(crate) fn lock(&mut self, token: u64, now: Tick, until: Tick) -> bool {
         let lock = &mut self.rare.get_or_insert_default().lock;
         let free = lock.is_none_or(|(_, held_until)| held_until <= now);
@@ -286,7 +286,7 @@ fn change<T>(slot: &mut Option<Box<Versioned<T>>>, value: Option<T>) {
     slot.value = value;
 }
 
-/// Compares all bytes whatever they are, so that the time taken tells nothing of a token.
+/// Compares all bytes in any case, so that the time taken reveals nothing of a token.
 fn same(a: &TokenHash, b: &TokenHash) -> bool {
     a.0.iter().zip(b.0).fold(0, |differences, (a, b)| differences | (a ^ b)) == 0
 }

@@ -21,7 +21,7 @@ pub(crate) struct Channels {
     pub(crate) nodes: Nodes,
 }
 
-/// What [`Channels::insert`] found in the way.
+/// The obstacle that [`Channels::insert`] found.
 #[derive(Debug)]
 pub(crate) enum Taken {
     /// A channel of this id.
@@ -31,7 +31,7 @@ pub(crate) enum Taken {
 }
 
 impl Channels {
-    /// Works on a channel that is there, dead or alive.
+    /// Works on a channel if it exists, dead or alive.
     pub(crate) fn with<R>(&self, id: &ChannelId, work: impl FnOnce(&mut Channel) -> R) -> Option<R> {
         loop {
             let cell = self.map.get(id)?;
@@ -42,13 +42,13 @@ impl Channels {
         }
     }
 
-    /// Adds a channel, unless its id or its location is in use. Answers what `made` makes of it.
+    /// Adds a channel, unless its id or its location is in use. Answers the result of `made`.
     pub(crate) fn insert<R>(
         &self,
         cell: &Arc<Mutex<Channel>>,
         made: impl FnOnce(&mut Channel) -> R,
     ) -> Result<R, Taken> {
-        // Whoever finds it waits until it is whole.
+        // A caller that finds the channel waits until it is whole.
         let mut channel = cell.lock();
         if !self.map.insert(channel.id.clone(), Arc::clone(cell)) {
             return Err(Taken::Id);
@@ -64,7 +64,7 @@ impl Channels {
         Ok(made(&mut channel))
     }
 
-    /// Removes a channel from everything.
+    /// Removes a channel from all maps and indexes.
     pub(crate) fn remove(&self, channel: &mut Channel) {
         self.schedule(channel, 0);
         self.disconnect(channel);
@@ -73,12 +73,13 @@ impl Channels {
         channel.gone = true;
     }
 
-    /// The channel whose present or last connection is at a gateway's location.
+    /// The channel with its present or last connection at a gateway's location.
     pub(crate) fn at(&self, location: &Location) -> Option<ChannelId> {
         self.locations.get(location)
     }
 
-    /// Gives a location to a channel; `false` if another one has it. What is on a node is not noted: the node knows it.
+    /// Gives a location to a channel; `false` if another channel has it. Locations on nodes are not noted: the node
+    /// knows them.
     pub(crate) fn reserve(&self, location: &Location, id: &ChannelId) -> bool {
         location.node().is_some() || self.locations.get_or_insert_with(location.clone(), || id.clone()) == *id
     }
@@ -89,7 +90,8 @@ impl Channels {
         }
     }
 
-    /// Tells the index of nodes that the channel is no longer connected. Before the phase or the location changes.
+    /// Tells the index of nodes that the channel is no longer connected. Call it before the phase or the location
+    /// changes.
     pub(crate) fn disconnect(&self, channel: &Channel) {
         if let Some(node) = channel.node() {
             self.nodes.remove(node, &channel.id);

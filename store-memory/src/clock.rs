@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// Nanoseconds on the store's clock.
 pub(crate) type Tick = u64;
 
-/// Where a store takes its time from.
+/// The source of a store's time.
 pub trait Clock: Debug + Send + Sync + 'static {
     /// How long the clock has run; never goes back.
     fn elapsed(&self) -> Duration;

@@ -23,7 +23,7 @@ impl Deadlines {
         }
     }
 
-    /// The first channels whose time has come, of those after one of them; they stay.
+    /// The first due channels after one of them; they stay.
     pub(crate) fn due(&self, after: Option<(Tick, ChannelId)>, now: Tick, limit: usize) -> Vec<(Tick, ChannelId)> {
         let all = self.0.lock();
         let after = after.map_or(Bound::Unbounded, Bound::Excluded);

@@ -26,7 +26,7 @@ impl Keys {
         }
     }
 
-    /// Forgets what has run out. A key behind one with a longer time waits for it.
+    /// Forgets keys that have run out. A key behind one with a longer time waits for it.
     pub(crate) fn trim(&mut self, now: Tick) {
         while self.order.front().is_some_and(|(until, _)| *until <= now) {
             self.forget_oldest();

@@ -7,15 +7,15 @@ use crate::clock::{Tick, after};
 use crate::random::Random;
 use crate::sorted::SortedMap;
 
-/// What a topic knows of its members: those that nodes' memory does not hold, and those that others may see.
+/// The members that a topic knows: those that nodes' memory does not hold, and those that others may see.
 ///
-/// Rows are numbered in the order of joining; a listing's cursor is the number of its last row, so that who comes and
-/// goes meanwhile moves nobody else.
+/// Rows are numbered in the order of joining. A listing's cursor is the number of its last row: members that come and
+/// go meanwhile move nobody else.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     last: u64,
     pub(crate) members: SortedMap<u64, MemberRow>,
-    /// Made for the first one.
+    /// Created for the first entry.
     presence: Option<Box<SortedMap<u64, PresenceRow>>>,
     relay: Option<Relaying>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct PresenceRow {
     pub(crate) since: Tick,
 }
 
-/// How far the topic's events were posted to its indexed members, and who posts them now until when.
+/// How far the topic's events were posted to its indexed members, and the holder that posts them now until a time.
 #[derive(Debug)]
 struct Relaying {
     from: Position,
@@ -85,7 +85,7 @@ impl Index {
         }
     }
 
-    /// The log was lost: the relay begins anew, whoever has it.
+    /// The log was lost: the relay starts again, even if it has a holder.
     pub(crate) fn restart_relay(&mut self, from: Position) {
         if let Some(relay) = &mut self.relay {
             *relay = Relaying { from, holder: None };

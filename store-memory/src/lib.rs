@@ -3,9 +3,9 @@
 //! A [`MemoryStore`] is cheap to clone, and clones share everything: several nodes of one process that share a store
 //! form a cluster. Nothing survives the process.
 //!
-//! It runs no task and no thread. What expires is dropped when it is next touched, and by a sweep of which every
-//! retained publication, replay, lease and [`claim_due`](strait_core::store::ChannelStore::claim_due) does a small
-//! part: a topic of which nobody knows any more goes away as long as a node renews its lease.
+//! It runs no task and no thread. Expired entries are dropped when they are next touched, and by a sweep. Every
+//! retained publication, replay, lease and [`claim_due`](strait_core::store::ChannelStore::claim_due) does a small part
+//! of the sweep: a topic that nobody uses any more goes away as long as a node renews its lease.
 //!
 //! ```
 //! # use strait_store_memory::MemoryStore;

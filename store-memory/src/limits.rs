@@ -5,14 +5,14 @@ use strait_core::Retention;
 use crate::clock::{Clock, MonotonicClock};
 use crate::store::MemoryStore;
 
-/// What a store keeps at most.
+/// The most that a store keeps.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) inbox: Retention,
     pub(crate) keys: usize,
 }
 
-/// Makes a [`MemoryStore`] with limits of one's own.
+/// Makes a [`MemoryStore`] with its own limits.
 #[derive(Debug)]
 pub struct Builder {
     limits: Limits,
@@ -30,22 +30,22 @@ impl Default for Builder {
 
 impl Builder {
     /// How many direct sends wait for one channel, and for how long: 256 and ten minutes unless set. A channel that
-    /// missed some is told of a gap.
+    /// missed some gets notice of a gap.
     #[must_use]
     pub fn inbox(mut self, count: u32, age: Duration) -> Self {
         self.limits.inbox = Retention { count, age };
         self
     }
 
-    /// How many idempotency keys one topic remembers at most, 10,000 unless set: with more publications than that
-    /// within a key's time, the oldest is forgotten early.
+    /// How many idempotency keys one topic remembers at most, 10,000 unless set. With more publications within a key's
+    /// time, the store forgets the oldest key early.
     #[must_use]
     pub fn keys(mut self, most: usize) -> Self {
         self.limits.keys = most.max(1);
         self
     }
 
-    /// Where the time comes from: [`MonotonicClock`] unless set.
+    /// The source of time: [`MonotonicClock`] unless set.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Box::new(clock);

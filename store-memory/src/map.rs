@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dashmap::{DashMap, Entry};
 use foldhash::fast::RandomState;
 
-/// After so many removals it is looked whether there is memory to be given back.
+/// After so many removals the map looks for memory to give back.
 const REMOVALS: usize = 1024;
 
-/// A map that many threads share. It hands out clones and no guards: whoever has found something holds none of its locks.
+/// A map that many threads share. It hands out clones and no guards: a caller that found an entry holds none of its
+/// locks.
 #[derive(Debug)]
 pub(crate) struct Map<K: Eq + Hash, V> {
     map: DashMap<K, V, RandomState>,

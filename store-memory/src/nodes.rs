@@ -6,14 +6,14 @@ use strait_core::{ChannelId, NodeId};
 
 use crate::clock::Tick;
 
-/// The nodes' leases, and which channels are connected to them. Touched only when a channel opens, moves, detaches or
-/// ends. Nodes are few: comparing their names costs less than hashing one.
+/// The nodes' leases, and the channels that are connected to them. Touched only when a channel opens, moves, detaches
+/// or ends. Nodes are few: comparing their names costs less than hashing one.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes(Mutex<BTreeMap<NodeId, Node>>);
 
 #[derive(Debug, Default)]
 struct Node {
-    /// When the lease ends; 0 without one.
+    /// The end of the lease; 0 without one.
     lease: Tick,
     connected: BTreeSet<ChannelId>,
 }
@@ -58,7 +58,7 @@ impl Nodes {
         }
     }
 
-    /// Up to `limit` channels on nodes whose lease has ended; they stay.
+    /// Up to `limit` channels on nodes with an ended lease; they stay.
     pub(crate) fn orphans(&self, now: Tick, limit: usize) -> Vec<ChannelId> {
         let mut all = self.0.lock();
         all.retain(|_, node| node.lease > now || !node.connected.is_empty());
@@ -70,7 +70,8 @@ impl Nodes {
             .collect()
     }
 
-    /// Up to `limit` channels that are connected to a node, after the one that a cursor names, in the order of their ids.
+    /// Up to `limit` channels that are connected to a node, after the one that a cursor names, in the order of their
+    /// ids.
     pub(crate) fn connected(&self, node: &NodeId, cursor: Option<&str>, limit: usize) -> Vec<ChannelId> {
         let all = self.0.lock();
         let Some(node) = all.get(node) else { return Vec::new() };

@@ -108,7 +108,7 @@ impl Inner {
         Written::Done
     }
 
-    /// Whether who names this fence may claim the channel.
+    /// Whether the holder of this fence may claim the channel.
     fn is_free(&self, channel: &Channel, fence: &Fence) -> bool {
         channel.generation == fence.generation && (channel.is_alive() || channel.due <= self.time.now())
     }
@@ -178,7 +178,7 @@ impl Inner {
                 break;
             }
             let claim = self.channels.with(&id, |channel| {
-                // It may have moved since.
+                // The channel may have moved since.
                 if !channel.node().is_some_and(|node| self.channels.nodes.is_dead(node, now)) {
                     return None;
                 }
@@ -189,7 +189,7 @@ impl Inner {
                     }
                     _ if channel.is_served(served) => Some(self.bury(channel, None, now, ttl)),
                     _ => {
-                        // Its end is left to others, at once.
+                        // Its end is left to other nodes, at once.
                         self.bury(channel, None, now, Duration::ZERO);
                         None
                     }

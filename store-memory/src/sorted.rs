@@ -1,5 +1,5 @@
-//! A sorted map that is a list while it is short, as most are: a list of one takes a tenth of a tree's node, and lies in the map
-//! itself.
+//! A sorted map that is a list while it is short, as most are. A list of one takes a tenth of a tree's node, and lies
+//! in the map itself.
 
 use std::collections::BTreeMap;
 
@@ -61,7 +61,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         }
     }
 
-    /// Adds an entry, or changes the one that there is.
+    /// Adds an entry, or changes the present one.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         if let Self::Many(map) = self {
             map.insert(key, value);
@@ -108,7 +108,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         }
     }
 
-    /// All whose keys are not less than `first`, in order.
+    /// All entries with a key not less than `first`, in order.
     pub(crate) fn from(&self, first: K) -> impl Iterator<Item = (&K, &V)> {
         let (list, map) = self.parts();
         let list = &list[list.partition_point(|(key, _)| *key < first)..];
@@ -120,7 +120,7 @@ impl<K: Ord, V> SortedMap<K, V> {
         list.iter().map(|(key, _)| key).chain(map.map(BTreeMap::keys).into_iter().flatten())
     }
 
-    /// All of them; none is left.
+    /// Takes all entries out.
     pub(crate) fn take(&mut self) -> impl Iterator<Item = (K, V)> + use<K, V> {
         let (one, list, map) = match std::mem::take(self) {
             Self::One(entry) => (Some(entry), Vec::new(), BTreeMap::new()),

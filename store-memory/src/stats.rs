@@ -1,7 +1,7 @@
 use crate::sorted::SortedMap;
 use crate::store::MemoryStore;
 
-/// How much a store holds. When every channel is removed, every node has left and what was retained has run out, all
+/// How much a store holds. When every channel is removed, every node has left and retained events have run out, all
 /// counts are zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -12,13 +12,13 @@ pub struct Stats {
     pub locations: usize,
     /// Channels that are connected to a node.
     pub connected: usize,
-    /// Channels whose grace or claim runs.
+    /// Channels with a grace or a claim that runs.
     pub deadlines: usize,
     /// Subscriptions of channels to topics.
     pub subscriptions: usize,
     /// Channels with direct sends kept for them.
     pub inboxes: usize,
-    /// Topics of which anything is known.
+    /// Topics with any state.
     pub topics: usize,
     /// Rows of members that are found through the store.
     pub members: usize,
@@ -31,7 +31,7 @@ pub struct Stats {
 }
 
 impl MemoryStore {
-    /// Counts what the store holds. It looks at every channel and topic: for tests and diagnosis, not for a metric.
+    /// Counts the store's entries. It looks at every channel and topic: for tests and diagnosis, not for a metric.
     #[must_use]
     pub fn stats(&self) -> Stats {
         let inner = &self.inner;

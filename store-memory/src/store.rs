@@ -54,8 +54,8 @@ impl MemoryStore {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Loses the log of a topic, as a store that fails over may: its epoch changes, and whoever comes with a position
-    /// is told of a gap. For tests of what a client makes of it.
+    /// Loses the log of a topic, as a store that fails over may: its epoch changes, and a subscriber that comes with a
+    /// position gets notice of a gap. For tests of a client's reaction.
     pub fn lose_log(&self, topic: &Topic) {
         let topics = &self.inner.topics;
         topics.existing(topic, |state| state.lose_log(topics.random.epoch()));

@@ -7,7 +7,7 @@ use strait_core::{Event, Position, Retention};
 use crate::clock::{Tick, after, ticks};
 use crate::random::check;
 
-/// Events that count up: a topic's, or those of a channel's inbox. Keeps the last ones, if it is asked to.
+/// Numbered events: a topic's, or those of a channel's inbox. Keeps the last ones, if it is asked to.
 #[derive(Debug)]
 pub(crate) struct Stream {
     head: Position,
@@ -42,7 +42,7 @@ impl Stream {
         self.kept.is_some()
     }
 
-    /// Gives an event its position without keeping it. What was kept goes: a replay across the hole would be wrong.
+    /// Gives an event its position without keeping it. Kept events go: a replay across the hole would be wrong.
     pub(crate) fn pass(&mut self) -> Position {
         self.kept = None;
         self.advance()
@@ -67,7 +67,7 @@ impl Stream {
         }
     }
 
-    /// Drops what is too much or too old.
+    /// Drops events that are too many or too old.
     pub(crate) fn trim(&mut self, now: Tick) {
         let Some(kept) = &mut self.kept else { return };
         let age = ticks(kept.retention.age);

@@ -13,14 +13,14 @@ use crate::stream::Stream;
 /// How long an idempotency key is remembered at least.
 const KEY_TIME: Duration = Duration::from_secs(300);
 
-/// What is known of one topic while anything is: a log, members, a node that hears it, or keys.
+/// The state of one topic, kept while it has a log, members, a node that hears it, or keys.
 #[derive(Debug)]
 pub(crate) struct TopicState {
     /// The topic's name, in the one copy that all rows share.
     pub(crate) name: Topic,
     /// When the sweep looks at the topic again; 0 if it is not queued.
     pub(crate) queued: Tick,
-    /// Whether the map has dropped it: who finds it so looks it up again.
+    /// Whether the map has dropped the topic: a task that finds it dropped looks it up again.
     pub(crate) removed: bool,
     subscriptions: u32,
     stream: Stream,
@@ -110,7 +110,7 @@ impl TopicState {
         row
     }
 
-    /// Makes the row of a member what it asks for now. Answers the row, 0 if it needs none any more.
+    /// Updates the row of a member to its present needs. Answers the row, 0 if the member needs none any more.
     pub(crate) fn rejoin(&mut self, row: u64, subscription: &Subscription, time: &Timeline) -> u64 {
         let needs = subscription.indexed || subscription.presence.is_some();
         let row = match (row, needs) {
@@ -196,7 +196,7 @@ impl TopicState {
         self.hearers = self.hearers.iter().filter(|hearer| !Arc::ptr_eq(hearer, mailbox)).cloned().collect();
     }
 
-    /// Runs under the topic's lock, which is what makes nodes see one order.
+    /// Runs under the topic's lock: so all nodes see one order.
     fn hand_out(&self, position: Position, event: &Arc<Event>) {
         if self.hearers.is_empty() {
             return;
@@ -207,7 +207,7 @@ impl TopicState {
         }
     }
 
-    /// Drops what is too old.
+    /// Drops entries that are too old.
     pub(crate) fn trim(&mut self, now: Tick) {
         self.stream.trim(now);
         if let Some(keys) = &mut self.keys {
@@ -218,7 +218,7 @@ impl TopicState {
         }
     }
 
-    /// When something will be too old.
+    /// The time when an entry will be too old.
     pub(crate) fn expiry(&self, now: Tick) -> Option<Tick> {
         let keys = self.keys.as_ref().and_then(|keys| keys.expiry());
         match (self.stream.expiry(now), keys) {

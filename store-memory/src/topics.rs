@@ -13,7 +13,7 @@ use crate::topic::TopicState;
 /// How many topics one call sweeps at most.
 const SWEPT_AT_ONCE: usize = 32;
 
-/// All topics of which anything is known. Each has a lock of its own, which is taken before that of the map.
+/// All topics with any state. Each has its own lock, which is taken before the map's lock.
 #[derive(Debug, Default)]
 pub(crate) struct Topics {
     map: Map<Topic, Arc<Mutex<TopicState>>>,
@@ -24,7 +24,7 @@ pub(crate) struct Topics {
 }
 
 impl Topics {
-    /// Works on a topic that is there.
+    /// Works on a topic if it exists.
     pub(crate) fn existing<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> Option<R> {
         loop {
             let cell = self.map.get(topic)?;
@@ -32,7 +32,7 @@ impl Topics {
             if !state.removed {
                 let answer = work(&mut state);
                 if state.is_empty() {
-                    // Under the lock: who waits for it finds it removed, and the map without it.
+                    // Under the lock: a task that waits for it finds the topic removed, and the map without it.
                     state.removed = true;
                     self.map.remove(topic);
                 }
@@ -41,7 +41,7 @@ impl Topics {
         }
     }
 
-    /// Works on a topic, a new one if it is not there.
+    /// Works on a topic, which is created if it does not exist.
     pub(crate) fn entry<R>(&self, topic: &Topic, work: impl FnOnce(&mut TopicState) -> R) -> R {
         let new = || Arc::new(Mutex::new(TopicState::new(topic.clone(), self.random.epoch())));
         loop {
@@ -59,18 +59,18 @@ impl Topics {
         }
     }
 
-    /// The head of a topic of which nothing is known: of an epoch that nobody else has seen.
+    /// The head of an unknown topic: of a new epoch.
     pub(crate) fn unknown_head(&self) -> Position {
         Position { epoch: self.random.epoch(), offset: 0, check: 0 }
     }
 
-    /// Where an event is that goes to a topic of which nothing is known, and is not kept.
+    /// The position of an event on an unknown topic, if the event is not kept.
     pub(crate) fn unknown_first(&self) -> Position {
         let epoch = self.random.epoch();
         Position { epoch, offset: 1, check: check(epoch, 1) }
     }
 
-    /// Has the sweep look at a topic, unless it is going to in time. Called with the topic's lock held.
+    /// Queues a topic for the sweep, unless it is queued in time. Called with the topic's lock held.
     pub(crate) fn queue(&self, state: &mut TopicState, now: Tick) {
         let Some(at) = state.expiry(now).filter(|at| state.queued == 0 || *at < state.queued) else { return };
         state.queued = at;
@@ -79,7 +79,7 @@ impl Topics {
         self.announce(&expiries);
     }
 
-    /// Drops what has become too old, a bounded part of it.
+    /// Drops entries that have become too old, a bounded part of them.
     pub(crate) fn sweep(&self, now: Tick) {
         let next = self.next_expiry.load(Ordering::Relaxed);
         if next == 0 || next > now {

@@ -6,7 +6,7 @@ use crate::{cargo::cargo, process, run_folder::RunFolder};
 
 /// Builds the benchmark, its peers and the chat for release, and runs the benchmark.
 ///
-/// `cargo xtask bench -- --help` lists what it can measure; bench/README.md says how it does.
+/// `cargo xtask bench -- --help` lists the measurements; bench/README.md explains them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Count the instructions of micro-benchmarks instead, and fail if one grew by more than a tenth

@@ -8,8 +8,8 @@ pub(crate) fn root() -> &'static Path {
     here.parent().unwrap_or(here)
 }
 
-/// Runs in the workspace's root, wherever xtask was called from: the default members are meant,
-/// and not the crate whose folder that happens to be (tests run in their crate's folder).
+/// Runs in the workspace's root, wherever xtask was called from: cargo then uses the default members, not the crate of
+/// the current folder (tests run in their crate's folder).
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo")));
     command.current_dir(root());

@@ -72,7 +72,7 @@ impl Args {
     }
 }
 
-/// What one transport came to.
+/// The result of one transport.
 struct Run {
     transport: Transport,
     cases: Vec<Case>,

@@ -1,5 +1,5 @@
-//! Where a Docker engine answers, asked over its HTTP API by hand: the client library takes a
-//! minute to compile, which is wasted on a machine without an engine.
+//! Finds a Docker engine that answers, over its HTTP API by hand: the client library takes a minute to compile, which
+//! is wasted on a machine without an engine.
 
 use std::{
     env,
@@ -19,7 +19,7 @@ pub(crate) fn image_name() -> String {
     named_image().unwrap_or_else(|| "strait-test-services".to_owned())
 }
 
-/// What `STRAIT_TEST_IMAGE` names.
+/// The image that `STRAIT_TEST_IMAGE` names.
 pub(crate) fn named_image() -> Option<String> {
     env::var("STRAIT_TEST_IMAGE").ok().filter(|name| !name.is_empty())
 }
@@ -31,8 +31,8 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// The engine of `DOCKER_HOST`, else the first that answers at one of the usual sockets.
-    /// The error says where it was looked for.
+    /// The engine of `DOCKER_HOST`, else the first that answers at one of the usual sockets. The error lists the tried
+    /// addresses.
     pub(crate) fn find() -> anyhow::Result<Engine> {
         if let Ok(address) = env::var("DOCKER_HOST") {
             let engine = Engine { address };

@@ -14,11 +14,11 @@ use crate::{cargo::cargo, process, run_folder::RunFolder, say::say};
 /// The targets of `fuzz/Cargo.toml`.
 const TARGETS: [&str; 2] = ["frames", "plain"];
 
-/// Fuzzes what reads clients' bytes, and stops at the first finding.
+/// Fuzzes the readers of clients' bytes, and stops at the first finding.
 ///
-/// frames: the decoder of WebSocket frames against a model of RFC 6455; plain: the plain format
-/// against a reference on serde_json. The same comparisons run with seeded random input in
-/// test-all. What is found is kept in fuzz/artifacts, what was learnt in fuzz/corpus.
+/// frames: the decoder of WebSocket frames against a model of RFC 6455; plain: the plain format against a reference on
+/// serde_json. The same comparisons run with seeded random input in test-all. Findings are kept in fuzz/artifacts, the
+/// corpus in fuzz/corpus.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which target; all of them in turn without it
@@ -54,7 +54,7 @@ fn fuzz(target: &str, seconds: u32, run: &RunFolder) -> anyhow::Result<bool> {
     // libFuzzer adds to the first folder, and only reads the others.
     fs::create_dir_all(&corpus).context("cannot make the corpus folder")?;
     let mut command = cargo();
-    // A nightly compiler's options are wanted of whichever compiler there is.
+    // Fuzzing needs a nightly compiler's options, also on a stable one.
     command.env("RUSTC_BOOTSTRAP", "1").stdin(Stdio::null());
     command.arg("fuzz").arg("run").arg("--fuzz-dir").arg(&folder).arg(target);
     command.arg(corpus).arg(folder.join("seeds").join(target)).arg("--");

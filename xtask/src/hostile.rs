@@ -6,15 +6,15 @@ use anyhow::Context;
 
 use crate::{cargo::cargo, process, run_folder::RunFolder, say::say};
 
-/// Attacks a server of its own with everything that hostile clients do, ten thousand sockets among
-/// it, and prints what each attack cost: the p99 of honest clients in quiet, at a server that is
-/// not attacked, and beside it, and memory. It takes some minutes, a quiet machine, and 12,000 descriptors (`ulimit -n`).
+/// Attacks a server of its own with everything that hostile clients do, ten thousand sockets among it. It prints the
+/// cost of each attack: memory, and the p99 of honest clients in quiet, at a server that is not attacked, and beside
+/// the attack. It takes some minutes, a quiet machine, and 12,000 descriptors (`ulimit -n`).
 ///
 /// test-all runs the same attacks for a shorter time, without the heaviest and with a coarser bound
 /// on the p99. Linux only, as it reads /proc.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only the tests whose names hold one of these
+    /// Run only the tests with one of these in their names
     filter: Vec<String>,
 }
 

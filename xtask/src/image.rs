@@ -26,8 +26,8 @@ const IMPORT_LIMIT: Duration = Duration::from_secs(120);
 /// Builds the image with Redis and Postgres that the tests' containers run, with debootstrap, and
 /// gives it to the Docker engine.
 ///
-/// It needs root, debootstrap and the docker program. Nothing comes from an image registry. The
-/// name is strait-test-services, or what STRAIT_TEST_IMAGE says.
+/// It needs root, debootstrap and the docker program. Nothing comes from an image registry. The name is
+/// strait-test-services, or the value of STRAIT_TEST_IMAGE.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Build it even if the engine has it
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     say(format_args!("unpacking Debian {suite} with redis-server and postgresql"));
     let log = run.path().join("log");
     let mut tries = 1;
-    // A mirror may fail to give a package for once; those it gave are not asked for again.
+    // A mirror may fail to give a package for once; the packages it gave are not asked for again.
     while !unpack(&suite, &root, &log, &run)? {
         let last = last_lines(&log);
         if tries == TRIES {
@@ -104,14 +104,14 @@ fn runs(program: &str) -> bool {
     command.status().is_ok()
 }
 
-/// A container may forbid it.
+/// A container may forbid such a namespace.
 fn runs_in_own_mounts() -> bool {
     let mut command = Command::new("unshare");
     command.args(["--mount", "true"]).stdin(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }
 
-/// This machine's own if it is a Debian: its packages are those that its archive keys verify.
+/// This machine's own suite if it is a Debian: the archive keys here verify its packages.
 fn suite() -> String {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let value = |key: &str| {

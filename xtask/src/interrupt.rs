@@ -1,5 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP end a run in good order: they are noticed by whoever waits, who
-//! returns [`Interrupted`], and what was started is stopped on the way out.
+//! SIGINT, SIGTERM and SIGHUP end a run in good order: the waiting code notices them and returns [`Interrupted`], and
+//! the run stops its processes on the way out.
 
 use std::{
     fmt,

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Where a profile's programs are: beside the folder of this one.
+/// The folder of a profile's programs, beside the folder of this program.
 fn built(profile: &str) -> anyhow::Result<PathBuf> {
     let own = env::current_exe().context("this program's own path is not known")?;
     let target = own.parent().and_then(|folder| folder.parent()).context("this program is in no target folder")?;

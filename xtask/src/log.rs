@@ -1,4 +1,4 @@
-//! What programs write of themselves.
+//! The logs of programs.
 
 use std::{
     fs,
@@ -9,8 +9,7 @@ use std::{
 
 use anyhow::Context;
 
-/// To a file, not a pipe: a server whose reader was killed must not block or die before it is
-/// stopped in good order.
+/// To a file, not a pipe: a server with a killed reader must not block or die before it is stopped in good order.
 pub(crate) fn write_to(command: &mut Command, log: &Path) -> anyhow::Result<()> {
     let file = File::create(log).context("cannot create a log file")?;
     let copy = file.try_clone().context("cannot share a log file")?;

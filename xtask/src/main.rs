@@ -34,7 +34,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run every check and every test; with a filter, only the tests whose names hold it
+    /// Run every check and every test; with a filter, only the tests with it in their names
     TestAll(test_all::Args),
     /// Start the test services and keep them until Ctrl-C, or while a command runs
     Services(services::Args),
@@ -42,9 +42,9 @@ enum Command {
     Bench(bench::Args),
     /// Test the socket with Autobahn's fuzzing client
     Conformance(conformance::Args),
-    /// Fuzz what reads clients' bytes
+    /// Fuzz the readers of clients' bytes
     Fuzz(fuzz::Args),
-    /// Attack a server with hostile clients and print what it costs
+    /// Attack a server with hostile clients and print the cost
     Hostile(hostile::Args),
     /// Run the chat as a Lambda function behind the local gateway
     Lambda(lambda::Args),
@@ -56,9 +56,9 @@ fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help asked for is no mistake: status 0. All else: status 2.
+            // Help on request is no mistake: status 0. All else: status 2.
             let status = u8::try_from(error.exit_code()).unwrap_or(2);
-            // A closed stdout or stderr leaves nobody to tell.
+            // With a closed stdout or stderr there is no reader to inform.
             let _ = error.print();
             if error.kind() == ErrorKind::InvalidSubcommand {
                 complain(format_args!("commands: {}", command_names()));

@@ -1,5 +1,5 @@
-//! Child processes, each the leader of its own group: Ctrl-C reaches this program alone, which
-//! then stops them in its own order, and stopping one also reaches what it started.
+//! Child processes, each the leader of its own group. Ctrl-C reaches this program alone, which then stops them in its
+//! own order. Stopping a process also reaches its children.
 
 use std::{
     fs,
@@ -30,8 +30,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command`. The run folder remembers it, so that the next run can stop what a killed
-    /// one left running. `stop_with` is the signal on which it ends quickly and in good order.
+    /// Starts `command`. The run folder remembers it: the next run can stop processes that a killed run left.
+    /// `stop_with` is the signal on which it ends quickly and in good order.
     pub(crate) fn start(
         mut command: Command,
         name: &str,
@@ -96,7 +96,7 @@ impl Process {
             if !matches!(self.poll(), Ok(None)) {
                 break;
             }
-            // Fails only if it has just ended, which the wait below finds out.
+            // Fails only if the process has just ended; the wait below notices that.
             let _ = kill_process_group(self.pid(), signal);
             let asked = Instant::now();
             while asked.elapsed() < GRACE && matches!(self.poll(), Ok(None)) {
@@ -113,7 +113,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs to its end within `limit`, with whatever standard streams the command has.
+/// Runs to its end within `limit`, with the command's own standard streams.
 pub(crate) fn run(
     command: Command,
     name: &str,
@@ -148,8 +148,8 @@ pub(crate) fn stop_recorded(record: &Path) -> Option<String> {
     Some(record.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Tells a process from a later one of the same number: by the time it started. `None` if there is
-/// no such process.
+/// Distinguishes a process from a later one with the same number, by its start time. `None` if there is no such
+/// process.
 fn identity(pid: Pid) -> Option<String> {
     test_kill_process(pid).ok()?;
     let number = pid.as_raw_nonzero();

@@ -1,5 +1,5 @@
-//! The temporary folder of one run. It is locked as long as the run lives, so that a later run can
-//! tell what a killed one left behind, and clear it away.
+//! The temporary folder of one run. It is locked as long as the run lives: a later run can find the things that a
+//! killed one left behind, and clear them away.
 
 use std::{
     env, fs,
@@ -91,13 +91,13 @@ fn lock_base(base: &Path, user: u32) -> anyhow::Result<File> {
             }
             _ => {}
         }
-        // The name can be guessed, so somebody else may have made it, as a link for example.
+        // The name can be guessed: another user may have made it, as a link for example.
         if let Ok(found) = fs::symlink_metadata(base)
             && (!found.is_dir() || found.uid() != user)
         {
             bail!("{} is not a folder of ours: remove it, or set TMPDIR", base.display());
         }
-        // The run before may be removing the folder at this moment: then it is made anew.
+        // The run before may be removing the folder at this moment: then it is made again.
         if let Ok(lock) = File::options().create(true).append(true).open(&path)
             && lock.try_lock().is_ok()
             && same_file(&lock, &path)
@@ -164,7 +164,7 @@ fn remove(folder: &Path) {
     }
 }
 
-/// Innermost first. The table escapes blanks, which no name of ours has.
+/// Innermost first. The table escapes blanks, and no name of ours has any.
 fn mounts_below(folder: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let points = table.lines().filter_map(|line| line.split(' ').nth(1)).map(PathBuf::from);

@@ -12,13 +12,13 @@ use crate::{process, provision::Services, run_folder::RunFolder, say::say, wait:
 /// Runs the command with the services' URLs in its environment; without one, prints them and waits
 /// for Ctrl-C or the end of its input.
 ///
-/// The services are those of test-all: STRAIT_TEST_REDIS_URL and STRAIT_TEST_POSTGRES_URL if they
-/// are set, else containers, if a Docker engine answers and has the image (STRAIT_TEST_IMAGE, by
-/// default strait-test-services, which `cargo xtask image` builds), else the machine's own
-/// programs. STRAIT_TEST_SERVICES=url, docker or local allows one way only.
+/// The services are those of test-all. STRAIT_TEST_REDIS_URL and STRAIT_TEST_POSTGRES_URL come first, if they are set.
+/// Containers come next, if a Docker engine answers and has the image: STRAIT_TEST_IMAGE, by default
+/// strait-test-services, which `cargo xtask image` builds. The machine's own programs come last.
+/// STRAIT_TEST_SERVICES=url, docker or local allows one way only.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// What to run
+    /// The command to run
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<String>,
 }

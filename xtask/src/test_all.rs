@@ -14,7 +14,7 @@ use anyhow::Context;
 use self::runner::{Notes, Runner};
 use crate::{cargo::cargo, interrupt::Interrupted, process, provision::Services, run_folder::RunFolder, say::say};
 
-/// What users depend on.
+/// The crates that users depend on.
 const LIBRARIES: [&str; 6] = [
     "strait-core",
     "strait-store-memory",
@@ -32,7 +32,7 @@ const LIBRARIES: [&str; 6] = [
 /// Tests run in cargo-nextest if it is installed, else in `cargo test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Run only the tests whose names hold one of these, and no other step
+    /// Run only the tests with one of these in their names, and no other step
     filter: Vec<String>,
     /// Write the last line, the test runner's own, into this file too
     #[arg(long, value_name = "FILE")]
@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         say(format_args!("error: {error:#}"));
     }
     report.print();
-    // The last line of all is the test runner's own.
+    // The very last line is the test runner's own.
     report.notes.summary.iter().for_each(say);
     if let (Some(file), Some(summary)) = (&args.summary, &report.notes.summary) {
         fs::write(file, format!("{summary}\n")).with_context(|| format!("cannot write {}", file.display()))?;
@@ -68,10 +68,10 @@ fn steps(args: &Args, run: &RunFolder, report: &mut Report) -> anyhow::Result<()
         report.step("cargo fmt", || step(&["fmt", "--all", "--check"], None, run))?;
         let clippy = ["clippy", "--all-targets", "--all-features", "--", "-D", "warnings"];
         report.step("cargo clippy", || step(&clippy, None, run))?;
-        // What users build: code of other features hides from `--all-features` what nobody uses without them.
+        // The build that users make: `--all-features` hides code that is unused without the other features.
         let default = ["clippy", "--", "-D", "warnings"];
         report.step("as it comes", || step(&default, None, run))?;
-        // Built together, a crate also gets the features that the others ask of its dependencies.
+        // Built together, a crate also gets the features that other crates enable in its dependencies.
         report.step("each alone", || {
             for library in LIBRARIES {
                 if !step(&["check", "--lib", "--package", library], None, run)? {

@@ -1,4 +1,4 @@
-//! As much as a socket takes, of everything.
+//! Floods: as much of each kind as a socket takes.
 
 use bytes::Bytes;
 
@@ -6,7 +6,7 @@ use crate::kit::{Got, frame, header, ping, text};
 use crate::siege::{Siege, client, flood, repeat, socket};
 use crate::victim::Victim;
 
-/// Each of 20 sends `first`, and then the same again and again.
+/// Each of 20 clients sends `first`, and then `then` again and again.
 async fn twenty(name: &'static str, first: Vec<u8>, then: Vec<u8>) {
     let (first, times) = (Bytes::from(first), 10_000 / then.len());
     let then = Bytes::from(then.repeat(times));
@@ -36,7 +36,7 @@ async fn fragments_of_one_byte_without_end() {
 
 #[tokio::test]
 async fn giants() {
-    // What is announced is not reserved, and what is over the limit is not kept.
+    // An announced length is not reserved, and bytes over the limit are not kept.
     twenty("20 announce 8 EiB and begin to send them", header(0x82, usize::MAX >> 1), vec![0; 10_000]).await;
 }
 
@@ -52,7 +52,7 @@ async fn messages_that_never_get_their_last_byte() {
             }
         }
     };
-    // 64 KiB each, and as much again while a buffer grows.
+    // Each client costs 64 KiB, and as much again while a buffer grows.
     Siege { name: "200 hold back the last byte of 64 KiB", attackers: 200, mib: 40 }.by(attack).await;
 }
 
@@ -107,7 +107,7 @@ async fn who_floods_is_answered_ever_more_slowly() {
     let victim = Victim::patient().await;
     let mut client = victim.client("/echo").await;
     let start = std::time::Instant::now();
-    // The burst passes at once; of the 320 beyond it 32 are taken in 100 ms.
+    // The burst passes at once; 32 of the 320 messages beyond it pass in 100 ms.
     client.send(text("spam").repeat(520)).await;
     let mut limited = 0;
     while limited < 200 {

@@ -1,9 +1,9 @@
-//! Frames that RFC 6455 forbids, each told by its close code.
+//! Frames that RFC 6455 forbids, with the close code for each.
 
 use crate::kit::{Got, TcpClient, close, frame, header, ping, text};
 use crate::victim::{SMALL, Victim};
 
-/// What comes from a client that does not read the specification, and the code that it is closed with.
+/// Messages of a client that does not read the specification, and the code that closes it.
 fn violations() -> Vec<(String, Vec<u8>, u16)> {
     let mut cases: Vec<(String, Vec<u8>, u16)> = Vec::new();
     let mut case = |name: &str, bytes: Vec<u8>, code| cases.push((name.to_owned(), bytes, code));
@@ -73,7 +73,7 @@ async fn violations_are_closed_with_their_code() {
     victim.ends_unharmed().await;
 }
 
-/// The close frame comes next, and then the end, whatever the client still says.
+/// The close frame comes next, and then the end, even if the client goes on sending.
 pub(crate) async fn ends_with(mut client: TcpClient, code: u16, case: &str) {
     loop {
         match client.next().await {
@@ -101,7 +101,7 @@ async fn what_is_only_strange_is_answered() {
     assert_eq!(client.next().await, Got::Pong(vec![0xff; 125]));
     client.expect("ab").await;
     client.send(frame(0x8a, "a pong that nobody asked for").repeat(40)).await;
-    // As much as a message may have, as a whole and byte by byte.
+    // The longest message, as a whole and byte by byte.
     let whole = "x".repeat(65_536);
     client.text(&whole).await;
     client.expect(&whole).await;

@@ -1,15 +1,15 @@
-//! Requests that are wrong, absurd, or mean something else to a proxy before us.
+//! Requests that are wrong, absurd, or have another meaning for a proxy before the server.
 
 use crate::kit::{Got, TcpClient, handshake, text};
 use crate::siege::{Siege, socket};
 use crate::victim::Victim;
 
-/// Puts something into a good request, behind its last header.
+/// Adds headers to a good request, behind its last header.
 fn with(headers: &str) -> Vec<u8> {
     handshake("/echo", &[]).replacen("\r\n\r\n", &format!("\r\n{headers}\r\n\r\n"), 1).into_bytes()
 }
 
-/// Sends a request, and tells the status; 0 if the socket ends without an answer.
+/// Sends a request, and answers the status; 0 if the socket ends without an answer.
 async fn status(victim: &Victim, request: &[u8]) -> (u16, TcpClient) {
     let mut client = victim.socket().await;
     client.try_send(request).await;
@@ -61,7 +61,7 @@ async fn absurd_headers_are_refused() {
         ("a body of a negative length", with("content-length: -1"), 400),
         ("a body of both kinds", with("content-length: 5\r\ntransfer-encoding: chunked"), 400),
         ("a body of no known kind", with("transfer-encoding: chunked, identity"), 400),
-        // hyper knows what this is, and has nothing to say to it.
+        // hyper knows this preface, and sends no answer.
         ("HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 0),
         ("TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20), 400),
         ("CONNECT", good.replacen("GET /echo", "CONNECT echo:80", 1).into(), 400),

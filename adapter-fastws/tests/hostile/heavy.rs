@@ -1,4 +1,4 @@
-//! Ten thousand at once: `cargo xtask hostile` runs these, and test-all leaves them out.
+//! Attacks by ten thousand sockets: `cargo xtask hostile` runs them, and test-all leaves them out.
 
 use crate::kit::{handshake, text};
 use crate::siege::{Siege, client, socket};
@@ -10,7 +10,7 @@ const MANY: usize = 10_000;
 async fn ten_thousand_half_open_sockets() {
     let attack = |address, number| async move {
         if let Some(mut client) = socket(address).await {
-            // Some say nothing, some begin.
+            // Some clients say nothing, some begin a request.
             let request = handshake("/echo", &[]);
             client.try_send(&request[..number % request.len()]).await;
             client.try_next().await;

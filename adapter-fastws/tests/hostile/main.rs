@@ -1,7 +1,8 @@
-//! Clients that mean harm. Each meets a server in a process of its own, so that what it costs can be counted: memory, descriptors,
-//! tasks, panics, and what honest clients feel of it meanwhile. It reads `/proc`, so it is Linux's.
+//! Clients that mean harm. Each meets a server in a process of its own, so that a test can count the cost: memory,
+//! descriptors, tasks, panics, and the delay of honest clients. The suite reads `/proc`, so it needs Linux.
 //!
-//! `cargo xtask hostile` runs it for release, alone and with its big siblings, and prints the figures of the book's page.
+//! `cargo xtask hostile` runs the suite in release mode, alone and with its big siblings, and prints the figures of the
+//! book's page.
 #![cfg(target_os = "linux")]
 
 #[path = "../it/kit/mod.rs"]

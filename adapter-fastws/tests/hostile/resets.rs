@@ -8,26 +8,26 @@ use tokio::time::sleep;
 use crate::kit::{Got, TcpClient, close, frame, handshake, ping, text};
 use crate::victim::{PAUSE, Victim};
 
-/// How a client goes.
+/// The way in which a client goes.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     /// Its kernel sends a reset.
     Reset,
-    /// Its kernel says that no more comes, and resets when more comes from us.
+    /// Its kernel sends a FIN, and a reset when more bytes come from the server.
     Drop,
-    /// No more comes, but it goes on reading.
+    /// The client sends no more, but goes on reading.
     Shut,
 }
 
 const WAYS: [Way; 3] = [Way::Reset, Way::Drop, Way::Shut];
 
-/// Those that were shut have to be read to their end.
+/// Sockets that were shut down must be read to their end.
 async fn go(mut client: TcpClient, way: Way, waiting: &mut Vec<TcpClient>) {
     match way {
         Way::Reset => client.reset(),
         Way::Drop => drop(client),
         Way::Shut => {
-            // It may have been thrown out already.
+            // The server may have closed the socket already.
             let _ = client.socket.shutdown().await;
             waiting.push(client);
         }
@@ -40,7 +40,7 @@ async fn see_their_end(waiting: Vec<TcpClient>) {
     }
 }
 
-/// Times at which a client may go: at once, a little later, in the middle, at the end of what takes [`PAUSE`].
+/// Times at which a client may go: at once, a little later, in the middle, or at the end of a handler's [`PAUSE`].
 async fn moment(at: u32) {
     match at % 4 {
         0 => {}
@@ -60,7 +60,7 @@ async fn within_a_request() {
             let mut client = victim.socket().await;
             client.try_send(&request[..end]).await;
             match way {
-                // What comes back is an answer, not frames.
+                // The server answers in HTTP, not in frames.
                 Way::Shut => drop(client.socket.shutdown().await),
                 Way::Reset | Way::Drop => go(client, way, &mut waiting).await,
             }
@@ -102,7 +102,7 @@ async fn while_a_handler_runs() {
             let mut waiting = Vec::new();
             for round in 0..12 {
                 let mut client = victim.client(path).await;
-                // More than one, so that some wait.
+                // More than one message, so that some wait.
                 client.send(text("a message").repeat(1 + round as usize % 3)).await;
                 moment(round).await;
                 go(client, way, &mut waiting).await;

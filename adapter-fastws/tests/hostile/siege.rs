@@ -1,4 +1,4 @@
-//! An attack that goes on while honest clients are served: what they feel of it, and what it costs.
+//! An attack beside honest clients: it measures the delay that the clients feel, and the cost for the server.
 
 use std::fs::File;
 use std::future::Future;
@@ -17,27 +17,28 @@ use tokio::time::{Instant, sleep};
 use crate::kit::{Client, TcpClient, handshake};
 use crate::victim::Victim;
 
-/// How many honest clients there are, each with one message in flight.
+/// The number of honest clients, each with one message in flight.
 const HONEST: usize = 10;
 /// Well below the rate limit.
 const THINK: Duration = Duration::from_millis(12);
 /// How often an attack is tried: a machine that does other things at the same time has bad moments of its own.
 const TRIES: usize = 5;
-/// No client may wait longer than this many times what it waits in quiet, or at another server of this machine meanwhile…
+/// No client may wait longer than this many times its wait in quiet, or its wait at another server of this machine
+/// meanwhile…
 const RATIO: f64 = 2.0;
-/// …where less than this is as good as quiet: a time slice of a busy machine, not the server's doing. An unoptimised server is some
-/// twenty times slower, and its bound a coarse one; it meets fewer attackers, too.
+/// …where a wait shorter than this is as good as quiet: a time slice of a busy machine is not the server's fault. An
+/// unoptimised server is some twenty times slower, so its bound is coarse; it also meets fewer attackers.
 const UNNOTICED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 25 } else { 4 });
 const FEWER: usize = if cfg!(debug_assertions) { 4 } else { 1 };
 /// How long an attacker that was thrown out takes to come back.
 const BREATH: Duration = Duration::from_millis(20);
-/// Between two writes of some 10 KB: twenty who flood send as much as a gigabit a second carries. On one machine more of it would
-/// show what its kernel does for the attackers.
+/// The pause between two writes of some 10 KB: twenty flooding clients send as much as a gigabit line carries. On one
+/// machine, more would measure the kernel's work for the attackers.
 const PACE: Duration = Duration::from_millis(2);
 /// A file for the figures: `cargo xtask hostile` reads it.
 const FIGURES: &str = "STRAIT_HOSTILE_FIGURES";
 
-/// What an attack is called, how many attack, and the most memory it may cost.
+/// The name of an attack, the number of attackers, and the most memory that the attack may cost.
 pub(crate) struct Siege {
     pub(crate) name: &'static str,
     pub(crate) attackers: usize,
@@ -45,8 +46,8 @@ pub(crate) struct Siege {
 }
 
 impl Siege {
-    /// Lets each attacker attack, which has a number, and begin anew whenever it has been thrown out. Checks that the honest are
-    /// served and that all is as before.
+    /// Runs `attack` for each attacker, by its number, and again whenever the server throws it out. Checks that honest
+    /// clients are served and that the server's state afterwards is as before.
     pub(crate) async fn by<A, F>(self, attack: A)
     where
         A: Fn(SocketAddr, usize) -> F + Clone + Send + 'static,
@@ -59,7 +60,7 @@ impl Siege {
         let strict = std::env::var_os(FIGURES);
         let window = Duration::from_millis(if strict.is_some() { 1_000 } else { 200 });
         let mut victim = Victim::patient().await;
-        // What the attackers' own doing costs the machine is felt here, too.
+        // Clients of the bystander feel the load that the attackers themselves put on the machine.
         let bystander = Victim::patient().await;
         let (mut honest, mut beside) = (Vec::new(), Vec::new());
         for _ in 0..HONEST {
@@ -78,7 +79,7 @@ impl Siege {
             let (attacked, elsewhere) = both(&mut honest, &mut beside, window).await;
             most = most.max(victim.peak().saturating_sub(start));
             attacker.end();
-            // Else the next quiet would not be one.
+            // Otherwise the next quiet measurement would not be quiet.
             victim.is_left_by_all_but(HONEST).await;
             tried.push(Try { quiet, attacked, elsewhere });
             if (strict.is_none() && tried.iter().any(Try::is_good)) || tried.len() == TRIES {
@@ -116,17 +117,17 @@ impl Siege {
     }
 }
 
-/// What honest clients waited, 99 of 100 answers.
+/// The waits of honest clients: 99 of 100 answers come within them.
 #[derive(Debug)]
 struct Try {
     quiet: Duration,
     attacked: Duration,
-    /// At another server, while this one was attacked.
+    /// The wait at another server, while this one was attacked.
     elsewhere: Duration,
 }
 
 impl Try {
-    /// To what would have been waited without this server's part in it.
+    /// The ratio of the wait under attack to the wait without this server's part in it.
     fn ratio(&self) -> f64 {
         self.attacked.as_secs_f64() / self.quiet.max(self.elsewhere).as_secs_f64()
     }
@@ -136,18 +137,18 @@ impl Try {
     }
 }
 
-/// For whoever runs the suite with `--no-capture`.
+/// Prints the figures for a run with `--no-capture`.
 #[expect(clippy::print_stdout, reason = "a passing test has no other way to tell a figure")]
 fn say(figures: &str) {
     println!("{figures}");
 }
 
-/// What 99 of 100 answers come within, here and there.
+/// The time within which 99 of 100 answers come, here and there.
 async fn both(here: &mut [TcpClient], there: &mut [TcpClient], window: Duration) -> (Duration, Duration) {
     futures_util::future::join(p99(here, window), p99(there, window)).await
 }
 
-/// What 99 of 100 answers come within.
+/// The time within which 99 of 100 answers come.
 async fn p99(clients: &mut [TcpClient], window: Duration) -> Duration {
     let until = Instant::now() + window;
     let message = "x".repeat(32);
@@ -155,7 +156,7 @@ async fn p99(clients: &mut [TcpClient], window: Duration) -> Duration {
         let message = &message;
         async move {
             let mut times = Vec::new();
-            // Not all at the same moment.
+            // The clients do not send all at the same moment.
             sleep(THINK * at as u32 / HONEST as u32).await;
             while Instant::now() < until {
                 let start = Instant::now();
@@ -172,7 +173,7 @@ async fn p99(clients: &mut [TcpClient], window: Duration) -> Duration {
     times[times.len() * 99 / 100]
 }
 
-/// A thread that attacks until it is told to end; then its sockets are gone, too.
+/// A thread that attacks until the test ends it; then its sockets are gone, too.
 struct Attacker {
     end: oneshot::Sender<()>,
     thread: thread::JoinHandle<()>,
@@ -186,7 +187,8 @@ impl Attacker {
     {
         let (end, ended) = oneshot::channel();
         let thread = thread::spawn(move || {
-            // Attackers are somewhere else: what they do themselves must not keep the honest and the server waiting.
+            // Attackers are on other machines in reality: their own work must not delay the honest clients and the
+            // server.
             rustix::process::nice(19).expect("a thread may be less urgent");
             let runtime = Builder::new_current_thread().enable_all().build().expect("there is a runtime");
             let tasks = (0..count).map(|number| {
@@ -199,7 +201,7 @@ impl Attacker {
                 })
             });
             let tasks: Vec<_> = tasks.collect();
-            // A sender that is dropped without a word is a test that has failed.
+            // A sender dropped without a word means that the test has failed.
             let _ = runtime.block_on(ended);
             for task in tasks {
                 assert!(!task.is_finished(), "an attacker has failed");
@@ -226,7 +228,7 @@ pub(crate) async fn client(address: SocketAddr, path: &str) -> Option<TcpClient>
     (client.try_answer().await?.status == 101).then_some(client)
 }
 
-/// Sends the same again and again, and reads what comes back, until it is thrown out.
+/// Sends the same bytes again and again, and reads the answers, until the server throws it out.
 pub(crate) async fn repeat(client: TcpClient, bytes: &[u8]) {
     let (mut read, mut write) = client.socket.into_split();
     let mut scratch = vec![0; 64 * 1024];
@@ -239,7 +241,7 @@ pub(crate) async fn repeat(client: TcpClient, bytes: &[u8]) {
     tokio::select! { () = reading => {}, () = writing => {} }
 }
 
-/// What is told once, and what comes again and again behind it.
+/// Sends `first` once, and `then` again and again behind it.
 pub(crate) async fn flood(address: SocketAddr, first: Bytes, then: Bytes) {
     if let Some(mut client) = client(address, "/echo").await
         && client.try_send(&first).await

@@ -1,4 +1,4 @@
-//! A byte now and then, or none, and never reading.
+//! Clients that send a byte now and then, or none, and never read.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -47,7 +47,7 @@ async fn sockets_that_say_nothing() {
             client.try_next().await;
         }
     };
-    // More than may be in a handshake at once, so that those who come later find the door full.
+    // More than may be in a handshake at once: later clients find the door full.
     Siege { name: "1,500 connect and say nothing", attackers: 1_500, mib: 32 }.by(attack).await;
 }
 
@@ -62,7 +62,7 @@ async fn who_never_reads_replies() {
             }
         }
     };
-    // 256 KiB may wait for each, and as much again while a buffer grows.
+    // 256 KiB may wait for each client, and as much again while a buffer grows.
     Siege { name: "20 ask for 20 KB again and again and never read", attackers: 20, mib: 20 }.by(attack).await;
 }
 
@@ -114,7 +114,7 @@ async fn who_is_slow_is_told_in_time() {
     victim.ends_unharmed().await;
 }
 
-/// Whatever a connection has read and written, at rest it holds no buffer.
+/// A connection at rest holds no buffer, after any reads and writes.
 #[tokio::test]
 async fn idle_connections_keep_no_buffer() {
     const MANY: usize = 200;
@@ -123,7 +123,7 @@ async fn idle_connections_keep_no_buffer() {
     let (mut before, mut clients) = (0, Vec::new());
     for number in 0..2 * MANY {
         if number == MANY {
-            // The first ones made the process grow to what it needs at work.
+            // The first ones made the process grow to the size that it needs at work.
             before = victim.resident();
         }
         let mut client = victim.client("/honest").await;

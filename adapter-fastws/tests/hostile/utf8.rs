@@ -4,7 +4,7 @@ use crate::frames::ends_with;
 use crate::kit::{frame, ping};
 use crate::victim::Victim;
 
-/// RFC 3629 §3, §4 and what it forbids: each between good text.
+/// RFC 3629 §3, §4 and the sequences that it forbids: each between good text.
 const WRONG: [(&str, &[u8]); 14] = [
     ("a continuation byte alone", b"a\x80b"),
     ("two of them", b"a\x80\xbfb"),
@@ -29,7 +29,7 @@ fn in_two(bytes: &[u8], at: usize, between: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn wrong_text_is_closed_with_1007_however_it_is_cut() {
     let victim = Victim::start().await;
-    // Something between the fragments that is not answered.
+    // An unsolicited pong between the fragments: it gets no answer.
     let unasked = frame(0x8a, "");
     for (case, bytes) in WRONG {
         let whole = frame(0x81, bytes);
@@ -64,7 +64,7 @@ async fn text_is_refused_as_soon_as_it_cannot_become_utf8() {
     let victim = Victim::start().await;
     for start in [&b"\xed\xa0"[..], b"a\xff", b"\xf4\x90", b"\xc0"] {
         let mut client = victim.client("/echo").await;
-        // Its end never comes.
+        // The end of the message never comes.
         client.send(frame(0x01, start)).await;
         ends_with(client, 1007, &format!("{start:02x?}")).await;
     }

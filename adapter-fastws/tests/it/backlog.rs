@@ -1,4 +1,4 @@
-//! What waits while a handler runs, and what is answered all the same.
+//! Messages that wait while a handler runs, and requests that are answered meanwhile.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use strait_core::Endpoint;
 
 use crate::kit::{Gate, Got, Notes, limits, serve, text};
 
-/// Sends messages until the server takes no more; tells how many bytes it took.
+/// Sends messages until the server takes no more; answers the number of bytes taken.
 async fn fill(client: &mut crate::kit::TcpClient, message: &[u8], most: usize) -> usize {
     let mut taken = 0;
     while taken < most {
@@ -39,13 +39,13 @@ async fn while_a_handler_runs_messages_wait_until_there_are_too_many() {
     };
     let node = serve(Endpoint::new("slow", "/slow").public().limits(limits()).on_message(handler)).await;
     let mut client = node.client("/slow").await;
-    // Big ones wait up to 64 KiB; what is sent beyond stays in the kernels' buffers, and they take no more in the end.
+    // Big messages wait up to 64 KiB; further bytes stay in the kernels' buffers, which in the end take no more.
     let message = text(&"x".repeat(60_000));
     let most = 200 << 20;
     let taken = fill(&mut client, &message, most).await;
     assert!(taken < most, "the server reads on and on");
     assert_eq!(seen.all().len(), 1, "one is handled at a time");
-    // Pings are answered once it reads again, and nothing is lost.
+    // The server answers pings once it reads again, and loses nothing.
     let whole = taken.div_ceil(message.len());
     gate.let_in(whole);
     client.send(&message[taken % message.len()..][..(whole * message.len() - taken)]).await;

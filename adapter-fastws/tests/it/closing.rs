@@ -1,4 +1,4 @@
-//! Closing from this side: after the reply, with code and reason, and for good.
+//! Closing from the server's side: after the reply, with code and reason, and for good.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::kit::{CLOSING, Got, Notes, becomes, close, echo, frame, limits, ping, pong, serve, text, until};
 
-/// An endpoint whose channels tell their ids.
+/// An endpoint with channels that tell their ids.
 fn closing(handled: &Notes) -> Endpoint {
     let noted = handled.clone();
     Endpoint::new("closing", "/echo")
@@ -94,7 +94,7 @@ async fn who_does_not_answer_a_close_is_cut_off_in_time() {
     client.text(r#"{"action":"close"}"#).await;
     assert_eq!(client.is_closed().await.0, 4000);
     let start = Instant::now();
-    // Whatever else it sends keeps it no longer.
+    // Further bytes of the client keep it no longer.
     while client.try_send(text("still here")).await {
         assert!(start.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -109,7 +109,7 @@ async fn who_cannot_even_read_the_close_is_cut_off_in_time() {
     let node = serve(closing(&Notes::default())).await;
     let mut client = node.narrow_client("/echo").await;
     let message = text(&"x".repeat(60_000));
-    // It asks for more than the kernels keep, and reads nothing.
+    // The client asks for more than the kernels keep, and reads nothing.
     let taken = async { while client.try_send(&message).await {} };
     let _ = tokio::time::timeout(Duration::from_millis(200), taken).await;
     let ids = node.app.hub().channels();

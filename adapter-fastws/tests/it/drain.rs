@@ -1,4 +1,4 @@
-//! How a server ends, and when it is alive and not ready.
+//! The end of a server, and the time when it is alive and not ready.
 
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
@@ -50,7 +50,7 @@ async fn a_drain_lets_handlers_finish_and_nobody_in() {
     assert_eq!(busy.next().await, Got::Pong(b"running".to_vec()));
     node.handle.drain();
     idle.closes(1012).await;
-    // The busy one holds the server, which still answers.
+    // The busy client holds the server, which still answers.
     assert_eq!(status(&mut node.socket().await, "/healthz").await, 200);
     assert_eq!(status(&mut node.socket().await, "/readyz").await, 503);
     let mut late = node.socket().await;
@@ -66,7 +66,7 @@ async fn a_drain_lets_handlers_finish_and_nobody_in() {
     node.end().await;
 }
 
-/// hyper tells that a socket is done before all that it has to say is written.
+/// hyper reports that a socket is done before it has written all bytes.
 #[tokio::test]
 async fn a_page_is_sent_whole_though_the_server_drains() {
     const BIG: usize = 8 << 20;
@@ -76,7 +76,7 @@ async fn a_page_is_sent_whole_though_the_server_drains() {
         serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(server_limits()).fallback(pages)).await;
     let requests = [
         "GET /big HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
-        // A body that nobody reads, and that does not come whole.
+        // A body that no handler reads, and that does not come whole.
         "POST /big HTTP/1.1\r\nhost: a\r\ncontent-length: 1000\r\n\r\nno more",
     ];
     let mut clients = Vec::new();
@@ -159,7 +159,7 @@ async fn the_longest_times_are_no_times() {
     node.end().await;
 }
 
-/// Its publisher has the answer: an event that came to this node goes out before the close frame.
+/// Its publisher has the answer: an event that reached this node goes out before the close frame.
 #[tokio::test]
 async fn events_that_came_before_the_drain_go_out_before_the_close() {
     const EVENTS: usize = 40;
@@ -181,7 +181,7 @@ async fn events_that_came_before_the_drain_go_out_before_the_close() {
         client.expect(r#"{"action":"join"}"#).await;
         clients.push(client);
     }
-    // So many bytes that the delivery gives other tasks a turn after each member.
+    // Big enough that the delivery yields to other tasks after each member.
     let event = "x".repeat(8 * 1024);
     for _ in 0..EVENTS {
         let publishing = node.app.hub().publish(Publish::new(topic.clone(), Payload::text(event.clone())));
@@ -232,7 +232,7 @@ async fn an_upgrade_during_the_drain_is_closed_as_the_others() {
     let node = serve(slow).await;
     let mut client = node.socket().await;
     client.send(handshake("/echo", &[])).await;
-    // Its place is taken once authentication runs; the drain waits for it.
+    // The connection has its place once authentication runs; the drain waits for it.
     tokio::time::sleep(Duration::from_millis(20)).await;
     node.handle.drain();
     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -243,7 +243,7 @@ async fn an_upgrade_during_the_drain_is_closed_as_the_others() {
     node.end().await;
 }
 
-/// Runs a server on threads of its own; tells its address and how to wait for its end.
+/// Runs a server on threads of its own; answers its address and a way to wait for its end.
 fn run(server: Server, address: SocketAddr, runtimes: Runtimes) -> (SocketAddr, mpsc::Receiver<std::io::Result<()>>) {
     let (ended, end) = mpsc::channel();
     let (listening, address_told) = mpsc::channel();
@@ -284,7 +284,7 @@ async fn every_kind_of_runtime_serves_and_drains() {
     }
 }
 
-/// Subscribes to topics of all lanes, and publishes on each when the client says so: what is on other runtimes is needed.
+/// Subscribes to topics of all lanes, and publishes on each when the client says so: it needs the other runtimes.
 fn needy(gate: &Gate, asked: &Gate) -> Endpoint {
     let (gate, asked) = (gate.clone(), asked.clone());
     let topics = |channel: &Channel| (0..TOPICS).map(|n| format!("{} {n}", channel.id())).collect::<Vec<_>>();
@@ -302,7 +302,7 @@ fn needy(gate: &Gate, asked: &Gate) -> Endpoint {
             async move {
                 gate.pass().await;
                 for topic in topics(&channel) {
-                    // Not in the channel's name: then they would wait for the reply.
+                    // Without the channel's name: otherwise the events would wait for the reply.
                     hub.publish(Publish::new(Topic::new(topic)?, Payload::text("event"))).await?;
                 }
                 gate.pass().await;
@@ -342,7 +342,7 @@ async fn runtimes_that_have_drained_still_do_their_part_for_the_others() {
         for other in others {
             other.closes(1012).await;
         }
-        // The other runtime may have nothing more to do, now.
+        // By now the other runtime may be idle.
         tokio::time::sleep(Duration::from_millis(100)).await;
         gate.let_in(1);
         for _ in 0..TOPICS {
@@ -380,14 +380,14 @@ async fn a_server_that_is_run_on_a_runtime_says_so() {
     }
 }
 
-/// A pool needs a runtime to be made, and lives where it was made.
+/// A pool is made on a runtime, and lives as long as that one.
 #[test]
 fn a_server_is_set_up_on_its_own_runtime() {
     let two = NonZeroUsize::new(2).expect("not zero");
     for runtimes in [Runtimes::Threads(two), Runtimes::Shared] {
         let set_up = async || {
             let (ask, mut asked) = tokio::sync::mpsc::channel::<tokio::sync::oneshot::Sender<&str>>(1);
-            // It answers as long as the runtime runs.
+            // The connection answers as long as its runtime runs.
             tokio::spawn(async move {
                 while let Some(answer) = asked.recv().await {
                     let _ = answer.send("from the pool");
@@ -481,7 +481,7 @@ async fn a_node_that_is_not_ready_says_every_reason() {
     let (endpoint, gate) = waiting_echo();
     let faults = Faults::new();
     let node = serve_on(App::new().endpoint(endpoint), &faults, |server| server.limits(server_limits())).await;
-    // It holds the server, which still answers.
+    // The busy client holds the server, which still answers.
     let mut busy = node.client("/echo").await;
     busy.send([text(r#"{"action":"wait"}"#), crate::kit::ping(b"running")].concat()).await;
     assert_eq!(busy.next().await, Got::Pong(b"running".to_vec()));

@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! Admission: clients that are let in, and the answers to the others.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ struct Numbered {
     number: u32,
 }
 
-/// Lets in who brings the token; `banned` is known, and may not.
+/// Lets in a client that brings the token; `banned` is known, and may not come in.
 async fn by_token(headers: strait_core::Headers) -> Result<Session<()>, Error> {
     match headers.0.get("authorization").and_then(|value| value.to_str().ok()) {
         Some("Bearer ada") => Ok(Session::new("ada", ())?),
@@ -33,7 +33,7 @@ async fn by_token(headers: strait_core::Headers) -> Result<Session<()>, Error> {
     }
 }
 
-/// Every check has something to refuse here.
+/// An endpoint on which each check can refuse a client.
 fn guarded() -> Endpoint {
     Endpoint::new("guarded", "/guarded/{number}").limits(limits()).opening::<Numbered>().authenticate(by_token)
 }
@@ -135,7 +135,7 @@ async fn path_and_query_have_a_limit() {
     node.end().await;
 }
 
-/// A proxy that closes an endpoint by its path does not see this form.
+/// A proxy that blocks an endpoint by its path does not recognise this form.
 #[tokio::test]
 async fn a_path_in_the_query_is_none_unless_it_is_switched_on() {
     let node = serve(echo("/echo")).await;
@@ -146,7 +146,7 @@ async fn a_path_in_the_query_is_none_unless_it_is_switched_on() {
     node.end().await;
 }
 
-/// A proxy may have looked at the other one.
+/// A proxy may have checked the host in the target, not the header's.
 #[tokio::test]
 async fn a_target_in_absolute_form_names_the_host_of_the_header() {
     let node = serve(echo("/echo")).await;
@@ -167,7 +167,7 @@ async fn a_target_in_absolute_form_names_the_host_of_the_header() {
     node.end().await;
 }
 
-/// A page at evil.test, whose name was made to resolve to this server, is of the same host as far as `Origin` tells.
+/// A page at evil.test, with a name made to resolve to this server, is of the same host as far as `Origin` tells.
 #[tokio::test]
 async fn hosts_that_are_not_listed_are_not_answered_for() {
     let app = App::new().endpoint(echo("/echo"));
@@ -254,7 +254,7 @@ async fn checks_come_in_the_documented_order() {
     let app = App::new().endpoint(guarded()).endpoint(echo("/echo"));
     let node = serve_with(app, |server| server.limits(ServerLimits { connections: 1, ..server_limits() })).await;
     let only = node.client("/echo").await;
-    // Each is wrong in all that comes after, too; what is found first is told.
+    // Each request also fails all later checks; the answer names the first failure.
     let (version, origin) = (("sec-websocket-version", "7"), ("origin", "http://evil.test"));
     let cases: [(&str, Headers<'_>, u16); 4] = [
         ("/nothing", &[version, origin], 426),
@@ -267,7 +267,7 @@ async fn checks_come_in_the_documented_order() {
     }
     only.leave().await;
     becomes(|| node.stored(), 0).await;
-    // There is room again: authentication comes before the opening data.
+    // There is room again: authentication comes before the opening data's check.
     assert_eq!(status(&node, handshake("/guarded/one", &[])).await, 401);
     assert_eq!(status(&node, handshake("/guarded/one", &[("authorization", "Bearer ada")])).await, 422);
     node.end().await;
@@ -335,7 +335,7 @@ async fn nothing_is_written_before_the_answer() {
     let connected = |channel: Channel| async move { channel.send_json("welcome").await };
     let node = serve(echo("/echo").on_connect(connected)).await;
     let mut client = node.socket().await;
-    // What `on_connect` sends comes behind the 101, with which the stream begins.
+    // Messages that `on_connect` sends come behind the 101, which begins the stream.
     client.open("/echo").await;
     client.expect("\"welcome\"").await;
     client.leave().await;
@@ -413,7 +413,7 @@ async fn a_client_that_goes_before_its_answer_leaves_nothing() {
     node.end().await;
 }
 
-/// What a store has begun to take it may take whoever waits for the answer: the call is not given up.
+/// A store may finish a call that it has begun although the client has gone: the server does not give the call up.
 #[tokio::test]
 async fn a_client_that_goes_while_its_channel_is_stored_leaves_nothing() {
     for fault in [Fault::Hang, Fault::HoldAnswer] {

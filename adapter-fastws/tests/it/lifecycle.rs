@@ -6,7 +6,7 @@ use strait_core::{App, Channel, Close, DisconnectReason, Endpoint, Error, Limits
 
 use crate::kit::{CLOSING, Gate, Got, Node, Notes, TcpClient, close, limits, serve, serve_app, text};
 
-/// An endpoint whose handlers note what happens.
+/// An endpoint with handlers that note each event.
 fn noted(notes: &Notes) -> Endpoint {
     let connected = notes.clone();
     without_connect(notes).on_connect(move |channel: Channel| {
@@ -138,7 +138,7 @@ async fn a_lost_client_stays_lost_when_the_sweeper_or_a_drain_finds_its_channel(
         if drains {
             node.handle.drain();
         }
-        // The handler outlasts the limit on silence, which is none of a client that has gone.
+        // The handler outlasts the limit on silence, which does not apply to a client that has gone.
         tokio::time::sleep(Duration::from_millis(100)).await;
         gate.let_in(1);
         let expected: &[&str] = if drains { &["connect", "Client"] } else { &["connect", "waits", "Client"] };
@@ -295,7 +295,7 @@ async fn sockets_of_one_user_find_each_other_and_nothing_is_left_of_them() {
     let closed = node.app.hub().close_user(&user, Close::new(4001, "elsewhere").expect("a code")).await;
     assert_eq!(closed.expect("they are closed"), 2);
     assert_eq!(first.closes(4001).await, "elsewhere");
-    // Who does not answer is cut off.
+    // A client that does not answer is cut off.
     let mut second = second;
     assert_eq!(second.is_closed().await.0, 4001);
     tokio::time::timeout(CLOSING * 20, async { assert_eq!(second.next().await, Got::End) }).await.expect("in time");

@@ -1,4 +1,4 @@
-//! What an operator is told of clients that are not let in.
+//! The operator's log lines about clients that are not let in.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ async fn refuse(node: &Node, request: &str) {
     assert!((400..500).contains(&client.answer().await.status));
 }
 
-/// Asks until a line with all of these parts is there: other tests of the process may have used the second's lines.
+/// Asks until a line with all of these parts is logged: other tests of the process may have used up the second's lines.
 async fn is_logged(lines: &Lines, node: &Node, request: &str, parts: &[&str]) {
     let start = Instant::now();
     while !lines.all().iter().any(|line| parts.iter().all(|part| line.contains(part))) {

@@ -1,4 +1,4 @@
-//! The adapter from outside: a server on loopback, and clients that may send whatever they like.
+//! The adapter from outside: a server on loopback, and clients that may send anything.
 
 mod kit;
 

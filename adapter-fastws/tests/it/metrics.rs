@@ -1,4 +1,4 @@
-//! `/metrics`: who may read them, and where.
+//! `/metrics`: the clients that may read them, and the place.
 
 use strait_core::App;
 

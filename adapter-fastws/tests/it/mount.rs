@@ -1,4 +1,4 @@
-//! The channels in a server of somebody else's.
+//! Channels in a server that the user provides.
 
 use std::sync::Arc;
 

@@ -6,7 +6,7 @@ use strait_core::{Channel, DisconnectReason, Endpoint, Limits, Topic};
 
 use crate::kit::{Got, Notes, limits, serve, text};
 
-/// Panics when its handler is dropped for taking too long, where nothing of the handler's is expected any more.
+/// Panics when its handler is dropped for taking too long: the adapter expects no more of the handler then.
 struct Bomb;
 
 impl Drop for Bomb {

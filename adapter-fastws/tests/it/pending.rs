@@ -1,4 +1,4 @@
-//! Sockets that have not become connections: they are cut off in time, and keep nobody out meanwhile.
+//! Sockets that have not become connections: they are cut off in time, and take no other client's place meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,7 +62,7 @@ async fn a_request_that_comes_in_drops_is_cut_off() {
     node.end().await;
 }
 
-/// Nobody is cut off for being slow as long as a test lasts.
+/// A limit longer than a test: no slow client is cut off.
 async fn few(most: usize) -> Node {
     let limits = ServerLimits { handshakes: most, handshake: Duration::from_secs(60), ..server_limits() };
     serve_with(App::new().endpoint(echo("/echo")), |server| server.limits(limits)).await
@@ -75,7 +75,7 @@ async fn is_cut_off(client: &mut TcpClient) {
 #[tokio::test]
 async fn sockets_that_say_nothing_keep_nobody_out() {
     let node = few(8).await;
-    // Channels do not count.
+    // Sockets with a channel do not count.
     let open = [node.client("/echo").await, node.client("/echo").await];
     let mut silent = Vec::new();
     for at in 0..100 {
@@ -159,7 +159,7 @@ async fn slow_authentication_keeps_no_plain_request_waiting() {
         asked.pass().await;
         clients.push(client);
     }
-    // More sockets than seats: the silent ones are closed, and none of those that are being authenticated.
+    // More sockets than seats: the silent ones are closed, but not those under authentication.
     for _ in 0..5 {
         let mut asks = node.socket().await;
         asks.send("GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await;
@@ -192,7 +192,7 @@ async fn more_sockets_than_a_second_brings_wait_and_are_let_in() {
     for _ in 0..25 {
         clients.push(node.client("/echo").await);
     }
-    // Twenty at once, and one each 50 ms.
+    // Twenty sockets are cut off at once, and then one each 50 ms.
     assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
     for client in clients {
         client.leave().await;
@@ -223,7 +223,7 @@ async fn runtimes_share_the_room() {
     }
     let mut honest = socket().await;
     honest.open("/echo").await;
-    // The honest one made room, too, when it became a connection.
+    // The honest client made room, too, when it became a connection.
     until("no more than have room are left", || cut_off.load(Ordering::Relaxed) >= 36).await;
     honest.leave().await;
     until("nobody is left", || app.hub().channels() == 0).await;

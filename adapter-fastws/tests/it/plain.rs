@@ -1,4 +1,4 @@
-//! The plain protocol end to end: what is answered, and in which order.
+//! The plain protocol end to end: the answers, and their order.
 
 use std::time::Duration;
 
@@ -108,7 +108,7 @@ async fn without_a_session_only_public_routes_are_served() {
         .on("who", |session: Session<Value>| async move { session.user().to_string() });
     let node = serve(endpoint).await;
     let mut client = node.client("/closed").await;
-    // Both are there before the first is handled: the session that one sets is seen by the next.
+    // Both messages are there before the first is handled: the second sees the session that the first sets.
     let sent = [
         r#"{"action":"secret"}"#,
         r#"{"action":"login","user":"ada"}"#,
@@ -229,7 +229,7 @@ async fn an_event_of_ones_own_comes_after_the_reply() {
     author.text(r#"{"action":"post","n":100,"others":true}"#).await;
     author.expect(r#"{"action":"post","n":100}"#).await;
     other.expect(r#"{"event":100}"#).await;
-    // Published from outside it reaches all, and nothing else has come in between.
+    // An event published from outside reaches all members, and no other one has come in between.
     let publish = Publish::new(topic(), Payload::text("outside"));
     node.app.hub().publish(publish).await.expect("it is published");
     author.expect("outside").await;

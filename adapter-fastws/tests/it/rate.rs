@@ -1,4 +1,4 @@
-//! How much a client may say.
+//! The rate limit of a client's messages.
 
 use std::time::Duration;
 

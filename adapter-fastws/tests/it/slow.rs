@@ -1,4 +1,4 @@
-//! Clients that do not keep up, and those beside them.
+//! Clients that do not keep up, and their neighbours.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn topic(name: &str) -> Topic {
     Topic::new(name).expect("a name")
 }
 
-/// An endpoint whose channels are members of two topics.
+/// An endpoint with channels that are members of two topics.
 fn listening(slow_client: SlowClient) -> Endpoint {
     echo("/listen")
         .limits(Limits { queue: QUEUE, slow_client, ..limits() })
@@ -70,7 +70,7 @@ async fn by_default_who_reads_too_slowly_is_closed() {
             break;
         }
     }
-    // What was on its way arrives, then the reason if there was still time to say it.
+    // Events on their way arrive, then the reason if there was still time to send it.
     let mut expected = 0;
     loop {
         match slow.try_next().await {
@@ -101,7 +101,7 @@ async fn a_burst_of_sends_is_no_slowness() {
     });
     let node = serve(endpoint).await;
     let mut client = node.client("/listen").await;
-    // Far more than may wait, in one turn of the connection's task: its socket was not tried yet.
+    // Far more events than may wait, in one turn of the connection's task: the socket was not tried yet.
     client.text(r#"{"action":"burst"}"#).await;
     for number in 0..SENDS {
         assert_eq!(what(&client.next().await), ("b".to_owned(), Some(number)));

@@ -23,7 +23,7 @@ async fn fragments_become_one_message_with_control_frames_between() {
     client.send(whole.concat()).await;
     assert_eq!(client.next().await, Got::Pong(b"between".to_vec()));
     client.expect("Käsekuchen").await;
-    // The same, byte by byte.
+    // The same bytes, one by one.
     for byte in whole.concat() {
         client.send([byte]).await;
         tokio::task::yield_now().await;
@@ -72,7 +72,7 @@ async fn a_quiet_client_is_pinged_and_stays_as_long_as_it_answers() {
 #[tokio::test]
 async fn a_silent_client_is_closed_in_time() {
     let node = serve(echo("/echo").limits(impatient())).await;
-    // Before the server may have heard of it.
+    // The clock starts before the server can know of the client.
     let start = Instant::now();
     let mut client = node.client("/echo").await;
     assert_eq!(client.next_of_all().await, Got::Ping);
@@ -89,7 +89,8 @@ async fn a_client_that_neither_reads_nor_sends_is_given_up() {
     let small = Limits { queue: 16 * 1024, ..impatient() };
     let node = serve(echo("/echo").limits(small)).await;
     let mut client = node.narrow_client("/echo").await;
-    // It asks for more than the kernels keep, and vanishes: the node does not read from it, as it does not read.
+    // The client asks for more than the kernels keep, and vanishes. The node does not read from a client that does not
+    // read.
     let message = text(&"x".repeat(60_000));
     let filled = async { while client.try_send(&message).await {} };
     let _ = tokio::time::timeout(Duration::from_millis(100), filled).await;
@@ -105,7 +106,7 @@ async fn a_slow_but_steady_reader_is_no_silent_client() {
     let mut client = node.narrow_client("/echo").await;
     let message = "x".repeat(10_000);
     let (mut sent, mut got, start) = (0, 0, Instant::now());
-    // For a long time there is always something that it has yet to read.
+    // For a long time the client always has something left to read.
     while start.elapsed() < impatient().silent * 4 {
         while sent < got + 40 {
             client.text(&message).await;
@@ -133,12 +134,12 @@ async fn a_message_that_is_never_finished_is_not_waited_for() {
         let mut client = node.client("/echo").await;
         let start = Instant::now();
         client.send(first).await;
-        // Pongs are answered, and do not help.
+        // The client's pongs do not help it.
         let (code, reason) = loop {
             match client.next_of_all().await {
                 Got::Ping if case == "between fragments" => client.send(pong()).await,
                 Got::Ping => {
-                    // Inside of a frame it can only go on with it.
+                    // Inside of a frame the client can only go on with it.
                     client.try_send([b'x']).await;
                 }
                 Got::Close(code, reason) => break (code, reason),

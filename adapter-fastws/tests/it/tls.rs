@@ -1,4 +1,4 @@
-//! The same over TLS, where a write is not on its way before it was flushed.
+//! The socket over TLS: a write goes out only once it is flushed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 use crate::kit::{Client, Got, Node, close, echo, handshake, limits, serve_with, server_limits, text, within};
 
-/// A server's configuration, and that of clients who trust it.
+/// A server's configuration, and that of clients that trust it.
 fn configurations() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
     let signed = rcgen::generate_simple_self_signed(["strait.test".to_owned()]).expect("a certificate");
     let key = PrivateKeyDer::try_from(signed.signing_key.serialize_der()).expect("a key");
@@ -49,7 +49,7 @@ async fn an_echo_over_tls() {
     client.expect("early").await;
     for size in [0, 1, 16_384, 70_000, 4 << 20] {
         let message = "x".repeat(size);
-        // Each is answered before the next is sent, so that nothing but a flush brings it out.
+        // The client waits for each answer before it sends again: so only a flush brings it out.
         client.text(&message).await;
         client.expect(&message).await;
     }
@@ -60,7 +60,7 @@ async fn an_echo_over_tls() {
     }
     client.send(close(1000, "")).await;
     assert_eq!(client.next().await, Got::Close(1000, String::new()));
-    // Without close_notify this would be an unexpected end.
+    // Without close_notify the client would see an unexpected end.
     assert_eq!(within(client.socket.read_u8()).await.expect_err("the end").kind(), std::io::ErrorKind::UnexpectedEof);
     let mut rest = Vec::new();
     assert_eq!(within(client.socket.read_to_end(&mut rest)).await.expect("an end in good order"), 0);
@@ -128,7 +128,7 @@ async fn a_reset_over_tls_leaves_nothing() {
 async fn a_slow_tls_handshake_is_cut_off() {
     let limits = ServerLimits { handshake: Duration::from_millis(100), ..server_limits() };
     let (node, tls) = serve_tls(limits).await;
-    // No hello, half of one, and something else altogether.
+    // No hello, half a hello, and another protocol.
     for sent in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"] {
         let start = Instant::now();
         let mut client = node.socket().await;
@@ -137,7 +137,7 @@ async fn a_slow_tls_handshake_is_cut_off() {
         let _ = within(client.socket.read_to_end(&mut answer)).await;
         assert!(start.elapsed() < Duration::from_secs(4));
     }
-    // A session without a request.
+    // A TLS session without a request.
     let mut client = connect(&node, &tls).await;
     assert!(client.try_answer().await.is_none());
     node.end().await;

@@ -27,11 +27,11 @@ struct Arguments {
     #[arg(long, default_value = "1", value_name = "N")]
     together: NonZeroUsize,
 
-    /// What every hop takes longer than on this machine, in milliseconds
+    /// The time that each hop takes in addition, in milliseconds
     #[arg(long, default_value_t = 0, value_name = "MS")]
     latency: u64,
 
-    /// What goes wrong, and with which probability: post=429:0.1, post=500, post=hang:0.01, disconnect=lost, disconnect=twice,
+    /// Faults, with their probability: post=429:0.1, post=500, post=hang:0.01, disconnect=lost, disconnect=twice,
     /// connect=twice, message=error
     #[arg(long, value_name = "FAULT")]
     fault: Vec<Fault>,
@@ -44,8 +44,8 @@ struct Arguments {
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     janitor: u64,
 
-    /// The secret key that requests must be signed with, where nodes or AWS' command line make some too; a random one
-    /// unless it is given
+    /// The secret key that signs requests, for nodes or AWS' command line that make some too; a random one unless it is
+    /// given
     #[arg(long, value_name = "SECRET")]
     secret: Option<String>,
 
@@ -73,7 +73,7 @@ async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // A closed stderr leaves nobody to tell.
+            // With a closed stderr there is no reader to inform.
             let _ = writeln!(std::io::stderr(), "error: {error}");
             ExitCode::FAILURE
         }
@@ -96,7 +96,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     arguments.fault.into_iter().for_each(|fault| gateway.faults().add(fault));
     gateway.run_processes(&program, arguments.instances.get(), arguments.together.get());
     let address = gateway.address();
-    // A closed stdout leaves nobody to tell.
+    // With a closed stdout there is no reader to inform.
     let _ = writeln!(std::io::stdout(), "listening on ws://{address}/?path=… (invocations: http://{address}/_local)");
     tokio::select! {
         () = end() => Ok(()),
@@ -106,7 +106,7 @@ async fn run(arguments: Arguments) -> Result<(), String> {
     }
 }
 
-/// Waits for SIGINT or SIGTERM; the instances end with this process's end.
+/// Waits for SIGINT or SIGTERM; the instances end with this process.
 async fn end() {
     use tokio::signal::unix::{SignalKind, signal};
     let wait = async |kind| match signal(kind) {

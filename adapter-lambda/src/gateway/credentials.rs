@@ -17,23 +17,23 @@ use strait_core::in_full;
 
 /// For how long a container's answer is used, if it does not expire before: it is rotated well before that.
 const KEPT: Duration = Duration::from_secs(60);
-/// For how long an endpoint that has failed is not asked again, so that not every request waits for it.
+/// For how long an endpoint that has failed is not asked again: otherwise each request would wait for it.
 const PAUSE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_secs(2);
-/// Where relative URIs of containers are (Amazon ECS).
+/// The host of a container's relative URIs (Amazon ECS).
 const RELATIVE: &str = "http://169.254.170.2";
 
 /// Why there are no credentials.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialsError {
-    /// The environment names none.
+    /// The environment names no credentials.
     #[error(
         "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where \
          AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI is set"
     )]
     None,
-    /// The endpoint may be anybody's.
+    /// The endpoint could belong to an attacker.
     #[error("AWS_CONTAINER_CREDENTIALS_FULL_URI must be https, or of this host or the container's")]
     Endpoint,
     /// The token cannot be read.
@@ -51,7 +51,7 @@ pub(super) enum Source {
     Container { uri: String, token: Token, kept: Duration, known: Mutex<Known> },
 }
 
-/// What is known of a container's credentials.
+/// The known credentials of a container.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     last: Option<(Instant, Credentials)>,
@@ -62,7 +62,7 @@ pub(super) struct Known {
 pub(super) enum Token {
     None,
     Value(String),
-    /// Read anew each time: it is rotated.
+    /// Read again for each request of credentials: the file is rotated.
     File(String),
 }
 
@@ -127,7 +127,7 @@ impl Source {
     }
 }
 
-/// By the clock on the wall, which goes on while a process is frozen.
+/// By the wall clock, which goes on while a process is frozen.
 fn is_valid(credentials: &Credentials) -> bool {
     credentials.expiry().is_none_or(|expires| SystemTime::now() < expires)
 }
@@ -156,7 +156,7 @@ async fn fetch(client: &HttpClient, uri: &str, token: &Token) -> Result<Credenti
     Ok(Credentials::new(access_key_id, secret_access_key, token, expires, "container"))
 }
 
-/// Credentials come unencrypted from this host and the container's own only.
+/// Unencrypted credentials come only from this host and the container's own.
 fn is_trusted(uri: &str) -> bool {
     let Ok(uri) = uri.parse::<http::Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -180,7 +180,7 @@ mod tests {
 
     type Seen = Arc<parking_lot::Mutex<Vec<String>>>;
 
-    /// A container's endpoint that gives one answer after the other, the last one again and again; none is no answer.
+    /// A container's endpoint that gives the answers in turn and then repeats the last; `None` is no answer.
     async fn endpoint(answers: &[Option<(u16, String)>]) -> (String, Seen) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let uri = format!("http://{}/v2/credentials/1?a=b", listener.local_addr().expect("an address"));

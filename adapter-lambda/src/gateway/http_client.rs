@@ -12,9 +12,9 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use parking_lot::Mutex;
 
-/// No answer that is read is longer.
+/// The longest answer that is read.
 const LONGEST_ANSWER: usize = 1024 * 1024;
-/// How long an unused connection is kept: less than the other side keeps it.
+/// How long an unused connection is kept: a shorter time than the other side's.
 const IDLE: Duration = Duration::from_secs(45);
 
 pub(crate) type HttpError = Box<dyn std::error::Error + Send + Sync>;
@@ -41,7 +41,7 @@ impl Pool {
     }
 }
 
-/// The root certificates are read once a process: it takes longer than all else at a function's start.
+/// Root certificates are read once a process: nothing else at a function's start takes as long.
 fn connector() -> std::io::Result<HttpsConnector<HttpConnector>> {
     static CONNECTOR: OnceLock<HttpsConnector<HttpConnector>> = OnceLock::new();
     if let Some(connector) = CONNECTOR.get() {
@@ -60,8 +60,8 @@ impl HttpClient {
         Ok(Self { connector, pool })
     }
 
-    /// Connections that died in silence while the process was frozen are found out one request at a time: after one that
-    /// was not answered no other one that stands idle is used.
+    /// Drops the pool after a request without an answer. Its other idle connections may also have died in silence while
+    /// the process was frozen, and each would cost a failed request.
     fn forget(&self, number: u64) {
         let mut pool = self.pool.lock();
         if pool.number == number {
@@ -112,7 +112,7 @@ mod tests {
         Ok(())
     }
 
-    /// As after a freeze, when a middlebox has forgotten the connections and tells nobody.
+    /// As after a freeze, when a middlebox has silently forgotten the connections.
     #[tokio::test]
     async fn of_connections_that_died_in_silence_one_is_tried() {
         const CONNECTIONS: usize = 8;
@@ -132,7 +132,7 @@ mod tests {
                                 std::future::pending::<()>().await;
                             }
                             if is_old {
-                                // So that each request has a connection of its own.
+                                // Answers once all requests are there: so each has a connection of its own.
                                 all_there.wait().await;
                             }
                             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.expect("written");

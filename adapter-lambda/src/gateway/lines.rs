@@ -1,4 +1,4 @@
-//! One line a connection: what is posted to it goes one after the other.
+//! One line a connection: messages posted to it go one after the other.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,7 +28,7 @@ pub(super) struct Turn {
 }
 
 impl Lines {
-    /// Waits for those that came before.
+    /// Waits for earlier turns.
     pub(super) async fn enter(&self, of: &GatewayConnection) -> Turn {
         let line = Arc::clone(self.0.lock().entry(of.clone()).or_default());
         let mut turn = Turn { held: None, lines: Arc::clone(&self.0), of: of.clone() };

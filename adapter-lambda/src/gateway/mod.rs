@@ -30,16 +30,16 @@ pub use settings::{ConfigError, Settings};
 pub(crate) use sign::sign_request;
 pub(crate) use signed::{SignedClient, variable};
 
-/// All but what RFC 3986 §2.3 calls unreserved: connection ids end with `=`.
+/// All characters but the unreserved ones of RFC 3986 §2.3: connection ids end with `=`.
 const ID: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// With less time than this nothing is tried again: a try that is cut off may have sent the message all the same, so
-/// that whoever is handed the rest would send it twice.
+/// With less time left than this there is no retry: a request that is cut off may have sent its message, and the work
+/// handed over would send it twice.
 const LAST_TRY: Duration = Duration::from_millis(100);
 
-/// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: where a
-/// connection is posted to is kept with its channel.
+/// Posts to, closes and probes connections of API Gateway WebSocket APIs. One client serves any number of APIs: each
+/// channel keeps the address of its connection.
 #[derive(Debug)]
 pub struct ApiGateway {
     client: SignedClient,
@@ -51,7 +51,7 @@ pub struct ApiGateway {
     not_understood: Throttled,
 }
 
-/// What one try came to.
+/// The result of one try.
 enum Tried {
     Done(StatusCode),
     /// The connection failed, or no answer came in time.
@@ -63,7 +63,7 @@ impl ApiGateway {
     /// `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, or the container's endpoint.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is missing.
+    /// [`ConfigError`] names the missing setting.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::with(Settings::default())
     }
@@ -71,7 +71,7 @@ impl ApiGateway {
     /// As [`from_env`](Self::from_env), with other settings.
     ///
     /// # Errors
-    /// [`ConfigError`] says what is missing.
+    /// [`ConfigError`] names the missing setting.
     pub fn with(settings: Settings) -> Result<Self, ConfigError> {
         Ok(Self::new(settings, SignedClient::from_env("execute-api")?))
     }
@@ -89,7 +89,7 @@ impl ApiGateway {
         }
     }
 
-    /// Tries until there is an answer that trying again does not change, or the deadline has come.
+    /// Tries until an answer is final, or the deadline has come.
     async fn request(&self, method: Method, to: &GatewayConnection, body: &Bytes, deadline: Instant) -> Tried {
         let id = utf8_percent_encode(to.id.as_str(), ID);
         let url = format!("{}/@connections/{id}", to.endpoint.trim_end_matches('/'));
@@ -120,7 +120,7 @@ impl ApiGateway {
                     Tried::Failed
                 }
             };
-            // Full jitter, so that those who were throttled together do not come back together.
+            // Full jitter: requests that were throttled together do not come back together.
             let wait = pause.mul_f64(fastrand::f64());
             if Instant::now() + wait + LAST_TRY > deadline {
                 return last;
@@ -131,7 +131,7 @@ impl ApiGateway {
         }
     }
 
-    /// No credentials, no connection, no answer: told once, until something is answered.
+    /// No credentials, no connection, no answer: logged once, until a request is answered.
     fn is_silent(&self, endpoint: &str, error: &(dyn std::error::Error + 'static)) {
         if self.silent.swap(true, Ordering::Relaxed) {
             tracing::debug!(endpoint, error = %in_full(error), "the gateway could not be asked again");
@@ -140,7 +140,7 @@ impl ApiGateway {
         }
     }
 
-    /// Loudly, but not for each message.
+    /// Logs an error, but not for each message.
     fn complain(&self, endpoint: &str, answer: &Bytes) {
         let answer = String::from_utf8_lossy(answer);
         if self.complained.swap(true, Ordering::Relaxed) {
@@ -173,7 +173,7 @@ impl ApiGateway {
                     StatusCode::PAYLOAD_TOO_LARGE => Posted::TooLarge,
                     StatusCode::TOO_MANY_REQUESTS => Posted::Throttled,
                     status if status.is_server_error() => Posted::Unsent,
-                    // 400 for an id that is none, 404 for a path that is none.
+                    // 400 for an invalid id, 404 for a path that does not exist.
                     _ => Posted::Misconfigured,
                 };
                 if outcome == Posted::Sent {
@@ -188,7 +188,7 @@ impl ApiGateway {
         }
     }
 
-    /// Posts to one connection in order; after one that was not sent the later ones are not tried.
+    /// Posts to one connection in order; after a message that was not sent, the later ones are not tried.
     async fn post_line(
         &self,
         (to, payloads): (GatewayConnection, Vec<(usize, Bytes)>),
@@ -240,7 +240,7 @@ impl Gateway for ApiGateway {
     }
 
     async fn close(&self, to: &GatewayConnection, _: &Close, deadline: Instant) -> Posted {
-        // What was posted before it arrives before it.
+        // Messages posted before the close arrive before it.
         let Ok(_in_order) = timeout_at(deadline.into(), self.lines.enter(to)).await else { return Posted::Unsent };
         let tried = self.request(Method::DELETE, to, &Bytes::new(), deadline).await;
         self.outcome(&tried)

@@ -1,4 +1,4 @@
-//! Policies of the gateway client, each with a default of its own.
+//! Settings of the gateway client, each with a default.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::CredentialsError;
 pub struct Settings {
     /// The longest message, in bytes: 128 KiB.
     pub max_message: usize,
-    /// How bytes are carried; API Gateway takes text alone.
+    /// The encoding of bytes; API Gateway takes text alone.
     pub binary: Binary,
     /// How many requests are under way at once: 64.
     pub at_once: usize,

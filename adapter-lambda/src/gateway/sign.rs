@@ -67,7 +67,7 @@ mod tests {
         request.headers()["authorization"].to_str().expect("ASCII").to_owned()
     }
 
-    /// The cases of AWS' published signing test suite that a gateway client comes near to, by their names there.
+    /// The cases of AWS' published signing test suite that resemble a gateway client's requests, by their names there.
     #[test]
     fn signatures_are_those_of_the_published_test_suite() {
         let unreserved = "/-._~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";

@@ -57,7 +57,7 @@ impl SignedClient {
         &self.region
     }
 
-    /// Sends a request and reads its answer within `limit`, what is to be known for signing it included.
+    /// Sends a request and reads its answer within `limit`, including the time to get credentials for signing.
     pub(crate) async fn send(
         &self,
         method: Method,

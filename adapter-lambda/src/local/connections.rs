@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 /// How many messages may wait for a client that does not read.
 const WAITING: usize = 128;
 
-/// What a connection's task is asked to do.
+/// An order to a connection's task.
 #[derive(Debug)]
 pub(super) enum Order {
     Send(String),
@@ -26,7 +26,7 @@ pub(super) struct Connection {
     pub(super) user_agent: String,
     pub(super) connected_at: SystemTime,
     state: Mutex<State>,
-    /// The function deletes it, and its client reads nothing that was to come before.
+    /// The function deletes the connection: its client reads no waiting messages any more.
     deleted: Notify,
 }
 
@@ -66,7 +66,7 @@ impl Connection {
         self.state.lock().orders.is_some()
     }
 
-    /// From here on it can be posted to.
+    /// From here on the connection takes posts.
     pub(super) fn establish(&self) -> mpsc::Receiver<Order> {
         let (sender, receiver) = mpsc::channel(WAITING);
         self.state.lock().orders = Some(sender);

@@ -10,7 +10,7 @@ use super::connections::Connection;
 use super::socket::{random_id, random_uuid};
 use super::time::{iso, log, millis};
 
-/// What a WebSocket API hands over about a connection.
+/// The context that a WebSocket API hands over about a connection.
 fn context(connection: &Connection, kind: &str, route: &str) -> Value {
     let now = SystemTime::now();
     json!({
@@ -54,7 +54,7 @@ pub(super) fn connect(connection: &Connection, headers: &HeaderMap, query: Optio
     event.to_string()
 }
 
-/// Where one value is told of many, it is the last.
+/// Where an event has one value for a header with many, it is the last.
 fn last(many: &BTreeMap<String, Vec<String>>) -> BTreeMap<&str, &str> {
     many.iter().filter_map(|(name, values)| Some((name.as_str(), values.last()?.as_str()))).collect()
 }
@@ -78,7 +78,7 @@ pub(super) fn disconnect(connection: &Connection, code: u16, reason: &str) -> St
     .to_string()
 }
 
-/// A rule of EventBridge that is due.
+/// An event of an EventBridge rule.
 pub(super) fn schedule() -> String {
     json!({
         "version": "0",

@@ -1,14 +1,14 @@
-//! What goes wrong on purpose.
+//! Faults on purpose.
 
 use std::str::FromStr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// One thing that goes wrong, as often as its rate says.
+/// One fault, as often as its rate says.
 ///
-/// As text: `post=429`, `post=500:0.1` (one in ten), `post=hang`, `post=403`, `disconnect=lost:0.5`, `disconnect=twice`,
-/// `connect=twice`, `message=error`.
+/// As text: `post=429`, `post=500:0.1` (one in ten), `post=hang`, `post=403`, `disconnect=lost:0.5`,
+/// `disconnect=twice`, `connect=twice`, `message=error`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Fault {
     on: On,
@@ -30,7 +30,7 @@ enum On {
 pub(super) enum What {
     /// `@connections` answers this status.
     Status(u16),
-    /// `@connections` takes it and never answers.
+    /// `@connections` takes the request and never answers.
     Hang,
     /// The event is not handed over.
     Lost,
@@ -40,7 +40,7 @@ pub(super) enum What {
     Error,
 }
 
-/// Not a fault.
+/// The text names no fault.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0:?} is no fault, write post=429, post=500:0.1, post=hang, disconnect=lost, disconnect=twice, connect=twice or message=error"
@@ -70,14 +70,14 @@ impl FromStr for Fault {
 }
 
 impl Fault {
-    /// Only the first so many times.
+    /// Limits the fault to the first so many times.
     #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.times = Some(times);
         self
     }
 
-    /// Only for one connection.
+    /// Limits the fault to one connection.
     #[must_use]
     pub fn at(mut self, connection: impl Into<String>) -> Self {
         self.connection = Some(connection.into());
@@ -85,17 +85,17 @@ impl Fault {
     }
 }
 
-/// All that goes wrong. Clones are the same.
+/// The injected faults. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<Vec<Fault>>>);
 
 impl Faults {
-    /// From here on this goes wrong too.
+    /// Adds a fault from here on.
     pub fn add(&self, fault: Fault) {
         self.0.lock().push(fault);
     }
 
-    /// From here on nothing goes wrong.
+    /// Ends all faults from here on.
     pub fn clear(&self) {
         self.0.lock().clear();
     }

@@ -1,4 +1,4 @@
-//! The HTTP servers, and who answers what.
+//! The HTTP servers, and their routes.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use super::{Shared, management, socket};
 use strait_core::in_full;
 
-/// No request is longer: an asynchronous invocation's payload, and then some.
+/// The longest request: an asynchronous invocation's payload, with some room.
 const LONGEST: usize = 1024 * 1024;
 
 pub(super) type Answer = Response<Full<Bytes>>;
@@ -27,7 +27,7 @@ pub(super) fn answer(status: StatusCode, body: impl Into<Bytes>) -> Answer {
     response
 }
 
-/// An answer as AWS gives it, with the name of what went wrong.
+/// An answer as AWS gives it, with the name of the error.
 pub(super) fn refuse(status: StatusCode, kind: &'static str, message: &str) -> Answer {
     let mut response = answer(status, serde_json::json!({ "message": message }).to_string());
     let headers = response.headers_mut();
@@ -84,7 +84,7 @@ pub(super) async fn serve<F>(
     }
 }
 
-/// Answers what comes from clients, and what the function asks of AWS' APIs.
+/// Answers requests of clients, and the function's requests to AWS' APIs.
 pub(super) async fn front(shared: Arc<Shared>, peer: SocketAddr, request: Request<Incoming>) -> Answer {
     let path = request.uri().path();
     if path.contains("/@connections/") {

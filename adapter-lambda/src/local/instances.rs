@@ -14,10 +14,10 @@ use super::{Program, Shared, events, http_server, runtime_api};
 use crate::function::Function;
 use strait_core::in_full;
 
-/// An instance that ends soon after its start is started anew after a while only.
+/// An instance that ends soon after its start is started again after this pause only.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// As a process would: one invocation at a time, and what is left after its answer before the next one.
+/// As a process would: one invocation at a time, and the work left after its answer before the next one.
 pub(super) async fn run_here(shared: Arc<Shared>, function: Function) {
     loop {
         let invocation = shared.invocations.next(None).await;
@@ -40,7 +40,7 @@ pub(super) async fn run_here(shared: Arc<Shared>, function: Function) {
     }
 }
 
-/// Keeps a process running. Each has a runtime API of its own, so that what it had taken fails when it ends.
+/// Keeps a process running. Each has a runtime API of its own: the invocations that it had taken fail when it ends.
 pub(super) async fn run_process(
     shared: Arc<Shared>,
     program: Program,

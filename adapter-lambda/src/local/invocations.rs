@@ -9,21 +9,21 @@ use tokio::sync::{Notify, oneshot};
 
 use super::socket::random_uuid;
 
-/// An event for whoever asks next.
+/// An event for the next instance that asks.
 #[derive(Debug, Clone)]
 pub(super) struct Invocation {
     pub(super) id: String,
     pub(super) event: String,
-    /// When the function must have ended; set when an instance takes it.
+    /// The deadline of the function; set when an instance takes the invocation.
     pub(super) deadline: SystemTime,
 }
 
 /// How an invocation has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// What the function answered.
+    /// The function's answer.
     Answered(Bytes),
-    /// What the function's runtime told of its error.
+    /// The error that the function's runtime reported.
     Failed(Bytes),
     TimedOut,
 }
@@ -46,7 +46,8 @@ struct Running {
     by: Taker,
 }
 
-/// Who takes invocations: the number of a process, each start's another one; none here, or where it is not known.
+/// The process that took an invocation, by a number that is new at each start; none in this process, or if it is
+/// unknown.
 pub(super) type Taker = Option<u64>;
 
 /// See the [module's documentation](self).
@@ -56,7 +57,7 @@ pub(super) struct Invocations {
     limit: Duration,
 }
 
-/// Forgets an invocation that nobody waits for any more, as its time is over.
+/// Forgets an invocation when its caller's time is over.
 struct Forget<'a> {
     invocations: &'a Invocations,
     id: String,
@@ -100,7 +101,7 @@ impl Invocations {
         self.state.lock().processes.insert(Some(process));
     }
 
-    /// A process has ended, and what it had taken fails with it.
+    /// A process has ended: the invocations that it had taken fail with it.
     pub(super) fn ended(&self, process: u64, why: &str) {
         let mut state = self.state.lock();
         state.processes.remove(&Some(process));
@@ -108,7 +109,7 @@ impl Invocations {
             state.running.extract_if(|_, running| running.by == Some(process)).map(|(_, running)| running).collect();
         drop(state);
         for running in failed {
-            // Who has gone meanwhile needs no answer.
+            // A caller that has gone meanwhile needs no answer.
             let _ = running.answer.send(Outcome::Failed(why.to_owned().into()));
         }
     }
@@ -118,7 +119,7 @@ impl Invocations {
         loop {
             let arrived = self.arrived.notified();
             if by.is_some() && !self.state.lock().processes.contains(&by) {
-                // It is dead, and may have been woken instead of another one.
+                // The process is dead, and may have been woken instead of another one.
                 self.arrived.notify_one();
                 std::future::pending::<()>().await;
             }
@@ -137,7 +138,7 @@ impl Invocations {
         let (mut invocation, answer) = state.waiting.pop_front()?;
         invocation.deadline = SystemTime::now() + self.limit;
         let Answer { answer, started } = answer;
-        // Who has gone meanwhile needs no answer.
+        // A caller that has gone meanwhile needs no answer.
         let _ = started.send(Instant::now());
         state.running.insert(invocation.id.clone(), Running { answer, by });
         if !state.waiting.is_empty() {

@@ -1,4 +1,4 @@
-//! What was invoked, for people and tests.
+//! The journal of invocations, for people and tests.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -13,13 +13,13 @@ const KEPT: usize = 1_000;
 /// One invocation, or one request of the function's.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// When it began, in milliseconds since 1970.
+    /// Its begin, in milliseconds since 1970.
     pub at: u64,
     /// `connect`, `message`, `disconnect`, `invoke`, `schedule`, or a request: `POST`, `GET`, `DELETE`.
     pub what: String,
     /// The connection, if it is about one.
     pub connection: String,
-    /// How it ended: a status, `failed: …` with the reason, `timed out`.
+    /// Its outcome: a status, `failed: …` with the reason, `timed out`.
     pub outcome: String,
     /// How long it took, in microseconds.
     pub took: u64,
@@ -46,7 +46,7 @@ impl Journal {
         self.0.lock().iter().cloned().collect()
     }
 
-    /// A page that shows the last ones, the newest first.
+    /// A page that shows the last entries, the newest first.
     pub(super) fn page(&self) -> String {
         let mut rows = String::new();
         for entry in self.0.lock().iter().rev().take(200) {

@@ -1,4 +1,4 @@
-//! What the function asks for: `@connections`, and invocations of itself.
+//! The APIs for the function: `@connections`, and invocations of itself.
 //!
 //! <https://docs.aws.amazon.com/apigateway/latest/developerguide/apigateway-how-to-call-websocket-api-connections.html>
 

@@ -1,6 +1,6 @@
 //! The local gateway: an emulator of an API Gateway WebSocket API in front of a Lambda function, for development and
 //! tests. It holds WebSockets, serves `@connections`, and hands events to instances of the function through the Lambda
-//! runtime API. What it does otherwise than the real ones is listed in the book.
+//! runtime API. The book lists its differences from the real services.
 
 mod connections;
 mod events;
@@ -41,7 +41,7 @@ const REGION: &str = "us-east-1";
 const KEY: &str = "AKIDLOCALGATEWAY";
 const FUNCTION: &str = "local";
 
-/// What the gateway does, and when. The defaults are the quotas of the real one.
+/// The gateway's settings. The defaults are the quotas of the real one.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// How long a connection may be quiet: 10 min.
@@ -56,12 +56,12 @@ pub struct Options {
     pub integration: Duration,
     /// How long the function may run: 30 s.
     pub function: Duration,
-    /// What every hop takes longer than on this machine: nothing.
+    /// The time that each hop takes in addition: nothing by default.
     pub latency: Duration,
     /// How often the janitor is called; never by default.
     pub janitor: Option<Duration>,
-    /// The secret key that requests must be signed with, where others than this gateway's function are to know it: nodes of
-    /// a mixed fleet, AWS' command line. A random one by default.
+    /// The secret key that signs requests. Set it if others than this gateway's function need it: nodes of a mixed
+    /// fleet, AWS' command line. A random one by default.
     pub secret: Option<String>,
 }
 
@@ -82,7 +82,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// Divides the idle time and the lifetime, so that what takes hours can be seen in seconds.
+    /// Divides the idle time and the lifetime, so that a test sees in seconds the effects of hours.
     ///
     /// # Panics
     /// `times` is not above 0, or so small that there is no such duration.
@@ -94,7 +94,7 @@ impl Options {
     }
 }
 
-/// What all parts share.
+/// The state that all parts share.
 struct Shared {
     options: Options,
     faults: Faults,
@@ -107,11 +107,11 @@ struct Shared {
     address: SocketAddr,
     /// How many processes were started.
     started: AtomicU64,
-    /// The system's ids of those that run.
+    /// The system's ids of the running processes.
     processes: Mutex<BTreeSet<u32>>,
     /// Whether any process has asked for an invocation.
     has_begun: AtomicBool,
-    /// A process has ended before any has asked for one.
+    /// A process has ended before any process has asked for an invocation.
     broken: Notify,
 }
 
@@ -140,7 +140,7 @@ impl LocalGateway {
     /// instances of the function yet.
     ///
     /// # Errors
-    /// No port for the runtime API.
+    /// There is no port for the runtime API.
     pub async fn start(listener: TcpListener, options: Options) -> std::io::Result<Self> {
         let runtime_listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let runtime_api = runtime_listener.local_addr()?;
@@ -175,19 +175,19 @@ impl LocalGateway {
         self.shared.address
     }
 
-    /// What goes wrong; can be changed while the gateway runs.
+    /// The injected faults; they can change while the gateway runs.
     #[must_use]
     pub fn faults(&self) -> &Faults {
         &self.shared.faults
     }
 
-    /// What was invoked so far, the last ones.
+    /// The last invocations so far.
     #[must_use]
     pub fn journal(&self) -> Vec<Entry> {
         self.shared.journal.entries()
     }
 
-    /// A gateway client whose requests this gateway takes.
+    /// A gateway client that signs with this gateway's key.
     ///
     /// # Errors
     /// The machine's root certificates cannot be read.
@@ -217,8 +217,8 @@ impl LocalGateway {
         self.tasks.lock().extend(std::iter::repeat_with(instance).take(count));
     }
 
-    /// Adds instances of a function that are processes, started anew when they end. With `together` each handles so many
-    /// invocations at once.
+    /// Adds instances of a function that are processes; each is started again when it ends. With `together`, each
+    /// handles this many invocations at once.
     pub fn run_processes(&self, program: &Program, count: usize, together: usize) {
         let mut variables = self.variables();
         if together > 1 {
@@ -231,7 +231,7 @@ impl LocalGateway {
         self.tasks.lock().extend((1..=count).map(instance));
     }
 
-    /// What Lambda sets in a function's environment, as far as the runtime and the AWS clients read it.
+    /// The variables of Lambda's environment that the runtime and the AWS clients read.
     #[must_use]
     pub fn variables(&self) -> Vec<(&'static str, String)> {
         let front = format!("http://{}", self.shared.address);
@@ -250,7 +250,8 @@ impl LocalGateway {
         ]
     }
 
-    /// Invokes the function with the event of a schedule, as the janitor's, and waits for its end; `false` if it failed.
+    /// Invokes the function with the janitor's scheduled event, and waits for its end; `false` if the invocation
+    /// failed.
     pub async fn sweep(&self) -> bool {
         instances::sweep(&self.shared).await
     }
@@ -261,8 +262,7 @@ impl LocalGateway {
         self.shared.processes.lock().iter().copied().collect()
     }
 
-    /// Waits until an instance that is a process has ended though none has asked for an invocation yet: the function
-    /// cannot begin at all.
+    /// Waits until a process has ended before any has asked for an invocation: the function cannot begin at all.
     pub async fn broken(&self) {
         self.shared.broken.notified().await;
     }
@@ -283,10 +283,10 @@ impl LocalGateway {
 /// A program that is a Lambda function: `bootstrap`.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// Where it is.
+    /// The path of the program.
     pub path: PathBuf,
     /// Its arguments.
     pub arguments: Vec<String>,
-    /// What its environment has beside what Lambda sets.
+    /// Environment variables in addition to those that Lambda sets.
     pub variables: Vec<(String, String)>,
 }

@@ -1,4 +1,4 @@
-//! Checks signatures (AWS Signature Version 4), written apart from what makes them.
+//! Checks signatures (AWS Signature Version 4), written apart from the code that makes them.
 //!
 //! <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::time::amz;
 
-/// What may differ between the clocks, in five-minute steps as AWS allows.
+/// The difference allowed between the clocks, in five-minute steps as AWS allows.
 const SKEW: u64 = 300;
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const PATH: &AsciiSet = &UNRESERVED.remove(b'/');

@@ -30,7 +30,7 @@ use super::{Shared, events};
 /// How long the client's answer to a close is awaited.
 const CLOSING: Duration = Duration::from_secs(5);
 
-/// How many messages of a connection are handed over at once; what comes then waits in the client's kernel.
+/// The number of a connection's messages handed over at once; further ones wait in the client's kernel.
 const UNDER_WAY: usize = 256;
 
 /// As API Gateway's ids look: 11 bytes, encoded with their padding.
@@ -82,7 +82,7 @@ pub(super) async fn upgrade(shared: Arc<Shared>, peer: SocketAddr, mut request: 
     response
 }
 
-/// Forgets a connection whose handshake came to nothing.
+/// Forgets a connection if its handshake fails.
 struct Pending {
     shared: Arc<Shared>,
     connection: Option<Arc<Connection>>,
@@ -104,7 +104,7 @@ async fn invoke(shared: &Shared, what: &str, connection: &str, event: String) ->
     (id, outcome)
 }
 
-/// Runs `$connect`; the subprotocol that the function agrees to, or what the client is answered instead.
+/// Runs `$connect`; the subprotocol that the function agrees to, or the refusal to send to the client.
 async fn ask(
     shared: &Shared,
     connection: &Connection,
@@ -113,7 +113,7 @@ async fn ask(
 ) -> Result<Option<HeaderValue>, Answer> {
     let event = events::connect(connection, headers, query);
     if shared.faults.of_connect(&connection.id) == Some(What::Twice) {
-        // The first answer was lost, and the event is handed over again.
+        // As if the first answer was lost: the event is handed over again.
         invoke(shared, "connect", &connection.id, event.clone()).await;
     }
     let asking = invoke(shared, "connect", &connection.id, event);
@@ -141,11 +141,11 @@ async fn ask(
     Err(refused)
 }
 
-/// Why a connection has ended, as `$disconnect` tells it.
+/// The end of a connection, as `$disconnect` reports it.
 struct End {
     code: u16,
     reason: Cow<'static, str>,
-    /// What the client is sent, if it is the gateway that closes.
+    /// The close for the client, if the gateway closes.
     close: Option<CloseCode>,
 }
 
@@ -226,7 +226,7 @@ async fn run(
                             Some(_) => "Connection Closed Normally".into(),
                             None => "Client-side close frame status not set".into(),
                         };
-                        // Sends the answer that the library has queued; to close once more would be an error.
+                        // Sends the close that the library has queued; a second close would be an error.
                         let _ = tokio::time::timeout(CLOSING, socket.flush()).await;
                         return End { code, reason, close: None };
                     }
@@ -262,7 +262,7 @@ async fn run(
     }
 }
 
-/// Hands a message over; the client is told only if that fails.
+/// Hands a message over; the client gets an error only if that fails.
 async fn deliver(shared: Arc<Shared>, connection: Arc<Connection>, text: String) {
     let handing = invoke(&shared, "message", &connection.id, events::message(&connection, &text));
     let outcome = tokio::time::timeout(shared.options.integration, handing).await;

@@ -1,4 +1,4 @@
-//! The gateway client, against servers that answer as they are told.
+//! The gateway client, against servers that give prepared answers.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -110,7 +110,7 @@ async fn a_gateway_that_hangs_is_tried_again_and_given_up_at_the_deadline() {
     let began = Instant::now();
     let posted = client.post(&[server.post("c", "hello")], began + Duration::from_secs(1)).await;
     assert_eq!(posted, [Posted::Unsent]);
-    // The longest pause before it is given up is 400 ms.
+    // The longest pause before the client gives up is 400 ms.
     let tried = Duration::from_millis(400)..Duration::from_secs(3);
     assert!(tried.contains(&began.elapsed()), "{:?}", began.elapsed());
 }
@@ -118,7 +118,7 @@ async fn a_gateway_that_hangs_is_tried_again_and_given_up_at_the_deadline() {
 #[tokio::test]
 async fn a_gateway_that_throttles_until_the_deadline_is_told_apart() {
     let client = client(settings()).await;
-    // It answers slowly: a last try just before the deadline would be cut off, and might have sent the message.
+    // The server answers slowly: a last try just before the deadline would be cut off, and might have sent the message.
     let server = Server::start(&[429; 10_000], Duration::from_millis(40)).await;
     let posts: Vec<Post> = (0..40).map(|n| server.post(&n.to_string(), "hello")).collect();
     let posted = client.post(&posts, Instant::now() + Duration::from_secs(1)).await;

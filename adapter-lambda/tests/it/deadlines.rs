@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::kit::{Log, settings};
 
-/// Far beyond the deadlines here, also on a machine that is slow.
+/// Far beyond the deadlines here, also on a slow machine.
 const LONG: Duration = Duration::from_secs(60);
 
 async fn function(log: &Log, faults: &Faults) -> (LocalGateway, Function) {
@@ -51,7 +51,7 @@ fn status(handled: &Handled) -> u64 {
 async fn a_deadline_in_the_past_counts_as_none() {
     let log = Log::default();
     let (_gateway, function) = function(&log, &Faults::new()).await;
-    // As cargo-lambda sends it.
+    // As cargo-lambda sends the deadline.
     let past = SystemTime::UNIX_EPOCH + Duration::from_millis(600_000);
     for kind in ["CONNECT", "MESSAGE", "DISCONNECT"] {
         let handled = timeout(LONG, function.handle(&event(kind), past)).await.expect("it ends").unwrap();

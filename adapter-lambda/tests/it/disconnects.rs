@@ -1,4 +1,4 @@
-//! Ends, told once, twice, or never.
+//! Disconnect events that come once, twice, or never.
 
 use std::time::Duration;
 

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::kit::{Log, PATIENCE, settings};
 
-/// A function at API Gateway's own addresses, and the gateway whose client it has.
+/// A function at API Gateway's own addresses, and the gateway that its client posts to.
 async fn function(log: &Log) -> (LocalGateway, Function) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let gateway = LocalGateway::start(listener, Options::default()).await.unwrap();

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 
-/// How long anything may take.
+/// The longest wait of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The client's settings, with durations for tests. The handshake's is long enough for a slow machine.
@@ -48,7 +48,7 @@ impl Deployment {
         let store = MemoryStore::new();
         let function = function(&gateway, &store, app());
         gateway.run_here(&function, 1);
-        // Each instance is a process of its own, so to speak: an application of its own on the shared store.
+        // Each instance stands for a process: it has an application of its own on the shared store.
         for _ in 1..instances {
             gateway.run_here(&self::function(&gateway, &store, app()), 1);
         }
@@ -101,7 +101,7 @@ impl Deployment {
         self.function.app().hub()
     }
 
-    /// Invokes the function with an event of a gateway's own making.
+    /// Invokes the function with any event.
     pub(crate) async fn invoke(&self, event: &Value) -> Result<(), strait_adapter_lambda::Failure> {
         let deadline = std::time::SystemTime::now() + PATIENCE;
         self.function.handle(&event.to_string(), deadline).await.map(drop)
@@ -119,7 +119,7 @@ impl Deployment {
         connects.map(|entry| entry.connection).collect()
     }
 
-    /// How often something was invoked or asked for.
+    /// The number of invocations or requests of a kind.
     pub(crate) fn count(&self, what: &str) -> usize {
         self.gateway.journal().iter().filter(|entry| entry.what == what).count()
     }
@@ -196,7 +196,7 @@ impl Client {
     }
 }
 
-/// What handlers note down. Clones are the same.
+/// Notes of handlers. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
 

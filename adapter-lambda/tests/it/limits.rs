@@ -1,4 +1,4 @@
-//! What API Gateway takes and what not.
+//! API Gateway's limits: accepted and refused messages.
 
 use strait_core::{App, AppBuilder, Endpoint};
 use tokio_tungstenite::tungstenite::Message;

@@ -1,4 +1,4 @@
-//! `@connections`, as the function and anybody else see it.
+//! `@connections`, as the function and other callers see it.
 
 use std::time::{Duration, Instant};
 

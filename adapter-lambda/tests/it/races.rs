@@ -30,7 +30,7 @@ async fn race(ordering: Ordering, slow: &str, fast: &str) -> (Vec<String>, [Stri
     if ordering == Ordering::Concurrent {
         log.wait_for(&format!("ends {fast}")).await;
     } else {
-        // It was handed over, and waits.
+        // The message was handed over, and waits.
         crate::kit::eventually("both run", || deployment.count("POST") == 0).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -121,7 +121,7 @@ async fn only_gone_evicts() {
     let mut ada = deployment.connect("/a/ada").await;
     let _bob = deployment.connect("/a/bob").await;
     let [_, bob] = deployment.ids().try_into().unwrap();
-    // No longer than an opening connection may be taken for one that is not ready.
+    // By now 410 does not mean an opening connection any more.
     tokio::time::sleep(Duration::from_millis(350)).await;
     deployment.gateway.faults().add("post=403".parse::<Fault>().unwrap().at(&bob).times(1));
     publish(&deployment, "t", "forbidden to bob").await;

@@ -1,4 +1,4 @@
-//! What is counted.
+//! The counted cases.
 
 use std::future::poll_fn;
 use std::hint::black_box;
@@ -78,7 +78,7 @@ impl Case {
         }
     }
 
-    /// Does the work, all of it that counts inside of [`counted`].
+    /// Does the work; the counted part of it runs inside of [`counted`].
     pub(crate) fn run(self) -> Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         match self {
@@ -101,16 +101,16 @@ impl FromStr for Case {
     }
 }
 
-/// So often a short operation is done.
+/// The rounds of a short operation.
 const ROUNDS: u32 = 1_000;
 
-/// Callgrind counts what happens in here: it knows the function by its name.
+/// Callgrind counts the instructions in here: it knows the function by its name.
 #[inline(never)]
 fn counted<T>(work: impl FnOnce() -> T) -> T {
     black_box(work())
 }
 
-/// A client that counts what it gets.
+/// A client that counts its messages.
 #[derive(Debug, Default)]
 struct Counter(AtomicUsize);
 
@@ -144,13 +144,13 @@ async fn join(channel: Channel) -> Result<(), strait_core::Error> {
 }
 
 async fn started() -> Result<App> {
-    // The rate must not be the limit; that it is looked at belongs to a message.
+    // The rate must not be the limit; checking it is part of a message's cost.
     let rate = strait_core::RateLimit { per_second: 1_000_000, burst: 1_000_000, ..Default::default() };
     let limits = || Limits { rate: Some(rate), ..Limits::default() };
     let app = App::new()
         .endpoint(Endpoint::new("echo", "/echo").public().limits(limits()).on("echo", echo))
         .endpoint(Endpoint::new("fan", "/fan").public().limits(limits()).on_connect(join))
-        // Valgrind is slow, and this is not about leases.
+        // Long enough for slow valgrind: no lease is renewed.
         .lease(Duration::from_secs(3_600))
         .store(MemoryStore::new())
         .build()?;
@@ -158,7 +158,7 @@ async fn started() -> Result<App> {
     Ok(app)
 }
 
-/// A client whose `on_connect` has ended.
+/// A connected client: its `on_connect` has ended.
 async fn connect(app: &App, path: &str, outlet: &Arc<Counter>) -> Result<Conversation> {
     let refused = |refusal: strait_core::Refusal| anyhow!("{}", refusal.message);
     let accepted = app.accept(path, None, &HeaderMap::new(), Transport::Plain).map_err(refused)?;
@@ -314,7 +314,7 @@ fn append(runtime: &Runtime) -> Result<()> {
 
 fn replay(runtime: &Runtime) -> Result<()> {
     let (store, publication) = (MemoryStore::new(), publication()?);
-    // One more than is replayed, to begin after it.
+    // One more event than the replay reads: the replay begins after it.
     let first = runtime.block_on(store.publish(std::slice::from_ref(&publication)));
     let first = first.into_iter().next().context("one publication, one answer")??.position;
     runtime.block_on(append_all(&store, &publication))?;

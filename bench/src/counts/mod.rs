@@ -1,4 +1,4 @@
-//! Micro-benchmarks in instructions, which do not depend on the machine's mood: each runs in callgrind and is compared
+//! Micro-benchmarks in instructions, which do not vary with the machine's load: each runs in callgrind and is compared
 //! with the committed baseline.
 
 mod cases;
@@ -15,15 +15,15 @@ pub(crate) use cases::Case;
 
 /// Growth beyond this is a failure.
 const ALLOWED: f64 = 1.1;
-/// What is counted: this function of `cases` and all that it calls.
+/// The counted function of `cases`, with all its callees.
 const COUNTED: &str = "*::counts::cases::counted*";
 
 fn baseline_path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("counts.txt")
 }
 
-/// Counts every case and compares; an error names what grew by more than a tenth. With `save` the result becomes the
-/// baseline.
+/// Counts every case and compares; an error names the cases that grew by more than a tenth. With `save` the result
+/// becomes the baseline.
 pub(crate) fn run(save: bool) -> Result<()> {
     let valgrind = Command::new("valgrind").arg("--version").stdin(Stdio::null()).output();
     ensure!(
@@ -42,7 +42,7 @@ pub(crate) fn run(save: bool) -> Result<()> {
         let before = baseline.get(case.name()).copied();
         let change = before.map_or_else(String::new, |before| format!("{:+.1} %", (count / before - 1.0) * 100.0));
         let before = before.map_or_else(String::new, |before| format!("{before:.0}"));
-        // Writing to a string does not fail.
+        // Writes to a string do not fail.
         let _written = writeln!(table, "| {} | {count:.0} | {before} | {change} |", case.name());
         eprintln!("{}: {count:.0}", case.name());
         counts.insert(case.name(), count);
@@ -60,7 +60,7 @@ pub(crate) fn run(save: bool) -> Result<()> {
     Ok(())
 }
 
-/// What grew by more than is allowed, or has no baseline.
+/// The cases that grew by more than is allowed, or have no baseline.
 fn grown(baseline: &BTreeMap<String, f64>, counts: &BTreeMap<&str, f64>) -> Vec<String> {
     let grew = |(name, count): (&&str, &f64)| match baseline.get(*name) {
         Some(before) if *count <= before * ALLOWED => None,

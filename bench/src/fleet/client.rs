@@ -13,7 +13,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::PATIENCE;
 
-/// What a node speaks.
+/// The dialect of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Speech {
     Strait,
@@ -56,7 +56,7 @@ impl Receiving {
         }
     }
 
-    /// Reads whatever comes, for as long as it does.
+    /// Reads all messages, until there are no more.
     pub(crate) async fn drain(mut self) {
         while self.text().await.is_ok() {}
     }
@@ -67,7 +67,7 @@ impl Sending {
         Ok(self.sink.send(Message::text(text)).await?)
     }
 
-    /// Publishes a number, and something behind it.
+    /// Publishes a number, with padding behind it.
     pub(crate) async fn publish(&mut self, topic: &str, number: u64, size: usize) -> Result<()> {
         let number = number.to_string();
         let rest = size.saturating_sub(number.len() + r#"{"n":,"x":""}"#.len());

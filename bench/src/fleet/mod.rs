@@ -1,4 +1,4 @@
-//! Two nodes on one Redis: how much gets from the one to the other, how soon, and what it costs.
+//! Two nodes on one Redis: the throughput from one to the other, the delay, and the cost.
 
 mod client;
 mod nodes;
@@ -20,7 +20,7 @@ use nodes::{Cost, Fleet};
 
 /// Publications in flight over all topics.
 const IN_FLIGHT: usize = 64;
-/// However long an event takes, it is lost after this.
+/// An event that takes longer is lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
@@ -31,7 +31,7 @@ pub(crate) struct Options {
     /// Publishers of each topic
     #[arg(long, default_value_t = 1)]
     publishers: usize,
-    /// Whom to measure
+    /// Peers to measure
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Speech::Strait, Speech::SocketIo])]
     peers: Vec<Speech>,
     /// Numbers of subscribed topics at which memory is measured; 0 for not at all
@@ -48,7 +48,7 @@ pub(crate) struct Options {
     size: usize,
 }
 
-/// What one measurement found.
+/// The findings of one measurement.
 struct Found {
     publications: u64,
     time: Duration,
@@ -117,7 +117,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What is under way: when each publication was sent, by its number.
+/// The publications under way: the time when each was sent, by its number.
 #[derive(Default)]
 struct Flight {
     sent: HashMap<u64, Instant>,
@@ -167,7 +167,7 @@ async fn measure(
     Ok(Found { publications, time: seconds, latency, cost })
 }
 
-/// When publications are due.
+/// The times when publications are due.
 struct Pace {
     every: Duration,
     first: Duration,
@@ -229,7 +229,7 @@ async fn pair(work: Work, publishers: Vec<Client>, mut subscriber: Client) -> Re
     Ok(())
 }
 
-/// What a subscribed topic takes of the node's and of Redis' memory.
+/// The memory of the node and of Redis that a subscribed topic takes.
 async fn memory(speech: Speech, topics: usize) -> Result<(f64, f64)> {
     let fleet = Fleet::start(speech).await?;
     let mut client = Client::connect(speech, fleet.address(1)).await?;

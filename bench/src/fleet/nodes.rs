@@ -49,7 +49,7 @@ pub(crate) struct Fleet {
     nodes: [Process; 2],
 }
 
-/// What was spent until a moment, or between two.
+/// The cost until a moment, or between two.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
     /// Processor time of both nodes.
@@ -112,7 +112,7 @@ impl Fleet {
         Ok(Cost {
             nodes,
             redis: self.redis.time()?,
-            // What a client may publish with: scripts' own commands are counted under their names.
+            // The commands that publish for clients: scripts' own commands are counted under their names.
             requests: calls("evalsha") + calls("publish"),
             commands: self.info("stats").await?.get("total_commands_processed").context("INFO tells it")?,
         })

@@ -1,4 +1,4 @@
-//! socketioxide on its Redis adapter, as its own example has it; rooms are named by the client.
+//! socketioxide on its Redis adapter, as in its own example; the client names the rooms.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -46,7 +46,7 @@ async fn serve(port: u16, redis: &str) -> Result<()> {
 async fn connect<A: Adapter>(socket: SocketRef<A>) {
     socket.on("subscribe", subscribe);
     socket.on("publish", publish);
-    // What a client sends before the handlers are there is dropped, and this runs beside the answer to its connect.
+    // Messages of a client are dropped before the handlers are there, and this runs beside the answer to its connect.
     let _sent = socket.emit("ready", &());
 }
 
@@ -55,7 +55,7 @@ async fn subscribe<A: Adapter>(socket: SocketRef<A>, Data(topic): Data<String>) 
     let _sent = socket.emit("subscribed", &());
 }
 
-/// What cannot be sent is missed by the load generator, which tells.
+/// The load generator misses an event that cannot be sent, and reports it.
 async fn publish<A: Adapter>(socket: SocketRef<A>, Data((topic, data)): Data<(String, Value)>) {
     let _sent = socket.to(topic).emit("event", &data).await;
 }

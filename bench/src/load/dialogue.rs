@@ -1,4 +1,4 @@
-//! The fixed conversation before (and after) the messages that are measured.
+//! The fixed conversation before (and after) the measured messages.
 
 use std::net::SocketAddrV4;
 use std::os::fd::OwnedFd;
@@ -34,7 +34,7 @@ impl Dialogue {
         Ok(Self { started: Instant::now(), socket: socket::dial(target, source)?, steps, next: 0, unread: Vec::new() })
     }
 
-    /// Goes on as far as it can without waiting; true once all steps are done.
+    /// Advances as far as it can without waiting; true once all steps are done.
     pub(crate) fn advance(&mut self) -> Result<bool> {
         let steps = Rc::clone(&self.steps);
         while let Some(step) = steps.get(self.next) {
@@ -70,7 +70,7 @@ impl Dialogue {
         Ok(count.is_some())
     }
 
-    /// Engine.IO pings at once, others might.
+    /// Engine.IO pings at once, other peers might.
     fn answer_pings(&mut self) -> Result<()> {
         if !self.steps.iter().take(self.next).any(|step| matches!(step, Step::Upgraded)) {
             return Ok(());
@@ -87,7 +87,7 @@ impl Dialogue {
         Ok(())
     }
 
-    /// Length of what answers `step`, once it is there.
+    /// Length of the answer to `step`, once it is there.
     fn heard(&mut self, step: &Step) -> Result<Option<usize>> {
         match step {
             Step::Upgraded => return wire::upgraded(&self.unread),
@@ -122,7 +122,7 @@ pub(crate) fn open(target: SocketAddrV4, count: usize, steps: Vec<Step>) -> Resu
     Ok(open)
 }
 
-/// Takes connections through `steps`, `count` of them or until `go_on`, which is given those that ended, says no.
+/// Takes connections through `steps`: `count` of them, or until `go_on`, which gets the ended ones, says no.
 pub(crate) fn through(
     target: SocketAddrV4,
     count: usize,
@@ -130,7 +130,7 @@ pub(crate) fn through(
     mut go_on: impl FnMut(&mut Vec<Dialogue>) -> Result<bool>,
 ) -> Result<()> {
     let steps: Rc<[Step]> = steps.into();
-    // Some have very many steps.
+    // Some dialogues have very many steps.
     let patience = PATIENCE + Duration::from_millis(1) * u32::try_from(steps.len())?;
     let mut poller = Poller::new()?;
     let mut slots: Vec<Option<Dialogue>> = (0..AT_ONCE.min(count)).map(|_| None).collect();
@@ -141,7 +141,7 @@ pub(crate) fn through(
     while ended < count {
         let mut due = Vec::new();
         while let Some(slot) = free.pop_if(|_| started < count) {
-            // Only connections that stay use their ports up.
+            // Only lasting connections use their ports up.
             let source = if count == usize::MAX { 0 } else { started / PORTS };
             let dialogue = Dialogue::start(target, source, Rc::clone(&steps))?;
             poller.watch(&dialogue.socket, slot)?;

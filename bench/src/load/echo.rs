@@ -36,7 +36,7 @@ impl Echo {
         Ok(Self { streams, asks, answers, depth: depth as u64, poller })
     }
 
-    /// Drives them for the plan's time, then waits for all that is still in flight.
+    /// Drives them for the plan's time, then waits for all messages in flight.
     pub(crate) fn run(&mut self, plan: &Plan) -> Result<Span> {
         let begin = Instant::now();
         let nanos = || u64::try_from(begin.elapsed().as_nanos()).expect("a run lasts less than 500 years");
@@ -66,7 +66,7 @@ impl Echo {
                 if after > before {
                     let now = nanos();
                     for frame in before..after {
-                        // The reply's own slot is free again: a turn holds more than are ever in flight.
+                        // The reply's own slot is free again: a turn holds more messages than are ever in flight.
                         let slot = (frame % TURN as u64) as usize;
                         if measuring {
                             latency.record(now - sent_at[slot]);

@@ -1,4 +1,4 @@
-//! One publishes, many receive.
+//! One connection publishes, many receive.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -30,8 +30,8 @@ struct Pending {
 }
 
 impl Fanout {
-    /// Opens `members`, each subscribed to as many `topics`, and the publisher, for `depth` publications of `size` bytes in
-    /// flight.
+    /// Opens `members`, each subscribed to as many `topics`, and the publisher, for `depth` publications of `size`
+    /// bytes in flight.
     pub(crate) fn open(target: &Target, members: usize, depth: usize, size: usize, topics: usize) -> Result<Self> {
         ensure!((1..=TURN).contains(&depth), "between 1 and {TURN} publications can be in flight");
         let (publications, events) = target.dialect.publication(size, topics)?;
@@ -51,7 +51,7 @@ impl Fanout {
         Ok(Self { target: *target, publisher, members, publications, events, depth, poller })
     }
 
-    /// Publishes for the plan's time, then waits for what is still on its way.
+    /// Publishes for the plan's time, then waits for publications still on their way.
     pub(crate) fn run(&mut self, plan: &Plan) -> Result<Span> {
         let begin = Instant::now();
         let mut buffer = vec![0; 64 * 1024];

@@ -1,4 +1,4 @@
-//! What connections cost while nothing happens on them.
+//! The cost of connections while nothing happens on them.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use super::{Target, dialogue};
 use crate::dialect::Role;
 use crate::machine::resident;
 
-/// What an idle connection has done before.
+/// The past of an idle connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Past {
     /// Nothing but the handshake.
@@ -32,7 +32,7 @@ pub(crate) fn memory(target: &Target, connections: usize, past: Past) -> Result<
         Past::Guest => Role::Guest,
     };
     let mut steps = target.dialect.opening(role, &target.address.to_string());
-    // The first connections also pay for what is made once: lazily built tables, threads' stacks.
+    // The first connections also pay for things made once: lazily built tables, threads' stacks.
     drop(dialogue::open(target.address, 64, steps.clone())?);
     let before = settled(target)?;
     if past == Past::Spoken {

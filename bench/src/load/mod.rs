@@ -17,7 +17,7 @@ use crate::dialect::{Dialect, Role};
 use crate::latency::Latency;
 use crate::machine::{Clocks, Usage};
 
-/// A server that owes something and stays silent for longer is broken.
+/// A server that stays silent for longer while answers are due is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server under load.
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Target {
     /// Where it listens.
     pub(crate) address: SocketAddrV4,
-    /// What it speaks.
+    /// The server's dialect.
     pub(crate) dialect: Dialect,
     /// Its process.
     pub(crate) pid: Pid,
@@ -38,20 +38,20 @@ pub(crate) struct Plan {
     pub(crate) warm_up: Duration,
     /// The time that counts.
     pub(crate) measured: Duration,
-    /// Whose processor time is read.
+    /// The process to read processor time of.
     pub(crate) server: Pid,
 }
 
-/// What a measured span showed.
+/// The figures of a measured span.
 #[derive(Debug)]
 pub(crate) struct Span {
     /// Messages, deliveries or connections in it.
     pub(crate) count: u64,
-    /// The same, with what came before and after it.
+    /// The same, with the messages before and after the span.
     pub(crate) total: u64,
     /// How long each took.
     pub(crate) latency: Latency,
-    /// Whose time it took.
+    /// The processor time that it took.
     pub(crate) usage: Usage,
 }
 
@@ -70,13 +70,13 @@ struct Clock<'a> {
 }
 
 impl Clock<'_> {
-    /// Looks at the time since `begin`; false once nothing more is to be sent.
+    /// Looks at the time since `begin`; false once no more is to be sent.
     fn tick(&mut self, begin: Instant) -> Result<bool> {
         match &self.start {
             None if begin.elapsed() >= self.plan.warm_up => {
                 self.start = Some(Clocks::read(self.plan.server)?);
             }
-            // From the true start: on a busy machine it may come late.
+            // Count from the true start: on a busy machine this tick may come late.
             Some(start) if self.end.is_none() && start.age() >= self.plan.measured => {
                 self.end = Some(Clocks::read(self.plan.server)?);
             }

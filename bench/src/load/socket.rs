@@ -16,9 +16,9 @@ thread_local! {
     static WAITED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
 }
 
-/// From here on this thread, which has a core of its own, waits for sockets without sleeping. To wake a core is work for the one
-/// that does, many microseconds between two virtual ones, and would be counted as the server's; one whose clients are elsewhere has
-/// none of it.
+/// From here on this thread, which has a core of its own, waits for sockets without sleeping. Waking a core costs the
+/// waker many microseconds between two virtual cores, and would count as the server's time. A server with clients on
+/// other machines has no such cost.
 pub(crate) fn stay_awake() {
     AWAKE.set(true);
 }
@@ -34,7 +34,7 @@ pub(crate) fn dial(target: SocketAddrV4, source: usize) -> Result<OwnedFd> {
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
         .context("cannot open a socket: raise the limit of open files (ulimit -n)")?;
     sockopt::set_tcp_nodelay(&socket, true)?;
-    // Closing resets: what waits in TIME_WAIT would fill the kernel's tables (`nf_conntrack: table full`) within
+    // Closing resets: connections in TIME_WAIT would fill the kernel's tables (`nf_conntrack: table full`) within
     // seconds of connecting and closing.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
     if source > 0 {
@@ -47,7 +47,7 @@ pub(crate) fn dial(target: SocketAddrV4, source: usize) -> Result<OwnedFd> {
     }
 }
 
-/// Writes what the socket takes; 0 when it takes nothing now.
+/// Writes as much as the socket takes; 0 when it takes nothing now.
 pub(crate) fn write(socket: &OwnedFd, bytes: &[u8]) -> Result<usize> {
     match retry_on_intr(|| rustix::io::write(socket, bytes)) {
         Ok(count) => Ok(count),
@@ -56,7 +56,8 @@ pub(crate) fn write(socket: &OwnedFd, bytes: &[u8]) -> Result<usize> {
     }
 }
 
-/// Reads what is there; `None` when nothing is. The end of the stream is an error: no server here may close first.
+/// Reads the bytes that are there; `None` when there are none. The end of the stream is an error: no server here may
+/// close first.
 pub(crate) fn read(socket: &OwnedFd, buffer: &mut [u8]) -> Result<Option<usize>> {
     match retry_on_intr(|| rustix::io::read(socket, &mut *buffer)) {
         Ok(0) => bail!("the server closed a connection"),

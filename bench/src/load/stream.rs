@@ -1,4 +1,4 @@
-//! One connection under load: what may be sent, what must come back, byte for byte.
+//! One connection under load: the bytes that may be sent and the bytes that must come back, compared one by one.
 
 use std::os::fd::OwnedFd;
 
@@ -36,12 +36,12 @@ impl Stream {
         self.received / expected.frame()
     }
 
-    /// Permits `frames` more to be sent.
+    /// Permits `frames` more frames to be sent.
     pub(crate) fn allow(&mut self, frames: u64, ring: &Ring) {
         self.allowed += frames * ring.frame();
     }
 
-    /// Writes what is allowed and the socket takes.
+    /// Writes as much as is allowed and as the socket takes.
     pub(crate) fn flush(&mut self, ring: &Ring) -> Result<()> {
         loop {
             if !self.control.is_empty() && self.sent.is_multiple_of(ring.frame()) {
@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    /// Reads what is there and compares it with `expected`.
+    /// Reads the bytes that are there and compares them with `expected`.
     pub(crate) fn receive(&mut self, buffer: &mut [u8], expected: &Ring) -> Result<()> {
         while let Some(count) = socket::read(&self.socket, buffer)? {
             if self.partial.is_empty() {
@@ -82,7 +82,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Reads answers that all begin with `start`, whatever follows.
+    /// Reads answers that all begin with `start`; the rest of an answer may be anything.
     pub(crate) fn receive_answers(&mut self, buffer: &mut [u8], start: Option<&str>) -> Result<()> {
         while let Some(count) = socket::read(&self.socket, buffer)? {
             self.partial.extend_from_slice(&buffer[..count]);

@@ -1,4 +1,4 @@
-//! fastwebsockets, and the broadcast that one writes on it first.
+//! fastwebsockets, and the broadcast that a beginner writes on it.
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -25,7 +25,7 @@ pub(super) async fn serve(listener: TcpListener, room: Room) -> Result<()> {
                 async move { accept(request, room) }
             });
             let connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
-            // An error is the client's end, which the load generator judges.
+            // An error is the client's end; the load generator judges it.
             let _ended = connection.with_upgrades().await;
         });
     }
@@ -68,7 +68,7 @@ async fn publisher(socket: UpgradeFut, room: Room) -> Result<(), WebSocketError>
     }
 }
 
-/// Naive in that `read_frame` is dropped while it waits, which may lose what it has read; members here send nothing.
+/// Naive: `read_frame` is dropped while it waits, which may lose bytes that it has read; members here send nothing.
 async fn member(socket: UpgradeFut, room: Room) -> Result<(), WebSocketError> {
     let mut socket = socket.await?;
     let mut events = room.subscribe();

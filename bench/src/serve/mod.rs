@@ -1,4 +1,4 @@
-//! The peers: each a server that does what its library's own examples do.
+//! The peers: each server does the same as its library's own examples.
 
 mod axum;
 mod fastws;
@@ -37,7 +37,7 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    /// What it speaks.
+    /// The peer's dialect.
     pub(crate) fn dialect(self) -> Dialect {
         match self {
             Self::Tcp => Dialect::Tcp,
@@ -70,7 +70,7 @@ pub(crate) enum Flavour {
 /// The naive broadcast: a channel that every member's task reads.
 type Room = broadcast::Sender<Bytes>;
 
-/// What a member of a room is told first, so that nobody publishes before it listens.
+/// The first message to a member of a room: nobody publishes before the member listens.
 const JOINED: &str = "joined";
 
 /// Serves on loopback until the process is ended.
@@ -94,7 +94,7 @@ pub(crate) fn run(peer: Peer, port: u16, flavour: Flavour, workers: usize) -> Re
         }
         Flavour::Shared => {
             let runtime = Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-            // Spawned, so that accepting is the workers' business and not a thread's more.
+            // Spawned: a worker accepts, not one thread more.
             runtime.block_on(async { tokio::spawn(async move { peer.serve(listen(port)?, room).await }).await? })
         }
     }

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 pub(super) async fn serve(listener: TcpListener) -> Result<()> {
     let (layer, io) = SocketIo::new_layer();
     io.ns("/", async |socket: SocketRef| {
-        // What cannot be sent is missed by the load generator, which tells.
+        // The load generator misses an event that cannot be sent, and reports it.
         socket.on("echo", async |socket: SocketRef, Data::<Value>(data)| {
             let _sent = socket.emit("echo", &data);
         });

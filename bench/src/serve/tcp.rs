@@ -12,7 +12,7 @@ pub(super) async fn serve(listener: TcpListener) -> Result<()> {
     }
 }
 
-/// Ends when the client does, in whatever way.
+/// Ends when the client does, in any way.
 async fn echo(mut socket: TcpStream) {
     let mut buffer = vec![0; 8 * 1024];
     while let Ok(count @ 1..) = socket.read(&mut buffer).await {

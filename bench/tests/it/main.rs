@@ -1,4 +1,4 @@
-//! The benchmark itself, in short runs: that every peer does all the work, and that a wrong server is found out.
+//! The benchmark itself, in short runs: every peer does all the work, and a wrong server is detected.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::process::{Command, Output};
@@ -36,7 +36,7 @@ fn socketioxide_does_all_the_work() {
     check("socketioxide");
 }
 
-/// What speaks another protocol than it is asked in must not be measured.
+/// A peer that speaks another protocol than the load must not be measured.
 fn check_refused(peer: &str, work: &str, reason: &str) {
     let command = format!("{PROGRAM} serve {peer} --port {{port}}");
     let output = Command::new(PROGRAM)

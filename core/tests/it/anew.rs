@@ -1,4 +1,4 @@
-//! A lost lease that is taken anew: no channel is passed over, whatever it was about to do.
+//! A lost lease that is taken again: no channel is passed over, in any state.
 
 use std::sync::Arc;
 
@@ -111,7 +111,7 @@ async fn a_new_lease_whose_answer_came_too_late_is_still_a_new_one() {
     let client = on.node.connect("/").await;
     assert_eq!(client.ask("before").await, "before");
     on.lose_the_lease().await;
-    // The store hears that a new term is wanted, the node does not hear that it has it.
+    // The store grants a new term, but its answer does not reach the node.
     on.faults.heal("lease");
     on.faults.next("lease", 1, &Fault::Delay(std::time::Duration::ZERO));
     on.faults.next("lease", 1, &Fault::HoldAnswer(Gate::new()));
@@ -150,7 +150,7 @@ async fn a_channel_whose_new_generation_was_not_heard_of_comes_to_its_end() {
     assert_eq!(on.log.all(), ["connect", "disconnect"]);
 }
 
-/// The store loses what it had of a channel.
+/// The store loses its record of a channel.
 async fn forget(fixture: &Fixture, client: &Client) {
     let fence = fixture.store.get(&client.id).await.unwrap().expect("there is a record").fence();
     let claim = fixture.store.claim(&fence, &NodeId::unique(), TERM).await.unwrap().expect("nobody else claims");
@@ -196,7 +196,7 @@ async fn channels_that_the_store_has_lost_are_closed_one_after_the_other() {
     let few = || fixture.node.hub().channels() < clients.len();
     eventually("the first close", few).await;
     let first = std::time::Instant::now();
-    // The node has a lease again and takes clients, but nothing that a channel without a record sends is handled.
+    // The node has a lease again and takes clients, but handles no message of a channel without a record.
     for client in &clients {
         client.send("after");
     }

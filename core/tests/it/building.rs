@@ -1,4 +1,4 @@
-//! What `AppBuilder::build` refuses.
+//! Applications that `AppBuilder::build` refuses.
 
 use strait_core::machine::Backlog;
 use strait_core::{

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::DefaultGuard;
 
-/// What this thread logs as long as it lives, so that the test must not use other threads.
+/// The log of this thread, as long as it lives: the test must not use other threads.
 pub(crate) struct Captured {
     text: Text,
     _until_dropped: DefaultGuard,

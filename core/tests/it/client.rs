@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::log::PATIENCE;
 
-/// What a client sees.
+/// An event at the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Seen {
     Text(String),
@@ -22,7 +22,7 @@ pub(crate) enum Seen {
     Close(u16, String),
 }
 
-/// One connection's way out, with the holding back of own events that the trait asks for.
+/// One connection's outlet, which holds own events back as the trait asks.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     waker: AtomicWaker,
@@ -103,13 +103,13 @@ impl Outlet for Recorder {
     }
 }
 
-/// What comes over the wire, in order.
+/// An event on the wire, in order.
 enum Wire {
     Message(Inbound),
     Close,
 }
 
-/// What the adapter itself finds.
+/// An event that the adapter itself finds.
 enum Event {
     Lost,
     Drain(Close),
@@ -142,7 +142,7 @@ impl Client {
         let _ = self.wire.send(Wire::Message(Inbound::binary(bytes.to_vec())));
     }
 
-    /// Closes as a client does, behind what it has sent.
+    /// Closes as a client does, behind the messages it has sent.
     pub(crate) fn close(&self) {
         let _ = self.wire.send(Wire::Close);
     }
@@ -216,7 +216,7 @@ impl Driver {
             self.opened = true;
             self.conversation.opened(cx);
         }
-        // As a node's connection does it: what comes together has come at one time.
+        // As in a node's connection: messages that arrive together have one arrival time.
         let now = Instant::now();
         loop {
             match self.conversation.poll(cx) {

@@ -1,4 +1,4 @@
-//! Publishing: everybody gets it, in order, or the publisher is told.
+//! Publishing: every member gets the event, in order, or the publisher gets an error.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::client::{Client, Seen};
 use crate::log::{Log, Turnstile, eventually};
 use crate::node::{Node, cluster, faulty, topic};
 
-/// Rooms: every client subscribes to its own; what it says is published there.
+/// Rooms: every client subscribes to its own; its messages are published there.
 fn rooms() -> Endpoint {
     Endpoint::new("room", "/rooms/{room}")
         .public()
@@ -38,12 +38,12 @@ fn app() -> AppBuilder {
     App::new().endpoint(rooms())
 }
 
-/// Clients that surely are members.
+/// Clients that are members when this returns.
 async fn members<const N: usize>(node: &Node, path: &str) -> [Client; N] {
     let mut clients = Vec::new();
     for _ in 0..N {
         let client = node.connect(path).await;
-        // Answered only after `on_connect`.
+        // The answer comes only after `on_connect`.
         client.ask(r#"{"action":"ready"}"#).await;
         clients.push(client);
     }
@@ -238,7 +238,7 @@ async fn a_store_that_panics_leaves_the_lane_usable() {
     let [one, two] = members(&node, "/rooms/a").await;
     faults.next("publish", 1, &Fault::Panic);
     assert!(one.ask("panics").await.starts_with(r#"{"error":{"code":"internal""#));
-    // Those that wait behind a slice are not left waiting when it panics.
+    // Publications that wait behind a slice go on when it panics.
     let gate = Gate::new();
     faults.next("publish", 1, &Fault::Hang(gate.clone()));
     faults.next("publish", 1, &Fault::Panic);
@@ -265,7 +265,7 @@ async fn a_publisher_is_no_quicker_than_its_nodes_deliveries() {
     assert!(texts(&watcher, 20_000).await == expected, "nothing is lost or out of order");
 }
 
-/// Invariant 6: who missed an event is told so.
+/// Invariant 6: a client that missed an event gets notice of the gap.
 #[tokio::test]
 async fn more_events_than_may_wait_are_one_gap() {
     let (store, _) = faulty();
@@ -277,7 +277,7 @@ async fn more_events_than_may_wait_are_one_gap() {
         retention: None,
         key: None,
     };
-    // As from another node: nothing holds the publisher back, and this node's deliveries do not get a turn.
+    // As from another node: nothing slows the publisher down, and this node's deliveries get no turn.
     let publications: Vec<_> = (0..20_000).map(publication).collect();
     store.publish(&publications).await;
     let mut count = 0;
@@ -367,7 +367,7 @@ async fn a_node_that_is_not_running_says_so() {
     assert!(!node.hub().health().hears);
 }
 
-/// The lane takes one event at a time: publishers on the node wait for it, so that nothing is dropped.
+/// The lane takes one event at a time: publishers on the node wait for it, and nothing is dropped.
 #[tokio::test]
 async fn publishers_are_no_quicker_than_a_lane_of_few_bytes() {
     let node = Node::start(app().delivery_bytes(1024).store(MemoryStore::new())).await;

@@ -18,7 +18,7 @@ use crate::client::Client;
 use crate::log::{Log, Turnstile, eventually, eventually_async};
 use crate::node::{Node, TERM, faulty, headers, topic};
 
-/// Channels that handlers have kept.
+/// Channels that handlers keep after their end.
 type Kept = Arc<Mutex<Vec<Channel>>>;
 
 fn endpoint() -> Endpoint {
@@ -301,7 +301,7 @@ async fn on_disconnect_sees_session_and_state_and_may_still_publish() {
     assert_eq!(log.all(), ["ann 7 1"]);
 }
 
-/// Invariant 3 and lesson 3: what a late handler does brings nothing back.
+/// Invariant 3 and lesson 3: a late handler's calls bring nothing back.
 #[tokio::test]
 async fn nothing_that_a_late_handler_does_brings_a_channel_back() {
     let (log, kept, store) = (Log::default(), Kept::default(), MemoryStore::new());

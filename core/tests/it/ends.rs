@@ -1,4 +1,4 @@
-//! Many ends at once, ends that the store refuses, and `on_disconnect` that is run again.
+//! Many ends at once, ends that the store refuses, and second runs of `on_disconnect`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,10 +13,10 @@ use crate::client::Client;
 use crate::log::{Log, Turnstile, eventually, eventually_async};
 use crate::node::{Node, faulty, topic};
 
-/// Far more than the hub lets ask the store at once, and far less than `CLIENTS`.
+/// Far more than the hub's store calls at once, and far less than `CLIENTS`.
 const FEW: usize = 64;
 const CLIENTS: usize = 1000;
-/// No lease runs out while a test waits.
+/// Longer than a test: no lease runs out meanwhile.
 const LONG: Duration = Duration::from_secs(60);
 
 fn endpoint() -> Endpoint {
@@ -163,7 +163,7 @@ async fn an_end_that_is_refused_is_tried_ever_more_slowly() {
     log.wait_for("Lost").await;
 }
 
-/// One channel that the store refuses for ever keeps no other one from ending.
+/// One channel that the store refuses for ever keeps no other channel from ending.
 #[tokio::test]
 async fn what_is_refused_for_ever_holds_nothing_up() {
     let log = Log::default();
@@ -237,7 +237,7 @@ async fn on_disconnect_that_waits_for_its_next_run_holds_nothing_up() {
     assert_eq!(store.stats().records, 0);
 }
 
-/// The janitor claims no more than it has room for, and what waits for long needs no room.
+/// The janitor claims no more than it has room for; a channel that waits for long needs no room.
 #[tokio::test]
 async fn a_dead_nodes_channels_that_wait_for_their_next_run_hold_nothing_up() {
     let (log, store) = (Log::default(), Arc::new(MemoryStore::new()));
@@ -287,7 +287,7 @@ async fn an_outage_makes_few_lines() {
         eventually("the store is asked", || faults.calls(op) > 3).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         drop(counting);
-        // Four kinds of lines, one a second each, and the first of each.
+        // Four kinds of lines: one a second each, after the first of each.
         let allowed = 4 * (began.elapsed().as_secs() as usize + 2);
         assert!(lines.seen() <= allowed, "{op} {fault:?}: {} lines, {allowed} allowed", lines.seen());
         faults.heal(op);

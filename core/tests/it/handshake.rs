@@ -1,4 +1,4 @@
-//! Who is let in, and what the others are told.
+//! Admission: clients that are let in, and the answers to the others.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ struct Page {
     page: u32,
 }
 
-/// Refuses everybody in every way that it can.
+/// Refuses every client, in each way that an endpoint can.
 fn strict() -> Endpoint {
     Endpoint::new("room", "/rooms/{room}").opening::<Page>().authenticate(async |Headers(headers): Headers| {
         match headers.get("x-token").map(|token| token.as_bytes()) {

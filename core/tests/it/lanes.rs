@@ -1,4 +1,4 @@
-//! Deliveries: on which runtimes, and how often an event is encoded.
+//! Deliveries: their runtimes, and the number of encodings of an event.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use strait_store_memory::MemoryStore;
 use crate::log::eventually;
 use crate::node::topic;
 
-/// Notes which event comes, from which thread and where in memory.
+/// Notes each event with its thread and its address in memory.
 #[derive(Debug, Default)]
 struct Places(Mutex<Vec<(String, ThreadId, usize)>>);
 

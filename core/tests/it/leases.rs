@@ -38,7 +38,7 @@ async fn handling_waits_while_the_lease_is_unsure_and_goes_on_after() {
     let (node, faults) = node(&log, &store).await;
     let client = node.connect("/").await;
     assert_eq!(client.ask("before").await, "before");
-    // The store hears the renewals, the node does not hear that.
+    // The store gets the renewals, but its answers do not reach the node.
     faults.always("lease", UNHEARD);
     eventually("the lease is unsure", || !node.hub().is_sure()).await;
     client.send("meanwhile");
@@ -151,7 +151,7 @@ async fn a_channel_that_ends_while_it_is_attached_again_ends() {
     eventually("it is attached again", || attach.waiting() == 1).await;
     client.lose();
     eventually("its end is asked for", || claim.waiting() == 1).await;
-    // The claim comes second, and is of the generation before.
+    // The claim comes second, with the generation before.
     attach.open();
     eventually("the lease is sure", || node.hub().is_sure()).await;
     claim.open();
@@ -229,7 +229,7 @@ async fn a_lease_that_hangs_does_not_hold_up_the_next_try() {
     eventually("the lease is unsure", || !node.hub().is_sure()).await;
     tokio::time::sleep(TERM / 2).await;
     faults.heal("lease");
-    // The next call learns that the lease is lost, the one after it, for a new term, is never answered.
+    // The next call learns that the lease is lost; the call after it, for a new term, gets no answer.
     faults.next("lease", 1, &Fault::Delay(Duration::ZERO));
     faults.next("lease", 1, &Fault::Hang(Gate::new()));
     assert_eq!(client.ask("well again").await, "well again");
@@ -267,7 +267,7 @@ async fn nobody_is_reaped_for_a_whole_term_after_the_store_has_not_answered() {
     eventually("the janitor comes by", || faults.calls("claim_due") > 0).await;
     let before = faults.calls("lease");
     faults.next("lease", 1, &REFUSED);
-    // The last look before it: no later than the failure, however busy the machine is.
+    // The last look before the failure, on a machine however busy.
     let mut failed = Instant::now();
     let fails = || {
         let fails = faults.calls("lease") > before;

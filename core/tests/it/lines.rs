@@ -12,7 +12,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 pub(crate) struct Lines(Arc<AtomicUsize>);
 
 impl Lines {
-    /// Counts what this thread logs until the guard is dropped.
+    /// Counts the lines that this thread logs until the guard is dropped.
     pub(crate) fn count(&self) -> DefaultGuard {
         tracing::subscriber::set_default(self.clone())
     }

@@ -1,14 +1,14 @@
-//! What handlers note down, for tests to wait for.
+//! Notes of handlers, for tests to wait for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// How long a test waits for what must come.
+/// The longest wait of a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What happened, in order. Clones are the same log.
+/// The events so far, in order. Clones are the same log.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -39,7 +39,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// As [`eventually`], for what has to be asked for.
+/// As [`eventually`], for a condition that must be asked for.
 pub(crate) async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let started = std::time::Instant::now();
     while !holds().await {
@@ -48,7 +48,7 @@ pub(crate) async fn eventually_async(what: &str, mut holds: impl AsyncFnMut() ->
     }
 }
 
-/// Holds handlers up until a test lets them pass, one by one.
+/// Holds handlers up until a test lets each pass.
 #[derive(Debug, Clone)]
 pub(crate) struct Turnstile(Arc<tokio::sync::Semaphore>);
 

@@ -1,4 +1,4 @@
-//! What channels, handlers and the hub promise, through a store in memory.
+//! The promises of channels, handlers and the hub, through a store in memory.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -14,7 +14,7 @@ use crate::client::{Client, Recorder};
 /// The term of leases where one has to run out.
 pub(crate) const TERM: Duration = Duration::from_millis(150);
 
-/// One process, so to speak.
+/// A node; it stands for one process.
 pub(crate) struct Node {
     pub(crate) app: App,
     handle: Handle,
@@ -30,7 +30,7 @@ pub(crate) async fn serve(endpoint: Endpoint) -> Node {
     Node::start(App::new().endpoint(endpoint).store(MemoryStore::new())).await
 }
 
-/// A node on a store of its own that fails as is said.
+/// A node on a store of its own with injected faults.
 pub(crate) async fn serve_faulty(endpoint: Endpoint) -> (Node, Faults) {
     let (store, faults) = faulty();
     (Node::start(App::new().endpoint(endpoint).store(store).lease(TERM)).await, faults)
@@ -77,7 +77,7 @@ impl Node {
         Self { app, handle: own.handle().clone(), own: Some(own) }
     }
 
-    /// Ends all that the node does, at once and without a word.
+    /// Ends all tasks of the node, at once and without a word.
     pub(crate) fn kill(mut self) {
         self.own.take().expect("only doomed nodes are killed").shutdown_background();
     }

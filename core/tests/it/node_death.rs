@@ -1,4 +1,4 @@
-//! Nodes that die: their channels end elsewhere.
+//! Nodes that die: other nodes end their channels.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -162,7 +162,7 @@ async fn channels_of_an_endpoint_that_is_no_more_are_swept() {
 
 #[tokio::test]
 async fn channels_of_an_endpoint_wait_for_a_node_that_has_it() {
-    // Within this no node loses its lease because the machine is slow, and nobody's patience ends.
+    // Long enough that a slow machine costs no node its lease, and short enough for the tests' patience.
     const TERM: Duration = Duration::from_secs(2);
     let (store, theirs, ours) = (MemoryStore::new(), Log::default(), Log::default());
     let old = || Endpoint::new("old", "/rooms/{room}");

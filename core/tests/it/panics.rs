@@ -1,4 +1,4 @@
-//! A panic in one of the node's own tasks, of a store's making, is not the task's last.
+//! A task of the node outlives a panic that its store causes.
 
 use std::sync::Arc;
 

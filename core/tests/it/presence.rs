@@ -1,4 +1,4 @@
-//! Who is present in a topic.
+//! Presence: the members of a topic that others see.
 
 use strait_core::store::Present;
 use strait_core::{App, AppBuilder, Channel, Endpoint, Error, Session};
@@ -40,7 +40,7 @@ async fn who_is_present_is_seen_from_every_node_once() {
         assert_eq!(found[0].entry.user.as_ref().map(|user| user.as_str()), Some("ann"));
         assert_eq!(found[0].entry.data.as_deref(), Some(&br#""still""#[..]));
     }
-    // Joins and leaves have no form for plain clients: the next that the watcher sees is its own reply.
+    // Plain clients get no joins and leaves: the watcher's next message is its own reply.
     assert_eq!(watcher.ask("watch").await, "watch");
     ann.ask("leave").await;
     assert!(present(&two).await.is_empty());

@@ -1,4 +1,4 @@
-//! Records and reality: a node and its store come to the same end, whatever one of them has lost.
+//! Records and reality: a node and its store come to the same end after one of them has lost data.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,11 +14,11 @@ use crate::client::{Client, Seen};
 use crate::log::{Log, Turnstile};
 use crate::node::{Node, headers, topic};
 
-/// What a test waits for does not come with a lease's end, nor with the comparison after some leases.
+/// Longer than any test waits: neither a lease's end nor the comparison after some leases brings the awaited state.
 const LONG: Duration = Duration::from_secs(60);
 /// A ghost is looked at twice, a part of a lease apart. No node loses such a lease because the machine is slow.
 const LEASE: Duration = Duration::from_secs(6);
-/// How long a test waits for what must come.
+/// The longest wait of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Fixture {
@@ -73,21 +73,21 @@ impl Fixture {
         self.store.get(&client.id).await.unwrap().expect("there is a record")
     }
 
-    /// The store loses what it has of a channel.
+    /// The store loses its record of a channel.
     async fn lose(&self, client: &Client) {
         let fence = self.record(client).await.fence();
         let claim = self.store.claim(&fence, &NodeId::unique(), LONG).await.unwrap().expect("nobody else claims");
         self.store.remove(&[claim]).await.unwrap();
     }
 
-    /// The store has a record again that was removed.
+    /// Puts a removed record back into the store.
     async fn put_back(&self, record: Record) {
         let Record { id, endpoint, location, opening, grace, .. } = record;
         let new = NewChannel { id, endpoint, location, opening, session: None, grace, token: None, due: None };
         assert!(self.store.open(new).await.unwrap().created);
     }
 
-    /// The bus breaks and is back: a comparison comes soon. Somebody must be in the room.
+    /// The bus breaks and is back: a comparison comes soon. The room needs a member.
     async fn break_bus(&self) {
         self.faults.deafen();
         let event = Event::message(Payload::text("unheard"));
@@ -95,7 +95,7 @@ impl Fixture {
         self.faults.hear();
     }
 
-    /// Waits until something holds that a comparison brings about.
+    /// Waits until a comparison makes the condition true.
     async fn comparing_until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let started = Instant::now();
         while !holds().await {
@@ -105,7 +105,7 @@ impl Fixture {
         }
     }
 
-    /// Waits until the node has begun some more comparisons, and so come to the end of all but the last.
+    /// Waits until the node has begun some more comparisons, and has ended all but the last.
     async fn compared(&self, times: usize) {
         let before = self.faults.calls("connected");
         self.comparing_until("comparisons", async || self.faults.calls("connected") > before + times).await;
@@ -126,7 +126,7 @@ async fn answers(client: &Client) {
     while client.next().await != Seen::Text("hello".to_owned()) {}
 }
 
-/// The close that comes, whatever is sent before.
+/// The next close; messages before it are passed over.
 async fn closed(client: &Client) -> u16 {
     loop {
         if let Seen::Close(code, _) = client.next().await {

@@ -1,4 +1,5 @@
-//! What a node missed of a retained topic is replayed to its members; of others they are told.
+//! Events of a retained topic that a node missed are replayed to its members; members of other topics get notice of a
+//! gap.
 
 use std::time::Duration;
 
@@ -117,7 +118,7 @@ async fn a_replay_that_cannot_be_is_a_gap() {
         faults.hear();
         client.expect(r#"{"gap":{"topic":"kept"}}"#).await;
         publish(&node, "kept", 3..=3).await;
-        // The hole is still there, and can be replayed now.
+        // The hole is still there; now it can be replayed.
         expect(&client, 1..=3).await;
     }
 }
@@ -145,7 +146,7 @@ async fn who_joined_during_a_replay_gets_nothing_of_before() {
     faults.next("replay", 1, &Fault::HoldAnswer(gate.clone()));
     faults.hear();
     crate::log::eventually("the replay", || gate.waiting() == 1).await;
-    // It waits for the replay, which does not have it.
+    // The event waits for the replay, which lacks it.
     publish(&node, "kept", 3..=3).await;
     let late = member(&node, "kept").await;
     gate.open();

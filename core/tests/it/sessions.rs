@@ -1,4 +1,4 @@
-//! Who the client is, from the handshake to the logout.
+//! The client's user, from the handshake to the logout.
 
 use strait_core::store::{ChannelStore, EventHubStore, StoreErrorKind};
 use strait_core::testkit::{Fault, Gate};
@@ -19,7 +19,7 @@ async fn login(Json(name): Json<String>, channel: Channel) -> Result<(), Error> 
     channel.login(Session::new(&name, format!("I am {name}"))?).await
 }
 
-/// Logs in as whom the text says, out for `logout`, and tells who it is else.
+/// Logs in as the user in the text, logs out for `logout`, and otherwise answers the present user.
 async fn whoever(text: String, channel: Channel, session: Option<Session<String>>) -> Result<String, Error> {
     match text.split_once(' ') {
         Some(("login", name)) => {
@@ -201,7 +201,7 @@ async fn a_logout_holds_at_once_even_if_the_store_fails() {
     faults.next("write", 1, &Fault::Refuse(StoreErrorKind::Unavailable));
     assert!(client.ask("logout").await.contains("unavailable"));
     assert_eq!(client.ask("who").await, "nobody");
-    // Lesson 4: whoever comes next is not reached as the one before.
+    // Lesson 4: messages for the user before do not reach the next one.
     assert_eq!(client.ask("login bob").await, "in");
     assert_eq!(client.ask("who").await, "I am bob");
     assert_eq!(node.hub().send_to_user(&user("ann"), Payload::text("for ann")).await.unwrap(), 0);

@@ -81,7 +81,7 @@ async fn an_update_that_comes_second_runs_again_on_the_newest_state() {
     let node = Node::start(App::new().endpoint(endpoint()).store(store.clone())).await;
     let client = node.connect("/").await;
     client.ask("a").await;
-    // Somebody else writes, whom this node's memory does not know of.
+    // Another writer changes the state; this node's memory does not know of it.
     let fence = store.get(&client.id).await.unwrap().unwrap().fence();
     let value = Some(bytes::Bytes::from_static(br#"{"texts":["a","theirs"]}"#));
     let patch = Patch { state: Some(Change { expected: 1, value }), ..Patch::default() };

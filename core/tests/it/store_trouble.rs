@@ -30,7 +30,7 @@ fn value(metrics: &PrometheusHandle, name: &str, labels: &[&str]) -> Option<f64>
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// Waits longer than others: an outage is over only after seconds of quiet.
+/// Has a long limit: an outage is over only after seconds of quiet.
 async fn wait_for<T>(what: &str, mut find: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {

@@ -1,4 +1,4 @@
-//! What many clients cause while a store is away is logged once a second, not once a client.
+//! Errors that many clients cause while a store is away are logged once a second, not once a client.
 
 use std::time::{Duration, Instant};
 

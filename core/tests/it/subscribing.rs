@@ -30,13 +30,13 @@ async fn publish(node: &Node, name: &str, text: &str) {
     node.hub().publish(Publish::new(topic(name), Payload::text(text))).await.unwrap();
 }
 
-/// What a client got of a topic; each publication must reach it `times` times.
+/// Publishes an event: the client must get it `times` times.
 async fn gets(node: &Node, client: &Client, name: &str, times: usize) {
     publish(node, name, "event").await;
     for _ in 0..times {
         client.expect("event").await;
     }
-    // Deliveries of a topic are in order: after this one, nothing else was on its way.
+    // Deliveries of a topic are in order: after this event, no other one is on its way.
     if times > 0 {
         publish(node, name, "last").await;
         client.expect("last").await;
@@ -162,7 +162,7 @@ async fn subscribing_while_the_store_still_unsubscribes_comes_after_it() {
     gets(&node, &client, "t", 1).await;
 }
 
-/// What races, and what must hold after it: who subscribed last is a member once, who left is none.
+/// Races joins with leaves. Afterwards a channel that subscribed last is a member once, and one that left is none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joins_and_leaves_at_once_keep_memberships_whole() {
     async fn race(channel: Channel, State(name): State<Arc<str>>) -> Result<Json<u8>, Error> {

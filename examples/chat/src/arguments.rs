@@ -1,4 +1,5 @@
-//! The command line, read with little: a parser that derives all of this would take a tenth of the time that the chat's build does.
+//! The command line, read with little code: a parser that derives all of this would take a tenth of the chat's build
+//! time.
 
 use std::fmt::Display;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,7 +14,7 @@ use strait_adapter_fastws::{Runtimes, ServerLimits};
 
 const LEASES: std::ops::RangeInclusive<u64> = 100..=3_600_000;
 
-/// What the chat was told to do.
+/// The order that the chat was given.
 #[derive(Debug)]
 pub(crate) enum Order {
     Serve(Box<Arguments>),
@@ -51,7 +52,7 @@ impl Default for Arguments {
     }
 }
 
-/// Reads what follows the program's name.
+/// Reads the arguments behind the program's name.
 pub(crate) fn read(mut parser: Parser) -> Result<Order, Error> {
     let mut arguments = Arguments::default();
     while let Some(argument) = parser.next()? {
@@ -73,7 +74,7 @@ pub(crate) fn read(mut parser: Parser) -> Result<Order, Error> {
     Ok(Order::Serve(Box::new(arguments)))
 }
 
-/// The error does not repeat what was said: a store's URL may hold a password.
+/// The error does not repeat the argument: a store's URL may hold a password.
 fn value<T, E: Display>(
     parser: &mut Parser,
     option: &str,

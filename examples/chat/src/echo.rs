@@ -1,4 +1,4 @@
-//! `/echo`: what is sent comes back. For load tests.
+//! `/echo`: each message comes back. For load tests.
 
 use serde_json::value::RawValue;
 use strait_core::{Endpoint, Json};

@@ -1,5 +1,5 @@
-//! `/fan`: anybody may subscribe to and publish on topics under `fan:`, with `?guest=true` as a user of its own. For load
-//! tests.
+//! `/fan`: anybody may subscribe to and publish on topics under `fan:`, with `?guest=true` as a user of its own. For
+//! load tests.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -8,7 +8,7 @@ use strait_core::{Channel, ChannelId, Endpoint, Error, Json, Opening, Payload, S
 use crate::quick;
 
 const PREFIX: &str = "fan:";
-/// Those of them that are kept for a while.
+/// The prefix of fan topics that are kept for a while.
 pub(crate) const KEPT_PREFIX: &str = "fan:kept:";
 
 pub(crate) fn endpoint() -> Endpoint {

@@ -21,8 +21,8 @@ pub fn app() -> AppBuilder {
     App::new().endpoint(room::endpoint()).retain(room::LOG_PREFIX, KEPT)
 }
 
-/// Adds the endpoints that load tests use, `/echo` and `/fan`. Their limits let one client take all of a node: they are for
-/// machines that nobody else reaches.
+/// Adds the endpoints that load tests use, `/echo` and `/fan`. Their limits let one client take all of a node: they are
+/// for machines that nobody else reaches.
 pub fn with_load_tests(app: AppBuilder) -> AppBuilder {
     app.endpoint(echo::endpoint()).endpoint(fan::endpoint()).retain(fan::KEPT_PREFIX, KEPT)
 }

@@ -19,7 +19,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 fn main() -> anyhow::Result<ExitCode> {
     match arguments::read(lexopt::Parser::from_env()) {
         Ok(Order::Serve(arguments)) => serve(*arguments)?,
-        // A closed stdout or stderr leaves nobody to tell.
+        // With a closed stdout or stderr there is no reader to inform.
         Ok(Order::Tell(text)) => drop(write!(std::io::stdout(), "{text}")),
         Err(error) => {
             drop(writeln!(std::io::stderr(), "error: {error}\n\nFor more information, try '--help'."));

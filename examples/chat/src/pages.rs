@@ -1,4 +1,4 @@
-//! The page and what belongs to it, from the binary itself.
+//! The page and its files, from the binary itself.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

@@ -12,7 +12,7 @@ use strait_core::{
 
 use crate::KEPT;
 
-/// The retained topics that hold what was posted, one a room.
+/// The retained topics that hold a room's posts, one a room.
 pub(crate) const LOG_PREFIX: &str = "log:";
 /// How much of a room's history one answer holds, in bytes of JSON: API Gateway carries 128 KiB.
 const PAGE_OF_HISTORY: usize = 96 * 1024;
@@ -35,7 +35,7 @@ pub(crate) fn endpoint() -> Endpoint {
         .on_disconnect(leave)
 }
 
-/// Which room a channel is in: the path's parameter.
+/// The room of a channel: the path's parameter.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "Named")]
 struct Room {
@@ -48,7 +48,7 @@ struct Named {
     room: String,
 }
 
-/// A name that makes no topic is refused in the handshake.
+/// The handshake refuses a name that makes no topic.
 impl TryFrom<Named> for Room {
     type Error = InvalidName;
 
@@ -57,17 +57,18 @@ impl TryFrom<Named> for Room {
     }
 }
 
-/// Who somebody is in the chat; the session's user is the nickname.
+/// The identity of a guest in the chat; the session's user is the nickname.
 #[derive(Debug, Serialize, Deserialize)]
 struct Guest {}
 
-/// As whom the room was told of a channel: not of a login that failed half-way, until it is repeated.
+/// The nickname under which the room knows a channel. A login that failed half-way is not announced until it is
+/// repeated.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Told {
     nickname: Option<String>,
 }
 
-/// What the room's topic carries.
+/// An event on the room's topic.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum RoomEvent<'a> {
@@ -87,16 +88,16 @@ struct Message<'a> {
 /// A page of a room's history, the oldest message first.
 #[derive(Debug, Serialize)]
 struct Messages {
-    /// Each as it was stored.
+    /// Each message as it was stored.
     messages: Vec<Box<RawValue>>,
-    /// Older ones are kept: `{"action":"history","before":…}` answers them.
+    /// Set if older messages are kept: `{"action":"history","before":…}` answers them.
     #[serde(skip_serializing_if = "Option::is_none")]
     before: Option<u64>,
 }
 
 #[derive(Debug, Deserialize)]
 struct History {
-    /// Answers messages before this one, as the page after it has said.
+    /// Answers messages before this offset, which a page gave.
     before: Option<u64>,
 }
 
@@ -142,7 +143,7 @@ impl Validate for Post {
 }
 
 async fn join(channel: Channel, room: Opening<Room>, hub: EventHub) -> Result<(), Error> {
-    // Subscribed first, so that what is posted meanwhile comes twice rather than never.
+    // Subscribe first: a message posted meanwhile comes twice rather than never.
     channel.subscribe(&room.topic).await?;
     channel.send_json(&messages(&room, &hub, None).await?).await
 }
@@ -156,7 +157,7 @@ async fn login(
     let session = Session::new(input.nickname.trim(), Guest {})?;
     let topic = &room.topic;
     let user = session.user().as_str();
-    // Told only once it is so; a login that failed half-way can be made again.
+    // Announced only after success; the client can repeat a login that failed half-way.
     channel.login(session.clone()).await?;
     channel.subscribe_present::<()>(topic, None).await?;
     let before = told.get()?;

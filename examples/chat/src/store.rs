@@ -42,21 +42,21 @@ impl FromStr for Store {
 /// A text that names no store.
 #[derive(Debug, thiserror::Error)]
 pub enum UnknownStore {
-    /// None at all, or one that this chat was built without.
+    /// No store, or one that this chat was built without.
     #[error("the store must be memory, or redis://… or postgres://… if this chat was built with it")]
     Unknown,
-    /// A Redis whose URL cannot be read.
+    /// A Redis URL that cannot be read.
     #[cfg(feature = "redis")]
     #[error(transparent)]
     Redis(#[from] strait_store_redis::ConfigError),
-    /// A Postgres whose URL cannot be read.
+    /// A Postgres URL that cannot be read.
     #[cfg(feature = "postgres")]
     #[error(transparent)]
     Postgres(#[from] strait_store_postgres::ConfigError),
 }
 
 impl Store {
-    /// As parsed, for a function: its instances handle one invocation at a time and are many, so that one connection for work
+    /// As parsed, for a function. Its instances handle one invocation at a time and are many: one connection for work
     /// is enough for Postgres, unless the URL has `connections`.
     ///
     /// # Errors

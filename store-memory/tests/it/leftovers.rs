@@ -39,7 +39,7 @@ fn topic(name: impl AsRef<str>) -> Topic {
     Topic::new(name).unwrap()
 }
 
-/// Has channels do whatever channels do. Answers the claims of three quarters of them.
+/// Runs channels through all their operations. Answers the claims of three quarters of them.
 async fn work(store: &MemoryStore, nodes: &[NodeId; 2], bus: &dyn BusNode, count: usize) -> Vec<Claim> {
     let [node, other] = nodes;
     let mut claims = Vec::new();
@@ -89,7 +89,7 @@ async fn work(store: &MemoryStore, nodes: &[NodeId; 2], bus: &dyn BusNode, count
     claims
 }
 
-/// Lessons 3 and 28: whatever a channel, a node or a topic left in the store goes with it.
+/// Lessons 3 and 28: everything that a channel, a node or a topic left in the store goes with it.
 #[tokio::test]
 async fn nothing_is_left_of_removed_channels() {
     let clock = Arc::new(ManualClock::default());
@@ -117,7 +117,7 @@ async fn nothing_is_left_of_removed_channels() {
             clock.advance(TTL);
         }
     }
-    // What was kept, and the keys, run out; the janitor's calls sweep them.
+    // Retained events and the keys run out; the janitor's calls sweep them.
     clock.advance(Duration::from_secs(600));
     while store.stats().topics > 0 {
         let before = store.stats().topics;

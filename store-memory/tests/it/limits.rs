@@ -36,7 +36,7 @@ async fn resumable(store: &MemoryStore) -> Record {
     store.open(new).await.unwrap().record
 }
 
-/// Whatever a client asked with, a node and its store keep one copy of it.
+/// A node and its store keep one copy of the data that a client opens with.
 #[tokio::test]
 async fn long_opening_data_is_kept_once() {
     let store = MemoryStore::new();
@@ -131,7 +131,7 @@ async fn an_inbox_forgets_what_is_old() {
     assert_eq!((inbox(&first).await, inbox(&second).await), (None, Some(0)));
 }
 
-/// A topic that nobody touches any more goes while a node renews its lease.
+/// A topic without use goes away while a node renews its lease.
 #[tokio::test]
 async fn retained_topics_end_without_publications() {
     let clock = Arc::new(ManualClock::default());

@@ -1,4 +1,4 @@
-//! The memory store: what it keeps to itself, and the conformance suite.
+//! The memory store: its own behaviour, and the conformance suite.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

@@ -14,7 +14,7 @@ use strait_store_memory::{MemoryStore, Stats};
 
 const TERM: Duration = Duration::from_secs(60);
 
-/// Runs what never waits for anything on this thread.
+/// Runs, on this thread, work that never waits.
 fn now<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
 }
@@ -77,7 +77,7 @@ async fn crowd(store: &MemoryStore, node: &NodeId) -> Vec<ChannelId> {
     ids
 }
 
-/// Claims on a thread of its own whatever is due.
+/// Claims all due channels on a thread of its own.
 fn claim_due(store: &MemoryStore) -> thread::JoinHandle<HashSet<ChannelId>> {
     let store = store.clone();
     thread::spawn(move || {
@@ -86,7 +86,7 @@ fn claim_due(store: &MemoryStore) -> thread::JoinHandle<HashSet<ChannelId>> {
     })
 }
 
-/// What several claimers find due at once, by its deadline or on a dead node, one of them claims.
+/// Several claimers find the same channels due, by their deadlines or on a dead node: one of them claims each.
 #[test]
 fn what_is_due_is_claimed_once() {
     for detached in [true, false] {
@@ -104,7 +104,7 @@ fn what_is_due_is_claimed_once() {
     }
 }
 
-/// A channel that a living node takes while the dead one's channels are claimed is claimed or taken, never both.
+/// A living node takes channels while claimers take those of the dead node: each is claimed or taken, never both.
 #[test]
 fn a_channel_that_is_taken_is_not_claimed() {
     let store = MemoryStore::new();
@@ -129,7 +129,7 @@ fn a_channel_that_is_taken_is_not_claimed() {
     assert_eq!(store.stats().connected, taken.len());
 }
 
-/// A sink that owns its node is let go when the node stops.
+/// A sink that owns its node is dropped when the node stops.
 #[tokio::test]
 async fn a_node_that_stopped_lets_its_sink_go() {
     let store = MemoryStore::new();

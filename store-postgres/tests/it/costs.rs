@@ -1,4 +1,4 @@
-//! What nobody needs is neither read nor sent.
+//! Data that nobody needs is neither read nor sent.
 
 use strait_core::store::{EventHubStore, Replay};
 use strait_store_postgres::sqlx::{query, query_scalar};
@@ -7,7 +7,7 @@ use strait_store_postgres::{PostgresConfig, PostgresStore};
 use crate::kit::proxy::{Proxy, server_of};
 use crate::kit::{Schema, eventually, hearing, publication, publish, topic};
 
-/// How many rows of a table have been read, once all that a store did is counted: that is when its sessions end.
+/// The number of rows read from a table. Sessions report their reads when they end: so the store is closed first.
 async fn reads(table: &str, schema: &Schema, store: &PostgresStore) -> i64 {
     store.close().await;
     let mut connection = schema.connection().await;
@@ -42,7 +42,7 @@ async fn a_replay_reads_what_was_missed_and_no_more() {
     }
 }
 
-/// Also of a table that Postgres has not looked at yet, and of one that it has.
+/// Both for a table that Postgres has analysed, and for another one.
 #[tokio::test]
 async fn a_page_reads_what_it_tells_and_no_more() {
     const PAGE: usize = 10;
@@ -96,7 +96,7 @@ async fn a_poll_brings_no_event_that_its_node_is_not_interested_in() {
         publish(&store, publication("theirs", "x".repeat(LARGE))).await;
     }
     their_ears.hear(&topic("theirs"), EVENTS).await;
-    // With it the poll has come that would have brought the others.
+    // The poll that brings this event would have brought the others.
     publish(&store, publication("ours", "x")).await;
     ears.hear(&topic("ours"), 2).await;
     let brought = proxy.brought() - before;

@@ -1,5 +1,5 @@
-//! What happens when the way to the database, or the database, fails: calls fail quickly and retryably, and nodes
-//! recover by themselves without losing anything unsaid.
+//! Failures of the database and of the way to it: calls fail quickly and retryably, and nodes recover by themselves
+//! without losing anything unsaid.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use strait_store_postgres::{PostgresConfig, PostgresStore};
 use crate::kit::proxy::{Proxy, Way, server_of};
 use crate::kit::{Schema, eventually, hearing, publication, publish, texts, topic, url};
 
-/// How long a call may take in these tests.
+/// The limit for a call in these tests.
 const OPERATION: Duration = Duration::from_millis(500);
 
 async fn connected(config: PostgresConfig) -> PostgresStore {
@@ -26,7 +26,7 @@ async fn through_proxy() -> (Schema, Proxy, PostgresStore) {
 }
 
 async fn through_proxy_within(limit: Duration) -> (Schema, Proxy, PostgresStore) {
-    // The schema is there before: it takes longer than a call may.
+    // Make the schema before: that takes longer than a call may.
     let schema = Schema::new();
     schema.store().await.close().await;
     let proxy = Proxy::before(&server_of(&url())).await;
@@ -92,7 +92,7 @@ async fn connections_that_stall_are_given_up_in_time() {
     eventually("the node to say that it is deaf", async || (!bus.health().hears).then_some(())).await;
     proxy.set(Way::Open);
     works_again(&store).await;
-    // What was under way may have happened after all: then it is heard as well.
+    // A publication under way may have succeeded after all: then it is heard as well.
     let told = async || texts(&ears.events(&topic("a"))).contains(&"meanwhile".to_owned()).then_some(());
     eventually("the event", told).await;
     assert!(!ears.has_gap(&topic("a")));
@@ -133,7 +133,7 @@ async fn a_full_or_read_only_database_is_retryable_and_reads_go_on() {
     let before = publish(&store, publication("a", "before")).await;
     let mut connection = schema.connection().await;
     for code in ["53100", "25006"] {
-        // What the server says then, where it would say it.
+        // The server raises this error where it would raise its own.
         let raise = format!(
             "CREATE FUNCTION {{s}}.fail() RETURNS trigger LANGUAGE plpgsql AS \
              $$BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END$$"
@@ -162,7 +162,7 @@ async fn a_lock_that_somebody_holds_keeps_leases_and_other_topics_going() {
     let mut holder = schema.connection().await;
     let mut held = holder.begin().await.unwrap();
     query(schema.sql("SELECT FROM {s}.topic WHERE name = 'a' FOR UPDATE")).execute(&mut *held).await.unwrap();
-    // More than there are connections: the pool is exhausted.
+    // More calls than the pool has connections: it is exhausted.
     let waiting: Vec<_> = (0..8)
         .map(|_| {
             let store = store.clone();
@@ -173,7 +173,7 @@ async fn a_lock_that_somebody_holds_keeps_leases_and_other_topics_going() {
         assert_eq!(store.lease(&node, LeaseTerm::Renew, Duration::from_secs(60)).await.unwrap(), Lease::Held);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // Who did not have its answer in time may have been heard all the same.
+    // A publication without an answer in time may have reached the node.
     let mut unanswered = 0;
     for refused in waiting {
         match refused.await.unwrap() {
@@ -223,7 +223,7 @@ async fn a_listen_that_died_in_silence_is_noticed() {
     eventually("LISTEN", async || (proxy.connections() > 0).then_some(())).await;
     publish(&other, publication("a", "1")).await;
     ears.hear(&topic("a"), 1).await;
-    // Half open: neither side is told. New connections hang as well, until the way is open again.
+    // Half open: neither side gets notice. New connections hang as well, until the way is open again.
     let before = proxy.connections();
     proxy.set(Way::Stalled);
     eventually("another LISTEN", async || (proxy.connections() > before).then_some(())).await;

@@ -1,4 +1,4 @@
-//! The feed's ring of slots: emptied in time, with nobody waiting and nothing lost.
+//! The feed's ring of slots: emptied in time, with no publisher waiting and nothing lost.
 
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,7 @@ async fn what_is_committed_after_its_slot_was_closed_is_heard() {
     };
     eventually("the slot to be closed", is_closed).await;
     run(&mut late, &schema, "COMMIT").await;
-    // Polls pass over the slot, and it cannot be emptied.
+    // Polls pass over the slot, so it cannot be emptied.
     let again = "UPDATE {s}.slot SET closed_at = closed_at - interval '6 seconds'; SELECT {s}.rotate_feed()";
     let heard = async || {
         run(&mut turning, &schema, again).await;

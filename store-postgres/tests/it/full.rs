@@ -1,4 +1,4 @@
-//! A database whose file system is full. Its WAL is elsewhere: without room for that the server ends, as in a crash.
+//! A database on a full file system. Its WAL is elsewhere: without room for that the server ends, as in a crash.
 
 use std::fs;
 use std::process::Command;
@@ -40,7 +40,7 @@ impl Drop for Mounted {
 async fn a_database_that_is_full_is_waited_for() {
     let (folder, wal) = (Folder::new(), Folder::new());
     let Some(_mounted) = Mounted::on(&folder) else { return };
-    // Made over to whoever runs the server.
+    // Give the folder to the user that runs the server.
     wal.command("true".as_ref()).status().unwrap();
     let waldir = format!("--waldir={}", wal.0.join("wal").display());
     let Some(server) = Server::start_in(folder, &[&waldir]).await else { return };
@@ -54,7 +54,7 @@ async fn a_database_that_is_full_is_waited_for() {
     assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
     drop(file);
 
-    // What there is of room in the tables is used up first.
+    // Use up the room in the tables first.
     let mut published = 0;
     let refused = loop {
         assert!(published < 20_000, "it is not full");

@@ -1,4 +1,4 @@
-//! What a transaction publishes on a retained topic reaches members at gateways, though no hub has published it.
+//! Events that a transaction publishes on a retained topic reach members at gateways, though no hub has published them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use strait_store_postgres::{Outgoing, PostgresStore};
 
 use crate::kit::{KEEP, Schema, eventually, texts, topic};
 
-/// One that takes everything.
+/// A gateway that takes every message.
 #[derive(Debug, Default, Clone)]
 struct Willing(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -91,7 +91,7 @@ async fn a_node_takes_what_it_has_sequenced_to_members_at_gateways() {
     assert_eq!(*gateway.0.lock(), [b"1", b"2", b"3"]);
 }
 
-/// The janitor of functions takes it, or who publishes next.
+/// The functions' janitor takes the relay, or the next publisher.
 #[tokio::test]
 async fn where_there_are_no_nodes_a_relay_finds_what_transactions_have_published() {
     let schema = Schema::new();

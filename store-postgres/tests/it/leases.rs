@@ -1,4 +1,4 @@
-//! Leases whose renewal is under way while others look for dead nodes.
+//! Leases under renewal while others look for dead nodes.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::kit::Schema;
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// The renewal began in time, and has yet to commit when the term is over.
+/// The renewal began in time, but commits after the term is over.
 #[tokio::test]
 async fn a_renewal_under_way_keeps_its_nodes_channels() {
     let schema = Schema::new();
@@ -40,7 +40,7 @@ async fn a_renewal_under_way_keeps_its_nodes_channels() {
     raw_sql("COMMIT").execute(&mut renewing).await.unwrap();
     assert_eq!(store.claim_due(&NodeId::unique(), 10, LONG).await.unwrap(), []);
     assert_eq!(store.get(&id).await.unwrap().unwrap(), record);
-    // Once it has ended it is claimed as ever.
+    // Once the lease has ended it is claimed as usual.
     schema.run("UPDATE {s}.node SET until = now() - interval '1 second' WHERE id = $1", node.as_str()).await;
     assert_eq!(store.claim_due(&NodeId::unique(), 10, LONG).await.unwrap().len(), 1);
 }

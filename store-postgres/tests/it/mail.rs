@@ -15,7 +15,7 @@ async fn run(connection: &mut PgConnection, schema: &Schema, sql: &str) {
     raw_sql(schema.sql(sql)).execute(connection).await.unwrap();
 }
 
-/// Keeps every node from polling until the connection's transaction ends.
+/// Keeps nodes from polling until the connection's transaction ends.
 async fn block_polls(schema: &Schema) -> PgConnection {
     let mut connection = schema.connection().await;
     run(&mut connection, schema, "BEGIN; LOCK TABLE {s}.outbox IN ACCESS EXCLUSIVE MODE").await;
@@ -40,7 +40,7 @@ async fn a_command_waits_for_a_node_that_cannot_read_for_longer_than_the_feed_la
     publish(&sender, publication("a", "0")).await;
     let mut blocking = block_polls(&schema).await;
     let command = send(&*sending, &id).await;
-    // As if all this had been long ago: all that was written is emptied.
+    // As if the feed's rows had been written long ago: all are emptied.
     let mut aging = schema.connection().await;
     let emptied = async || {
         turn_feed(&schema, &mut aging).await;
@@ -90,7 +90,7 @@ async fn a_full_mailbox_is_said_to_be_full_and_what_nobody_understands_holds_not
     eventually("the mailbox to be empty", async || (count_rows(&schema, "mail").await == 0).then_some(())).await;
     let command = send(&*sending, &id).await;
     assert_eq!(ears.obey(1).await, [command]);
-    // What lies there goes with the place.
+    // Mail in the place goes with the place.
     let mut blocking = block_polls(&schema).await;
     send(&*sending, &id).await;
     bus.stop().await;

@@ -1,4 +1,4 @@
-//! The Postgres store: the conformance suite, and what is its own. `cargo xtask test-all` gives the server.
+//! The Postgres store: the conformance suite, and its own behaviour. `cargo xtask test-all` gives the server.
 
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 

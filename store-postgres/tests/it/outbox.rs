@@ -1,4 +1,4 @@
-//! Publishing inside one's own transaction.
+//! Publishing inside a transaction of the application.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn outgoing(on: &str, text: impl Into<String>) -> Outgoing {
     Outgoing::new(topic(on), Payload::text(text)).retain(KEEP)
 }
 
-/// Runs a statement within a short time: what would wait for a lock fails.
+/// Runs a statement within a short time: a statement that waits for a lock fails.
 async fn promptly(schema: &Schema, connection: &mut PgConnection, sql: &str) {
     let ran = query(schema.sql(sql)).execute(connection);
     timeout(Duration::from_secs(2), ran).await.expect("it waits for nobody").unwrap();
@@ -47,7 +47,7 @@ async fn an_event_exists_if_and_only_if_its_transaction_commits() {
     assert_eq!(texts(&heard), ["rust 2", "sql 2", "rust 4", "sql 4"]);
     assert!((1..=4).eq(heard.iter().map(|(position, _)| position.offset)));
     assert_eq!(store.history(&topic("a"), 10).await.unwrap(), heard);
-    // A statement after the event that fails takes it along.
+    // A later statement that fails takes the event along.
     let mut transaction = connection.begin().await.unwrap();
     store.publish_in(&mut transaction, &outgoing("a", "never")).await.unwrap();
     query("SELECT 1 / 0").execute(&mut *transaction).await.unwrap_err();
@@ -119,7 +119,7 @@ async fn interleaved_transactions_are_all_heard_once_in_one_order_on_every_node(
     assert!((1..=(PUBLISHERS * EACH) as u64).eq(heard.iter().map(|(position, _)| position.offset)));
     let texts = texts(&heard);
     for publisher in 0..PUBLISHERS {
-        // Each awaited its commit before the next: that order holds.
+        // Each publisher awaited its commit before the next event: so its own order holds.
         let own: Vec<_> = texts.iter().filter(|text| text.starts_with(&format!("{publisher}."))).collect();
         let expected: Vec<_> = (0..EACH).map(|n| format!("{publisher}.{n}")).collect();
         assert!(own.into_iter().eq(&expected), "{texts:?}");
@@ -131,7 +131,7 @@ async fn what_follows_a_commit_comes_after_it() {
     let schema = Schema::new();
     let store = schema.store().await;
     let mut connection = schema.connection().await;
-    // Nothing polls here: the publication itself must see what was committed before it.
+    // Nothing polls here: the publication itself must see earlier commits.
     for n in 1..=20 {
         let mut transaction = connection.begin().await.unwrap();
         store.publish_in(&mut transaction, &outgoing("a", "cause")).await.unwrap();
@@ -155,7 +155,7 @@ async fn opposite_orders_never_deadlock() {
     for (connection, second) in [(&mut one, "b"), (&mut two, "a")] {
         promptly(&schema, connection, &format!("SELECT {{s}}.publish('{second}', '2')")).await;
     }
-    // Neither holds up who publishes outside of a transaction.
+    // Neither holds up a publisher outside of a transaction.
     for name in ["a", "b"] {
         timeout(LIMIT, publish(&store, publication(name, "direct"))).await.unwrap();
     }
@@ -192,7 +192,7 @@ async fn a_topic_that_is_locked_holds_no_other_one_up() {
     ears.hear(&topic("a"), 2).await;
 }
 
-/// Counts how often somebody looks into the outbox, from here on.
+/// Counts the reads of the outbox from here on.
 async fn count_turns(schema: &Schema, connection: &mut PgConnection) {
     for sql in [
         "ALTER FUNCTION {s}.sequence_outbox RENAME TO sequence_uncounted",
@@ -225,7 +225,7 @@ async fn while_a_topic_is_locked_nodes_look_ever_less_often_and_sequence_others_
         turns.filter(|turns| *turns >= 9)
     };
     eventually("nine turns", nine).await;
-    // At once they would take 50 ms, ever later 2.5 s; a wake-up that has other reasons cuts a pause short.
+    // Immediate retries would take 50 ms, growing pauses 2.5 s; a wake-up for another reason cuts a pause short.
     assert!(began.elapsed() > Duration::from_millis(300), "{:?}", began.elapsed());
     promptly(&schema, &mut connection, "SELECT {s}.publish('b', '1')").await;
     let began = Instant::now();
@@ -283,7 +283,7 @@ async fn an_event_is_kept_as_it_asks_for_or_as_the_last_one_was() {
     let mut connection = schema.connection().await;
     promptly(&schema, &mut connection, "SELECT {s}.publish('a', '{\"n\": 1}')").await;
     promptly(&schema, &mut connection, "SELECT {s}.publish_binary('a', '\\x00ff')").await;
-    // A node sequences them.
+    // A node sequences the events.
     let (ears, _bus) = hearing(&store, &["a"]).await;
     let both = async || match store.replay(&topic("a"), &start, 10).await.unwrap() {
         Replay::Events { events, .. } if events.len() == 2 => Some(events),

@@ -1,4 +1,4 @@
-//! A node's place on the bus, which it loses and takes anew while others go on.
+//! A node's place on the bus: the node loses it and takes another one while others go on.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn what_ends_while_a_node_begins_anew_has_ended() {
     let bus = store.start(&id, Ears::new()).await.unwrap();
     bus.interest(std::slice::from_ref(&name), &[]).await.unwrap();
     let held = hold_name(&schema, &id).await;
-    // Who begins to hear waits for the topic, who ends does not.
+    // A node that begins to hear waits for the topic; one that ends does not.
     let blocking = holding(&schema, "SELECT FROM {s}.topic WHERE name = 'a' FOR UPDATE").await;
     end(held).await;
     waits_for_lock(&schema, "{s}.hear(").await;
@@ -85,7 +85,7 @@ async fn what_ends_while_a_node_begins_anew_has_ended() {
     assert_eq!(count(&mut schema.connection().await, &schema, interest, id.as_str()).await, 0);
 }
 
-/// The answer to its first attempt was lost.
+/// The server's answer to the first attempt was lost.
 #[tokio::test]
 async fn who_tries_again_gets_another_place_at_once() {
     let schema = Schema::new();
@@ -102,7 +102,7 @@ async fn who_tries_again_gets_another_place_at_once() {
     assert_eq!(count(&mut schema.connection().await, &schema, there, "lost").await, 2);
 }
 
-/// Begins a transaction that makes others wait.
+/// Begins a transaction that blocks others.
 async fn holding(schema: &Schema, sql: &str) -> PgConnection {
     let mut connection = schema.connection().await;
     raw_sql("BEGIN").execute(&mut connection).await.unwrap();
@@ -128,7 +128,7 @@ async fn a_start_that_is_dropped_keeps_no_name() {
     starting.abort();
     assert!(starting.await.unwrap_err().is_cancelled());
     raw_sql("ROLLBACK").execute(&mut held).await.unwrap();
-    // Nobody hears of the node, so that its place would last for longer than this waits.
+    // Unless the aborted start frees its place, the place outlasts this wait.
     eventually("the name to be free", async || other.start(&id, Ears::new()).await.ok()).await;
 }
 
@@ -146,7 +146,7 @@ async fn a_start_that_fails_keeps_no_name() {
         let id = id.clone();
         async move { store.start(&id, Ears::new()).await.map(drop) }
     });
-    // It has its place, and does not read yet.
+    // The node has its place, and does not read yet.
     waits_for_lock(&schema, "{s}.outbox").await;
     proxy.set(Way::Cut);
     starting.await.unwrap().unwrap_err();
@@ -182,7 +182,7 @@ async fn of_joining_and_leaving_at_once_the_later_one_holds() {
     assert!(ears.events(&name).is_empty(), "nobody is there to hear");
 }
 
-/// What leaves reaches the interest first, and is done last. `dropped`: nobody waits for it any more.
+/// The leave reaches the interest first, and is done last. `dropped`: its caller waits for it no more.
 async fn leaves_then_joins(dropped: bool) {
     let schema = Schema::new();
     let (store, other) = (schema.store().await, schema.store().await);

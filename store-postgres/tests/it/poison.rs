@@ -1,4 +1,4 @@
-//! Rows that nothing can be done with: they cost their own topic something, and no other one.
+//! Rows that cannot be handled: they harm their own topic, and no other one.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ async fn refusal(schema: &Schema, connection: &mut PgConnection, sql: &str) -> S
     failed.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned()
 }
 
-/// Lets rows in that a schema refuses.
+/// Drops the constraints, so that the table takes invalid rows.
 async fn open_table(schema: &Schema, connection: &mut PgConnection, table: &str) {
     let drop = "DO $do$ DECLARE name text; BEGIN \
                 FOR name IN SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = '{s}.{table}'::regclass \
@@ -29,7 +29,7 @@ async fn open_table(schema: &Schema, connection: &mut PgConnection, table: &str)
     run(schema, connection, &drop.replace("{table}", table)).await;
 }
 
-/// A channel of a node without a lease is claimed.
+/// Checks that a channel of a node without a lease is claimed.
 async fn claims(store: &PostgresStore) {
     let id = ChannelId::unique();
     let location = Location::Node { node: NodeId::unique(), connection: ConnectionId::from(id.clone()) };
@@ -51,7 +51,7 @@ async fn claims(store: &PostgresStore) {
     eventually("the claim", claimed).await;
 }
 
-/// What is published in SQL, kept for longer than the database's clock goes.
+/// An event published in SQL, kept for longer than the database's clock goes.
 #[tokio::test]
 async fn a_time_beyond_every_clock_is_cut() {
     let schema = Schema::new();
@@ -75,7 +75,7 @@ async fn a_time_beyond_every_clock_is_cut() {
     assert_eq!(age, 100 * 365 * 24 * 3600 * 1000);
 }
 
-/// It is claimed, and not swept, again and again; the others are swept.
+/// The broken channel is claimed, and not swept, again and again; the others are swept.
 #[tokio::test]
 async fn a_channel_that_cannot_be_read_keeps_no_other_one_from_being_claimed() {
     let schema = Schema::new();
@@ -87,7 +87,7 @@ async fn a_channel_that_cannot_be_read_keeps_no_other_one_from_being_claimed() {
     claims(&store).await;
 }
 
-/// A topic whose row makes every statement on it fail, as none that Strait writes does.
+/// A topic with a row that makes every statement on it fail; Strait writes no such row.
 #[tokio::test]
 async fn a_broken_topic_breaks_nothing_else() {
     let schema = Schema::new();
@@ -119,7 +119,7 @@ async fn a_broken_topic_breaks_nothing_else() {
     }
 }
 
-/// As older nodes may have written it.
+/// As older nodes may have written the row.
 #[tokio::test]
 async fn what_cannot_be_read_is_a_gap_of_its_topic() {
     let schema = Schema::new();
@@ -142,7 +142,7 @@ async fn what_cannot_be_read_is_a_gap_of_its_topic() {
     assert_eq!(texts(&store.history(&topic("a"), 10).await.unwrap()), ["1", "3"]);
 }
 
-/// What the sequencer cannot give a place is lost, and told: what comes behind it does not wait for ever.
+/// An event that the sequencer cannot place is lost, and reported as a gap. Events behind it do not wait for ever.
 #[tokio::test]
 async fn what_cannot_be_sequenced_is_a_gap_of_its_topic() {
     let schema = Schema::new();
@@ -190,7 +190,7 @@ async fn what_nobody_could_read_is_refused() {
         let code = refusal(&schema, &mut connection, &format!("SELECT {{s}}.{call}")).await;
         assert!(code.starts_with("22"), "{call}: {code}");
     }
-    // The role that publishes may write to the table itself.
+    // A role that publishes may write to the table itself.
     let insert = "INSERT INTO {s}.outbox (topic, format, payload, keep, keep_count, keep_age, key) VALUES";
     for row in [
         "(chr(1) || 'a', 1, 'x', 0, null, null, null)",

@@ -11,7 +11,7 @@ use crate::kit::server::{Folder, Running, free_port, program};
 use crate::kit::skip;
 use crate::kit::{Schema, eventually, hearing, publication, publish, topic, url};
 
-/// The same whether a pooler is there or not: no prepared statements, no settings at start-up.
+/// Works with and without a pooler: no prepared statements, no settings at start-up.
 async fn works(schema: &Schema, config: PostgresConfig) {
     let config = config.schema(&schema.name).unwrap().connections(4).transaction_pooler();
     // LISTEN goes past the pooler.
@@ -32,7 +32,7 @@ async fn works(schema: &Schema, config: PostgresConfig) {
     let heard = ears.hear(&topic("a"), 160).await;
     assert!((1..=160).eq(heard.iter().map(|(position, _)| position.offset)));
     assert_eq!(one.history(&topic("a"), 1000).await.unwrap(), heard);
-    // Statements are transactions of several exchanges: one that is under way when the test ends would hold the schema.
+    // Statements are transactions of several exchanges: one under way at the test's end would hold the schema.
     bus.stop().await;
     one.close().await;
     two.close().await;

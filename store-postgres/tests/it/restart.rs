@@ -12,7 +12,7 @@ async fn publish_when_possible(store: &PostgresStore, publication: Publication) 
     eventually("a publication", published).await;
 }
 
-/// Two nodes; the server ends and is there again; whatever is retained is heard, the rest has a gap.
+/// Two nodes; the server ends and is there again; events on retained topics are heard, the others have a gap.
 async fn survives(signal: &str) {
     let Some(mut server) = Server::start().await else { return };
     let schema = Schema::at(server.url());
@@ -54,7 +54,7 @@ async fn a_crash_of_the_server_is_survived() {
     survives("-QUIT").await;
 }
 
-/// A crash of one backend empties what is unlogged, and the server goes on.
+/// A crash of one backend empties unlogged tables, and the server goes on.
 #[tokio::test]
 async fn a_crash_of_a_backend_is_survived() {
     let Some(server) = Server::start().await else { return };
@@ -80,7 +80,7 @@ async fn a_crash_of_a_backend_is_survived() {
     schema.drop().await;
 }
 
-/// As a primary that others took over from: sessions can only read.
+/// As a primary after a failover: sessions can only read.
 #[tokio::test]
 async fn a_server_that_became_read_only_is_waited_for() {
     let Some(server) = Server::start().await else { return };
@@ -110,7 +110,7 @@ async fn a_server_that_became_read_only_is_waited_for() {
     schema.drop().await;
 }
 
-/// The old primary keeps its sessions and refuses to write; new connections lead to a server that does write.
+/// The old primary keeps its sessions and refuses writes; new connections lead to a server that takes writes.
 #[tokio::test]
 async fn connections_to_a_server_that_takes_no_writes_are_made_anew() {
     let Some(server) = Server::start().await else { return };
@@ -124,7 +124,7 @@ async fn connections_to_a_server_that_takes_no_writes_are_made_anew() {
     let listener = async |admin: &mut PgConnection| query_scalar(listens).fetch_optional(admin).await.unwrap();
     let before: i32 = eventually("LISTEN", async || listener(&mut admin).await).await;
     for sql in [
-        // For sessions that begin later, before it changes for all that are there.
+        // For later sessions, before the setting changes for all present ones.
         "ALTER ROLE postgres SET default_transaction_read_only = off",
         "ALTER SYSTEM SET default_transaction_read_only = on",
         "SELECT pg_reload_conf()",
@@ -144,7 +144,7 @@ async fn connections_to_a_server_that_takes_no_writes_are_made_anew() {
     schema.drop().await;
 }
 
-/// What a crash rolls back leaves a head where the node heard it last: nothing seems to be missing.
+/// After a crash has rolled a head back to the node's last position, nothing seems to be missing.
 #[tokio::test]
 async fn after_a_crash_topics_without_a_log_have_a_gap_whatever_their_heads_say() {
     let Some(server) = Server::start().await else { return };

@@ -1,4 +1,4 @@
-//! A store that is used on several runtimes, of which one ends.
+//! A store in use on several runtimes, when one of them ends.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// Sessions that have run a statement like this one last.
+/// Counts the sessions with a last statement like this one.
 async fn sessions(schema: &Schema, like: &str) -> i64 {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND query LIKE $2";
     query_scalar(sql).bind(&schema.name).bind(like).fetch_one(&mut schema.connection().await).await.unwrap()
@@ -36,7 +36,7 @@ fn connections_do_not_end_with_a_runtime_that_used_the_store_later() {
     let schema = Schema::new();
     let store = named(&schema);
     first.block_on(store.connect()).unwrap();
-    // They are opened here.
+    // The sessions are opened here.
     second.block_on(publish_at_once(&store));
     drop(second);
     first.block_on(publish_at_once(&store));
@@ -70,7 +70,7 @@ fn a_store_goes_on_when_the_runtime_ends_that_used_it_first() {
         eventually("NOTIFY", notified).await;
         ears.hear(&crate::kit::topic("b"), published).await;
         bus.stop().await;
-        // Its runtime has ended, and it leaves all the same.
+        // Its runtime has ended, and the node leaves nevertheless.
         drop(left);
         let left = async || (crate::kit::count_rows(&schema, "hearer").await == 1).then_some(());
         eventually("the other node to leave", left).await;

@@ -1,4 +1,4 @@
-//! Functions that others put where names are looked for: none of them is called.
+//! Functions that others put into the search path: none of them is called.
 
 use strait_core::store::{
     Attach, AttachAs, ChannelStore, EventHubStore, Location, NewChannel, PresenceEntry, Subscription,
@@ -10,7 +10,7 @@ use strait_store_postgres::{PostgresConfig, PostgresStore};
 use crate::kit::server::Server;
 use crate::kit::{Schema, hearing, publication, publish, topic};
 
-/// Functions of another role's, each of which fits a call of Strait's better than the one that is meant.
+/// Functions of another role: each fits a call of Strait's better than the function meant.
 const TRAPS: &[&str] = &[
     "to_json(text) RETURNS json LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('public.sprung'); RETURN pg_catalog.to_json($1); END $$",
     "convert_to(text, text) RETURNS bytea LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('public.sprung'); \
@@ -58,7 +58,7 @@ async fn no_function_of_another_role_is_called() {
     pooled.drop().await;
 }
 
-/// Comings and goings are put together in SQL.
+/// SQL puts joins and leaves together.
 async fn use_presence(store: &PostgresStore) {
     let (ears, bus) = hearing(store, &["a"]).await;
     let id = ChannelId::unique();

@@ -1,4 +1,4 @@
-//! What is in the tables: indexes for every query, and no more rows than there must be.
+//! The contents of the tables: indexes for every query, and no more rows than there must be.
 
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ async fn no_call_scans_a_table() {
         let rows = query(scans).bind(&schema.name).fetch_all(connection).await.unwrap();
         rows.iter().map(|row| (row.get::<String, _>(0), row.get::<i64, _>(1))).collect::<Vec<_>>()
     };
-    // Counted when sessions end, and at most every second.
+    // Statistics are counted when sessions end, and at most every second.
     let quiet = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1";
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = read(&mut connection).await;
@@ -154,7 +154,7 @@ async fn many_may_migrate_at_once() {
         connected.unwrap().unwrap();
     }
     assert_eq!(count_rows(&schema, "migration").await, 1);
-    // And who must not create anything can connect by now.
+    // A role that must not create anything can connect by now.
     PostgresStore::new(schema.config().migrate(false)).connect().await.unwrap();
     let missing = Schema::new();
     let error = PostgresStore::new(missing.config().migrate(false)).connect().await.unwrap_err();
@@ -193,14 +193,14 @@ async fn what_is_over_leaves_nothing_behind() {
 #[tokio::test]
 async fn what_is_over_goes_as_fast_as_it_comes() {
     let schema = Schema::new();
-    // Nothing is done in the background: a store that no node uses sweeps only behind a claim.
+    // Nothing runs in the background: a store without a node sweeps only behind a claim.
     let _store = schema.store().await;
     let mut connection = schema.connection().await;
-    // Each was published on once, and a key remembered for it, long ago.
+    // Each topic had one publication, with a key to remember, long ago.
     let over = "WITH t AS (INSERT INTO {s}.topic (name, epoch) SELECT 't' || n, 1 FROM generate_series(1, 9000) n RETURNING id) \
                 INSERT INTO {s}.key SELECT id, '', 1, 1, 1, now() FROM t";
     query(schema.sql(over)).execute(&mut connection).await.unwrap();
-    // As a store's sweep does: parts follow each other as long as there is much to do.
+    // As in a store's sweep: parts follow each other as long as there is much to do.
     for _ in 0..50 {
         let sweep = schema.sql("SELECT {s}.sweep_topics(200)");
         if !query_scalar::<_, bool>(sweep).fetch_one(&mut connection).await.unwrap() {
@@ -227,7 +227,7 @@ async fn a_poll_reads_no_interest_but_in_what_it_found() {
     bus.stop().await;
     store.close().await;
     other.close().await;
-    // Sessions tell what they have read when they end.
+    // Sessions report their reads when they end.
     let told = async || Some(index_reads(&schema).await).filter(|reads| *reads > before);
     eventually("the sessions' end", told).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -236,7 +236,7 @@ async fn a_poll_reads_no_interest_but_in_what_it_found() {
     assert!(read < TOPICS * 4, "{read}");
 }
 
-/// How many entries of interest's indexes have been read.
+/// The number of entries read from the indexes of `interest`.
 async fn index_reads(schema: &Schema) -> i64 {
     let sql =
         "SELECT sum(idx_tup_read)::bigint FROM pg_stat_all_indexes WHERE schemaname = $1 AND relname = 'interest'";

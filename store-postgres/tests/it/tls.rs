@@ -1,4 +1,4 @@
-//! TLS to a server that takes nothing else, whose certificate a test's own authority signed for 127.0.0.1.
+//! TLS to a server that takes nothing else, with a certificate for 127.0.0.1 that a test's own authority signed.
 
 use std::fs;
 use std::path::Path;
@@ -55,7 +55,7 @@ async fn tls_is_as_strict_as_sslmode_says() {
         assert_eq!(connected.is_ok(), works, "{url}: {connected:?}");
         store.close().await;
     }
-    // All connections are alike, LISTEN's too.
+    // All connections use TLS in the same way, LISTEN's too.
     let schema = Schema::at(format!("{}?sslmode=verify-full{root}", server.url()));
     let store = schema.store().await;
     let (ears, _bus) = crate::kit::hearing(&store, &["a"]).await;

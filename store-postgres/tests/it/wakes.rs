@@ -1,4 +1,4 @@
-//! Polls are so far apart that what comes soon was brought by a wake-up; what comes late has missed its own.
+//! Polls are far apart: an event that comes soon came by a wake-up, and a late one has missed its own.
 
 use std::time::{Duration, Instant};
 
@@ -12,14 +12,14 @@ use strait_store_postgres::{Outgoing, PostgresStore};
 use crate::kit::{Schema, eventually, hearing, publication, publish, topic};
 
 const POLL: Duration = Duration::from_secs(5);
-/// The last poll was when the event before was heard.
+/// The last poll was when the earlier event was heard.
 const LATE: Duration = Duration::from_secs(2);
 
 fn store(schema: &Schema) -> PostgresStore {
     PostgresStore::new(schema.config().poll(POLL))
 }
 
-/// Whether it took longer than a wake-up until so many events of a topic are heard.
+/// Whether so many events of a topic took longer than a wake-up.
 async fn is_late(ears: &Ears, name: &str, most: usize) -> bool {
     let began = Instant::now();
     let heard = async || (ears.events(&topic(name)).len() >= most).then_some(());
@@ -31,7 +31,7 @@ async fn is_late(ears: &Ears, name: &str, most: usize) -> bool {
 async fn count_missed(publisher: &PostgresStore, hearer: &PostgresStore) -> usize {
     let (ears, _bus) = hearing(hearer, &["a"]).await;
     publish(publisher, publication("a", "0")).await;
-    // LISTEN is there after a while.
+    // LISTEN takes a while to be there.
     is_late(&ears, "a", 1).await;
     let (mut published, mut missed) = (1, 0);
     for round in 0..200 {
@@ -75,7 +75,7 @@ async fn many_publications_are_few_notifications() {
     }
     ears.hear(&topic("a"), 550).await;
     let most = began.elapsed().div_duration_f64(DEBOUNCE) + 2.0;
-    // What the last ones have called for has come by then.
+    // By now the wake-ups of the last publications have come.
     tokio::time::sleep(DEBOUNCE * 2).await;
     let mut count = 0;
     while let Ok(notification) = tokio::time::timeout(DEBOUNCE, listener.recv()).await {

@@ -14,7 +14,7 @@ use crate::kit::{Schema, eventually, hearing, publication, publish, texts, topic
 
 const LONG: Duration = Duration::from_secs(600);
 
-/// Drops the schema; tried again, as it takes the locks of all tables while others use them.
+/// Drops the schema. Drops again after a failure, as the drop needs the locks of all tables while others use them.
 async fn wipe(schema: &Schema) {
     let dropped = async || {
         let mut connection = PgConnection::connect(&schema.url).await.ok()?;
@@ -28,7 +28,7 @@ async fn nodes_make_a_lost_schema_anew_and_tell_of_gaps() {
     let Some(server) = Server::start().await else { return };
     let schema = Schema::at(server.url());
     let (one, two) = (schema.store().await, schema.store().await);
-    // So that numbers change when all is made anew.
+    // Moves the numbers beyond those of a schema that is created again.
     for n in 0..5 {
         publish(&two, publication(&format!("before {n}"), "x")).await;
     }
@@ -53,7 +53,7 @@ async fn nodes_make_a_lost_schema_anew_and_tell_of_gaps() {
     one.open(new.clone()).await.unwrap();
 
     wipe(&schema).await;
-    // As of a store that has lost everything: the node attaches its channels anew, and closes those that it cannot.
+    // As for a store that has lost everything: the node attaches its channels again, and closes those that it cannot.
     let lost =
         async || one.lease(&node, LeaseTerm::Renew, LONG).await.ok().filter(|lease| *lease == Lease::Lost).map(drop);
     eventually("the lease to be lost", lost).await;
@@ -78,7 +78,7 @@ async fn nodes_make_a_lost_schema_anew_and_tell_of_gaps() {
     schema.drop().await;
 }
 
-/// Somebody else has to make it.
+/// Another role has to create the schema.
 #[tokio::test]
 async fn without_the_right_to_migrate_a_lost_schema_is_waited_for() {
     let schema = Schema::new();

@@ -1,4 +1,4 @@
-//! One call does bounded work in Redis, whatever is kept.
+//! One call does bounded work in Redis, however much is kept.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use strait_store_redis::{RedisConfig, RedisStore};
 
 use crate::kit::{calls, channel, eventually};
 
-/// Slow machines take their time for many events.
+/// Long time-outs, as slow machines take long for many events.
 fn store(server: &Server) -> RedisStore {
     let config = RedisConfig::new(server.address().ip().to_string(), server.address().port());
     RedisStore::new(config.command_timeout(Duration::from_secs(30)))
@@ -47,7 +47,7 @@ async fn many_events_that_age_at_once_are_dropped_in_steps() {
     publish(&store, &topic, "new", 16, aged).await;
     let ran = calls(&server, "xrange").await + calls(&server, "xtrim").await;
     assert!(ran < 100, "one script ran {ran} commands");
-    // Most of them are still there, and nobody gets them.
+    // Most of the events are still there, and no reader gets them.
     assert!(matches!(store.replay(&topic, &first.unwrap(), 10).await.unwrap(), Replay::Gap { .. }));
     let history = store.history(&topic, 1000).await.unwrap();
     assert!(history.iter().all(|(_, event)| event.payload == Payload::text("new")), "old events are read");

@@ -14,7 +14,7 @@ use crate::{key_table, kit};
 
 #[derive(Debug, Clone)]
 struct Clustered {
-    /// Of each server.
+    /// The URL of each server.
     urls: Arc<[String]>,
     prefix: String,
 }
@@ -45,7 +45,7 @@ impl Harness for Clustered {
     }
 }
 
-/// Runs cases one after the other, all of them.
+/// Runs all cases, one after the other.
 fn run_group(cases: &[(&str, fn(Clustered))]) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let cluster = runtime.block_on(Cluster::start(3, 0));

@@ -1,4 +1,4 @@
-//! A cluster whose servers fail, and whose slots move.
+//! A cluster with servers that fail, and with slots that move.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ async fn place(cluster: &Cluster, topic: &Topic) -> (u16, usize) {
     cluster.place(&format!("*}}meta:{topic}")).await
 }
 
-/// Everything after a position: what was missed on the bus is there.
+/// Every event after a position: events missed on the bus are there.
 async fn replay(store: &RedisStore, topic: &Topic, after: &Position) -> Vec<Position> {
     match store.replay(topic, after, 100_000).await.unwrap() {
         Replay::Events { events, .. } => events.into_iter().map(|(position, _)| position).collect(),
@@ -45,7 +45,7 @@ async fn replay(store: &RedisStore, topic: &Topic, after: &Position) -> Vec<Posi
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_everything_is_heard_again() {
     let mut cluster = Cluster::start(3, 1).await;
-    // The first server is the one that fails: the others are found all the same.
+    // The first server is the one that fails: the client finds the others nevertheless.
     let (publisher, hearer) = (store(&cluster.masters[1]), store(&cluster.masters[0]));
     let (topics, ears, node) = (topics(12), Ears::new(), NodeId::unique());
     let bus = hearer.start(&node, ears.clone()).await.unwrap();
@@ -139,7 +139,7 @@ async fn while_one_server_is_away_the_others_are_heard() {
         elsewhere = elsewhere.or((place(&cluster, topic).await.1 != 0).then_some(topic));
     }
     let topic = elsewhere.expect("topics are on all servers");
-    // Connections to it are made, and nothing comes on them.
+    // Connections to the server are made, but it sends nothing.
     cluster.masters[0].signal("-STOP");
     eventually("the bus to know that it is deaf", async || !bus.health().hears).await;
     // Ten times as long as a connection may be silent.

@@ -1,4 +1,4 @@
-//! The configuration: what URLs say, and that no secret gets out.
+//! The configuration: the settings in URLs, and that no secret gets out.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const SECRET: &str = "hunter2/@:?#";
 /// The same in percent-encoding.
 const ENCODED: &str = "hunter2%2F%40%3A%3F%23";
 
-/// An error with all that it comes from.
+/// An error with all its sources.
 fn chain(error: &StoreError) -> String {
     let mut text = format!("{error} {error:?}");
     let mut source = error.source();
@@ -115,7 +115,7 @@ async fn users_and_passwords_are_asked_for_and_wrong_ones_are_told_without_repea
     }
     let error = lease(&RedisStore::new(RedisConfig::new("127.0.0.1", address.port()))).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Misconfigured, "{}", chain(&error));
-    // What the user may not touch is refused, too.
+    // Keys that the user may not touch are refused, too.
     let config = RedisConfig::from_url(&url("ada:hunter3")).unwrap().prefix("other:").unwrap();
     let error = lease(&RedisStore::new(config)).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Misconfigured, "{}", chain(&error));
@@ -153,7 +153,7 @@ async fn the_books_user_may_all_that_a_node_does() {
     assert_eq!(refused, redis::Value::Array(Vec::new()));
 }
 
-/// A server that answers all commands alike.
+/// A server with one answer to all commands.
 async fn parrot(answer: &'static str) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

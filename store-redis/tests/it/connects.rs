@@ -1,4 +1,4 @@
-//! What a connection costs.
+//! The cost of a connection.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use strait_store_redis::{RedisConfig, RedisStore};
 
 use crate::kit::{calls, channel, quick};
 
-/// Every call is a script: so many came while something was done.
+/// Counts the scripts during `of`: each call is one.
 async fn cost<T>(server: &Server, of: impl Future<Output = T>) -> (u64, T) {
     let before = calls(server, "evalsha").await;
     let done = of.await;

@@ -1,4 +1,4 @@
-//! What nobody needs is neither read nor sent.
+//! Data that nobody needs is neither read nor sent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ fn store(server: &Server) -> RedisStore {
     RedisStore::new(quick(RedisConfig::new(server.address().ip().to_string(), server.address().port())))
 }
 
-/// How many entries of streams scripts are given while something is done: what they asked for is asked for again.
+/// Counts the entries of streams that scripts read during `of`: it repeats the reads that MONITOR shows.
 async fn entries_read<T>(server: &Server, of: impl Future<Output = T>) -> (usize, T) {
     let mut monitor = BufReader::new(TcpStream::connect(server.address()).await.unwrap());
     monitor.write_all(b"MONITOR\r\n").await.unwrap();

@@ -31,7 +31,7 @@ async fn a_node_hears_nothing_of_another_database_with_the_same_prefix() {
         store.publish(&[publication]).await.remove(0).unwrap();
         assert!(bus.send(&node, &[close(number.to_string())]).await.unwrap());
     }
-    // The server sends what databases publish in one order: an own event comes behind a strange one of before.
+    // The server sends publications of all databases in one order: another database's earlier event would come first.
     for (number, (store, ears, bus)) in databases.iter().enumerate() {
         let event = Arc::new(Event::message(Payload::text("last")));
         let publication = Publication { topic: topic.clone(), event, retention: None, key: None };

@@ -14,7 +14,7 @@ use crate::kit::placed::{Placed, runtime};
 
 const KEEP: Retention = Retention { count: 100, age: Duration::from_secs(600) };
 
-/// A server and a replica of it that has all its data.
+/// A server and a replica with all its data.
 async fn pair() -> (Server, Server) {
     let master = Server::start(&["--repl-diskless-sync-delay", "0"]).await;
     let port = master.address().port().to_string();
@@ -28,7 +28,7 @@ async fn is_in_sync(replica: &Server) {
     eventually("the replica to follow", up).await;
 }
 
-/// Waits until a replica has all that its master has now.
+/// Waits until a replica has all data that its master has now.
 async fn has_all(replica: &Server, master: &Server) {
     let offset = async |server: &Server, name: &str| -> u64 {
         let info: String = server.ask(&["INFO", "replication"]).await;
@@ -154,7 +154,7 @@ async fn what_a_failover_loses_is_told_to_those_who_heard_it_and_to_those_who_di
         missed.ears.hear(topic, 1).await;
     }
     has_all(&new, &old).await;
-    // From here on the replica has nothing of what the master acknowledges, and one node hears nothing of it.
+    // From here on the replica lacks the writes that the master acknowledges, and one node hears nothing of them.
     replica_of(&new, None).await;
     missed.proxy.set(Way::Closed);
     missed.proxy.cut();
@@ -172,7 +172,7 @@ async fn what_a_failover_loses_is_told_to_those_who_heard_it_and_to_those_who_di
             eventually("a gap", async || node.ears.has_gap(topic)).await;
         }
     }
-    // A position of before is of another epoch, so that everybody's replay tells of a gap.
+    // An earlier position is of another epoch: each replay reports a gap.
     eventually("another epoch", async || {
         matches!(missed.store.replay(&topics[0], &firsts[0], 10).await, Ok(Replay::Gap { .. }))
     })

@@ -1,4 +1,4 @@
-//! The bus and the calls while the way to the server is bad, and the server itself.
+//! The bus and the calls while the server, or the way to it, is down.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +65,7 @@ impl Scene {
         eventually("the bus to know that it is deaf", async || !self.bus.health().hears).await;
     }
 
-    /// Publishes until it is heard, which shows that the topic is heard again.
+    /// Publishes until an event is heard: then the topic is heard again.
     async fn is_heard(&self, topic: &Topic) {
         eventually("the topic to be heard", async || {
             let before = self.ears.events(topic).len();
@@ -83,7 +83,7 @@ impl Scene {
         other.stop().await;
     }
 
-    /// Says how long it took until everything was heard again, for the book's table.
+    /// Prints the time until everything was heard again, for the book's table.
     async fn heard_again(&self, what: &str, since: Instant) {
         self.hears().await;
         eprintln!("{what}: the bus hears again after {:?}", since.elapsed());
@@ -111,7 +111,7 @@ async fn a_cut_connection_is_made_again_and_what_was_missed_is_told() {
     scene.gap(&missed).await;
     scene.heard_again("cut", open).await;
     assert_eq!(scene.ears.obey(1).await, [close("while away")], "commands wait in the mailbox");
-    // What was missed can be replayed from what was heard last.
+    // Missed events can be replayed from the last position heard.
     let Replay::Events { events, .. } = scene.far.replay(&missed, &last, 10).await.unwrap() else {
         panic!("it is kept")
     };
@@ -139,7 +139,7 @@ async fn a_half_open_connection_is_found_out_and_left() {
     eventually("a new attempt to connect", async || scene.proxy.accepted() > connections).await;
     scene.proxy.set(Way::Open);
     let open = Instant::now();
-    // On a slow machine the connection may not have been given up yet: then it brings the event.
+    // On a slow machine the connection may still be alive: then it brings the event.
     eventually("the event, or a gap", async || scene.ears.has_gap(&a) || !scene.ears.events(&a).is_empty()).await;
     scene.heard_again("half-open", open).await;
     scene.is_heard(&b).await;
@@ -212,7 +212,7 @@ async fn a_server_that_lost_its_data_begins_another_epoch_and_that_is_told() {
     assert_ne!(after.epoch, before.epoch);
     assert!(matches!(scene.far.replay(&kept, &before, 10).await.unwrap(), Replay::Gap { .. }));
     assert_eq!(scene.ears.hear(&kept, 2).await[1].0, after);
-    // The node is on the bus again, though nobody knew it there.
+    // The node is on the bus again, though the server had lost its registration.
     scene.command("again").await;
     scene.ears.obey(1).await;
     scene.hears().await;
@@ -232,7 +232,7 @@ async fn a_server_that_kept_its_data_goes_on() {
     let after = publish(&scene.straight, &topic, "after", Some(KEEP)).await;
     assert_eq!((after.epoch, after.offset), (before.epoch, before.offset + 1));
     assert_eq!(scene.ears.hear(&topic, 2).await[1].0, after);
-    // A restart may lose the last writes, whatever the heads say: subscribers of kept topics look into the log.
+    // A restart may lose the last writes even if the heads agree: subscribers of kept topics look into the log.
     scene.gap(&topic).await;
     let Replay::Events { events, .. } = scene.far.replay(&topic, &before, 10).await.unwrap() else {
         panic!("nothing was lost")

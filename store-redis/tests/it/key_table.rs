@@ -1,4 +1,4 @@
-//! The table of keys in the book, compared with the sources, and after each case of the suite with what is in Redis.
+//! Compares the book's table of keys with the sources and, after each case of the suite, with the keys in Redis.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
@@ -48,14 +48,14 @@ fn every_kind_of_key_is_in_the_book_and_every_one_in_the_book_is_used() {
     assert_eq!(told, used, "left: the book, right: the sources");
 }
 
-/// All that is below a prefix on some servers.
+/// All keys below a prefix on some servers.
 struct Found {
     connections: Vec<MultiplexedConnection>,
     /// Each key with its server.
     keys: BTreeMap<String, usize>,
     /// The ids of channels that have a record.
     channels: HashSet<String>,
-    /// The ids of channels that are due, or connected to a node.
+    /// The ids of channels in `due` or `connected`.
     listed: HashSet<String>,
 }
 
@@ -101,7 +101,7 @@ impl Found {
         self.keys.contains_key(&format!("{tag}}}{kind}{name}"))
     }
 
-    /// Whether something reaps a key that does not expire: what it goes with is there.
+    /// Whether a key that does not expire is reaped: the key that it goes with is there.
     async fn is_owned(&mut self, key: &str, kind: &str) -> bool {
         match kind {
             "channel:" => {
@@ -128,8 +128,7 @@ impl Found {
     }
 }
 
-/// Compares what is below a prefix with the table: every key is of a kind and a type that is there, and expires or has
-/// somebody who reaps it.
+/// Compares the keys below a prefix with the table: each key has a listed kind and type, and expires or is reaped.
 pub(crate) async fn audit(urls: &[String], prefix: &str) {
     let table = table();
     let mut found = Found::new(urls, prefix).await;
@@ -140,7 +139,7 @@ pub(crate) async fn audit(urls: &[String], prefix: &str) {
         let mut asked = redis::pipe();
         asked.cmd("TYPE").arg(&key).cmd("PTTL").arg(&key);
         let (is, expires): (String, i64) = asked.query_async(&mut found.connections[server]).await.unwrap();
-        // It has gone meanwhile.
+        // The key has gone meanwhile.
         if is == "none" || expires == -2 {
             continue;
         }

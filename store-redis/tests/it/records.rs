@@ -1,4 +1,4 @@
-//! A node whose server fails over and loses what was written last: its channels and their records agree again.
+//! A node on a server that fails over and loses the last writes: its channels and their records agree again.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ fn store(address: SocketAddr) -> RedisStore {
     RedisStore::new(quick(RedisConfig::new(address.ip().to_string(), address.port())))
 }
 
-/// Drives a conversation as an adapter does; tells the code of the server's close.
+/// Drives a conversation as an adapter does; answers the code of the server's close.
 async fn drive(mut conversation: Conversation) -> Option<u16> {
     poll_fn(|cx| {
         conversation.opened(cx);
@@ -32,7 +32,7 @@ async fn drive(mut conversation: Conversation) -> Option<u16> {
     .await;
     let mut code = None;
     loop {
-        // The outlet leads nowhere, and wakes nobody.
+        // The outlet leads nowhere, and wakes no task.
         let driven = tokio::time::timeout(Duration::from_millis(20), poll_fn(|cx| conversation.poll(cx))).await;
         match driven {
             Ok(Driven::Close(close)) => {

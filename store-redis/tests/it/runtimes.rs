@@ -1,4 +1,4 @@
-//! Whose threads the connections are on.
+//! The threads that connections run on.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a slice of publications costs, and what stays true of it.
+//! The cost of a slice of publications, and the properties that it keeps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,7 @@ async fn a_topic_in_use_lives_for_its_whole_time_though_that_is_not_put_off_at_e
         let mut epoch = None;
         let _: String = server.ask(&["CONFIG", "RESETSTAT"]).await;
         let (mut events, mut put_off) = (0, 0);
-        // Until it was put off for the third time.
+        // Until the expiry was put off for the third time.
         while put_off < 3 * if retention.is_some() { 2 } else { 1 } {
             let position = store.publish(&[publication(&topic, "x", retention)]).await.remove(0).unwrap().position;
             assert_eq!(*epoch.get_or_insert(position.epoch), position.epoch);
@@ -76,7 +76,7 @@ async fn a_topic_in_use_lives_for_its_whole_time_though_that_is_not_put_off_at_e
             assert!(!keys.is_empty());
             for key in keys {
                 let left: i64 = server.ask(&["PTTL", &key]).await;
-                // Asking takes its time.
+                // The question takes its time.
                 assert!(left > TIME.as_millis() as i64 - 50, "{key} lives for {left} ms only");
             }
             put_off = calls(&server, "pexpire").await;

@@ -57,7 +57,7 @@ async fn remove(docker: &Docker, containers: Vec<ContainerSummary>) -> anyhow::R
         let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
         match docker.remove_container(&id, Some(options)).await {
             Ok(()) => {}
-            // Gone, or on its way: another run swept at the same time.
+            // Gone, or about to be: another run swept at the same time.
             Err(testcontainers::bollard::errors::Error::DockerResponseServerError {
                 status_code: 404 | 409, ..
             }) => {}
@@ -67,7 +67,7 @@ async fn remove(docker: &Docker, containers: Vec<ContainerSummary>) -> anyhow::R
     Ok(())
 }
 
-/// What cannot be looked at is taken for alive.
+/// A lock that cannot be looked at is taken for alive.
 fn is_held(lock: &Path) -> bool {
     match File::open(lock) {
         Ok(file) => file.try_lock().is_err(),

@@ -24,9 +24,9 @@ use tokio::{
 
 use crate::service::Service;
 
-/// For one service, its image's download included.
+/// The limit for one service, with its image's download.
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// How long a start goes on that is not wanted any more.
+/// The limit for a start that is not wanted any more.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
 #[tokio::main(flavor = "current_thread")]
@@ -47,10 +47,10 @@ async fn main() -> anyhow::Result<()> {
     let mut end = pin!(end_is_asked_for());
     let (outcome, _running) = tokio::select! {
         running = &mut start => (end.await, running),
-        // What the engine is asked to create it creates, also for one who has gone: so not at once.
+        // The engine also completes a create request of a client that has gone: so let the start finish.
         outcome = &mut end => (outcome, timeout(END_LIMIT, start).await.unwrap_or_default()),
     };
-    // By label, so that also one goes which was being created a moment ago.
+    // By label: this also removes a container that was being created a moment ago.
     leftovers::remove_of_run(&lock).await.context("cannot remove the containers")?;
     outcome
 }
@@ -96,7 +96,7 @@ async fn end_is_asked_for() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The reader may have been killed: then nobody listens, and the clean-up still has to happen.
+/// The reader may have been killed: then no process listens, and the clean-up still has to happen.
 fn tell(line: impl std::fmt::Display) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}");

@@ -73,7 +73,7 @@ impl Service {
         };
         let image = image.with_exposed_port(ContainerPort::Tcp(port)).with_wait_for(ready);
         let request = match self.kind {
-            // Protected mode refuses whoever comes through the published port.
+            // Protected mode refuses clients that come through the published port.
             Kind::Redis => image.with_entrypoint("redis-server").with_user("redis").with_cmd([
                 "--bind",
                 "0.0.0.0",
@@ -95,7 +95,7 @@ impl Service {
         };
         let request = request.with_labels(leftovers::labels(lock)).with_startup_timeout(STARTUP_LIMIT);
         let request = request.with_host_config_modifier(move |config| {
-            // By default the port is open to the network. Of an engine elsewhere it has to be.
+            // By default the port is open to the network, as it must be if the engine is elsewhere.
             if engine_is_here() {
                 let here = PortBinding { host_ip: Some(LOOPBACK.to_owned()), host_port: None };
                 config.port_bindings = Some(HashMap::from([(format!("{port}/tcp"), Some(vec![here]))]));
@@ -103,7 +103,7 @@ impl Service {
             }
         });
         let container = request.start().await?;
-        // Not localhost: that may be ::1, where nothing listens.
+        // Not localhost: that may be ::1, without a listener.
         let host = if engine_is_here() { LOOPBACK.to_owned() } else { container.get_host().await?.to_string() };
         let port = container.get_host_port_ipv4(port).await?;
         let url = match self.kind {
@@ -114,8 +114,8 @@ impl Service {
     }
 }
 
-/// Whether a container's port on loopback is on ours: not if the engine is another machine's, nor if
-/// this is a container itself.
+/// Whether a container's port on loopback is on ours: not if the engine is on another machine, nor if this is a
+/// container itself.
 fn engine_is_here() -> bool {
     let socket = env::var("DOCKER_HOST").is_ok_and(|address| address.starts_with("unix://"));
     socket && !Path::new("/.dockerenv").exists()

@@ -27,7 +27,7 @@ impl Counts {
     }
 }
 
-/// Per group and, last, of all.
+/// The counts per group and, last, of all cases.
 pub(super) fn count(cases: &[Case]) -> Vec<(String, Counts)> {
     let mut groups: BTreeMap<u32, Counts> = BTreeMap::new();
     let mut all = Counts::default();
@@ -62,7 +62,7 @@ pub(super) fn table(cases: &[Case]) -> String {
     );
     for (group, Counts { cases, ok, non_strict, informational, failed, time }) in count(cases) {
         let time = time.as_secs_f64();
-        // Writing to a string does not fail.
+        // Writes to a string do not fail.
         let _ = write!(
             table,
             "\n{group:<16} {cases:>6} {ok:>6} {non_strict:>11} {informational:>14} {failed:>7} {time:>7.1} s"

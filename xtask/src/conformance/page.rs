@@ -22,7 +22,7 @@ use crate::{cargo, say::say};
 const BEGIN: &str = "<!-- what follows is written by `cargo xtask conformance --write-docs` -->\n";
 const END: &str = "<!-- end of what is written -->\n";
 
-/// Replaces what an earlier run wrote.
+/// Replaces the page of an earlier run.
 pub(super) fn write(runs: &[Run], suite: &str) -> anyhow::Result<()> {
     let root = cargo::root();
     let page = root.join("docs/src/conformance.md");
@@ -39,7 +39,7 @@ pub(super) fn write(runs: &[Run], suite: &str) -> anyhow::Result<()> {
 fn result(runs: &[Run], versions: &str) -> String {
     let mut text = format!("\n`cargo xtask conformance`, with {versions}, a release build:\n\n");
     let mut line = |line: std::fmt::Arguments<'_>| {
-        // Writing to a string does not fail.
+        // Writes to a string do not fail.
         let _ = writeln!(text, "{line}");
     };
     line(format_args!("| over | group | cases | OK | NON-STRICT | INFORMATIONAL | FAILED |"));

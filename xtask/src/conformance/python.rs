@@ -1,5 +1,5 @@
-//! Autobahn's test suite is written in Python 2.7, which has to be found, and is given an
-//! environment of its own with just the packages that the suite needs.
+//! Autobahn's test suite needs Python 2.7. This module finds one, and makes an environment with just the packages that
+//! the suite needs.
 
 use std::{
     env, fs,
@@ -23,7 +23,7 @@ use crate::{
     wait::wait_until,
 };
 
-/// The suite and all that it needs, each in the last version for Python 2.7.
+/// The suite and its dependencies, each in the last version for Python 2.7.
 const REQUIREMENTS: &str = include_str!("requirements.txt");
 /// The last one that runs on Python 2.7; it also makes environments of 2.7 from Python 3.
 const VIRTUALENV: &str = "virtualenv==20.15.1";
@@ -37,7 +37,7 @@ const PROBE: &str = "import platform, ssl, sys
 assert sys.version_info[:2] == (2, 7)
 sys.stdout.write('%s %s\\n%s' % (platform.python_implementation(), platform.python_version(), sys.executable))";
 
-/// A Python with the suite. Other runs wait until this one needs neither it nor the reports beside it.
+/// A Python with the suite. Other runs wait until this one needs neither the Python nor its reports.
 pub(super) struct Environment {
     _lock: File,
     program: PathBuf,
@@ -71,12 +71,12 @@ impl Environment {
         Ok(environment)
     }
 
-    /// A command that runs this Python, without what the caller's environment says of others.
+    /// A command that runs this Python, without the caller's environment variables about other Pythons.
     pub(super) fn command(&self) -> Command {
         python(&self.program)
     }
 
-    /// What the verdicts depend on.
+    /// The versions that the verdicts depend on.
     pub(super) fn versions(&self) -> String {
         let version = |package: &str| {
             let mut versions = REQUIREMENTS.lines().filter_map(|line| line.split_once("=="));
@@ -124,7 +124,7 @@ fn find(run: &RunFolder) -> anyhow::Result<(PathBuf, String)> {
     )
 }
 
-/// Those that pyenv has installed, whichever it has chosen.
+/// The Pythons that pyenv has installed, whichever it has chosen.
 fn pyenv() -> Vec<PathBuf> {
     let root = env::var_os("PYENV_ROOT").map(PathBuf::from);
     let root = root.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".pyenv")));
@@ -168,7 +168,7 @@ struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Makes an empty environment. A Python without pip is helped by the machine's Python 3.
+    /// Makes an empty environment. If a Python lacks pip, the machine's Python 3 makes it.
     fn make(&self, base: &Path, path: &Path) -> anyhow::Result<()> {
         let tools = self.folder.join("virtualenv");
         let mut refusals = Vec::new();
@@ -181,7 +181,7 @@ impl Setup<'_> {
                 virtualenv.arg("--app-data").arg(tools.join("data")).arg("--python").arg(base).arg(path);
                 self.finish(virtualenv, "virtualenv")
             });
-            // What one Python installed is not for the other.
+            // Packages that one Python installed are not for another one.
             let _ = fs::remove_dir_all(&tools);
             match made {
                 Ok(()) => return Ok(()),
@@ -200,7 +200,7 @@ impl Setup<'_> {
         self.finish(pip, "pip").context("the test suite cannot be installed")
     }
 
-    /// Runs within what is left of the limit.
+    /// Runs within the rest of the limit.
     fn finish(&self, mut command: Command, name: &str) -> anyhow::Result<()> {
         let log = self.run.path().join(format!("{name}-log"));
         command.env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_INPUT", "1");

@@ -32,7 +32,7 @@ pub(super) struct Server {
 impl Server {
     /// Builds it and waits until it listens, on free ports.
     pub(super) fn start(release: bool, run: &RunFolder) -> anyhow::Result<Server> {
-        // With the features of the tests, so that a debug build needs nothing that they have not built.
+        // With the features of the tests: then a debug build reuses their artifacts.
         let mut build = cargo();
         build.args(["build", "--quiet", "--all-features", "--example", "echo"]).stdin(Stdio::null());
         if release {

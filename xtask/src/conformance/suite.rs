@@ -37,7 +37,7 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    /// In file names, and as Autobahn's agent.
+    /// The name in file names, and as Autobahn's agent.
     pub(super) fn name(self) -> &'static str {
         match self {
             Transport::Plain => "plain",
@@ -53,10 +53,10 @@ impl Transport {
     }
 }
 
-/// Which cases to run.
+/// The cases to run.
 pub(super) struct Suite {
     patterns: Vec<String>,
-    /// For one transport.
+    /// The limit for one transport.
     limit: Duration,
 }
 
@@ -73,7 +73,7 @@ impl Suite {
         Suite { patterns, limit: Duration::from_secs(900) }
     }
 
-    /// The verdict on each case, in order; a case that Autobahn says nothing of has failed.
+    /// The verdict on each case, in order; a case missing from Autobahn's report has failed.
     pub(super) fn run(
         &self,
         environment: &Environment,
@@ -99,7 +99,7 @@ impl Suite {
         fs::write(&spec_file, spec.to_string()).context("cannot write into the run's folder")?;
         let log = run.path().join(format!("{name}-log"));
         let mut command = environment.command();
-        // Unbuffered, so that the log tells how far it came.
+        // Unbuffered, so that the log shows the progress.
         command.args(["-u", "-m", "autobahntestsuite.wstest", "--mode", "fuzzingclient", "--spec"]).arg(&spec_file);
         command.current_dir(run.path());
         write_to(&mut command, &log)?;

@@ -5,7 +5,7 @@ use std::{cmp::Ordering, collections::HashMap, fmt, fs, path::Path, time::Durati
 use anyhow::Context;
 use serde::{Deserialize, de::DeserializeOwned};
 
-/// Why Strait does what Autobahn does not call OK. A non-strict case that is not listed here has failed.
+/// The reasons for verdicts that Autobahn does not call OK. A non-strict case that is not listed here has failed.
 const REASONS: [(&str, &str); 5] = [
     ("6.4.3", NOT_YET_WHOLE),
     ("6.4.4", NOT_YET_WHOLE),
@@ -34,7 +34,7 @@ impl Verdict {
         }
     }
 
-    /// All else that Autobahn knows, such as UNCLEAN or UNIMPLEMENTED, is a failure.
+    /// All other verdicts of Autobahn, such as UNCLEAN or UNIMPLEMENTED, are failures.
     fn of(behavior: &str) -> Verdict {
         [Verdict::Ok, Verdict::Informational, Verdict::NonStrict]
             .into_iter()
@@ -97,7 +97,7 @@ struct Entry {
     reportfile: String,
 }
 
-/// What is of interest in a case's own report.
+/// The fields of interest in a case's own report.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Detail {

@@ -1,6 +1,5 @@
-//! Containers, kept by the program `xtask-containers`. That one is built only when an engine
-//! answers; it removes the containers when it is told to stop or its input ends, so also when this
-//! program is killed.
+//! Containers, kept by the program `xtask-containers`, which is built only when an engine answers. It removes the
+//! containers when it is told to stop or its input ends: so also when this program is killed.
 
 use std::{
     env,
@@ -26,7 +25,7 @@ use crate::{
 };
 
 const BUILD_LIMIT: Duration = Duration::from_secs(300);
-/// More than xtask-containers allows itself, so that it is the one to say what went wrong.
+/// More than xtask-containers allows itself, so that it reports the cause first.
 const START_LIMIT: Duration = Duration::from_secs(150);
 
 pub(super) fn attempt(services: &[Service], run: &RunFolder, processes: &mut Vec<Process>) -> Vec<Attempt> {
@@ -112,8 +111,7 @@ fn answer(line: &str) -> Option<Attempt> {
 fn build(run: &RunFolder) -> anyhow::Result<()> {
     say("services: a Docker engine answers: building xtask-containers (a minute, the first time)");
     let mut cargo = cargo();
-    // The features of the whole workspace, as for the tests: else its dependencies would be
-    // compiled once more.
+    // The features of the whole workspace, as for the tests: otherwise cargo would compile the dependencies once more.
     cargo.args(["build", "--quiet", "--all-features", "--bin", "xtask-containers"]);
     cargo.stdin(Stdio::null());
     if !process::run(cargo, "cargo-build", Some(BUILD_LIMIT), run)?.success() {

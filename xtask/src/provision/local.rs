@@ -69,7 +69,7 @@ fn postgres(run: &RunFolder) -> anyhow::Result<(Running, Process)> {
     let data = folder.join("data");
     let as_user = |program: &str| {
         let mut command = Command::new(programs.join(program));
-        // Its messages are waited for: in English.
+        // English messages: the start waits for one of them.
         command.current_dir(&folder).env("LC_ALL", "C").arg("-D").arg(&data);
         if let Some(user) = &user {
             command.uid(user.id).gid(user.group).env("HOME", &folder);
@@ -163,7 +163,7 @@ struct User {
     group: u32,
 }
 
-/// Postgres refuses to run as root: then somebody else runs it. `None`: we are not root.
+/// Postgres refuses to run as root: then another user runs it. `None`: we are not root.
 fn unprivileged_user() -> anyhow::Result<Option<User>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -184,7 +184,7 @@ fn find_user(accounts: &str, name: &str) -> Option<User> {
     Some(User { name: name.to_owned(), id, group })
 }
 
-/// Without one, everybody on the machine could run commands through this server.
+/// Without a password, each user of the machine could run commands through this server.
 pub(super) fn random_password() -> anyhow::Result<String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")

@@ -28,7 +28,7 @@ impl Service {
         }
     }
 
-    /// Where tests find its URL.
+    /// The variable in which tests find its URL.
     pub(crate) fn variable(self) -> &'static str {
         match self {
             Service::Redis => "STRAIT_TEST_REDIS_URL",
@@ -44,7 +44,7 @@ impl Service {
     }
 }
 
-/// How to come by a server.
+/// The ways to get a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Url,
@@ -85,7 +85,7 @@ struct Running {
     origin: String,
 }
 
-/// What a way came to: per service a server, or why there is none.
+/// The result of a way: per service a server, or the reason why there is none.
 type Attempt = (Service, anyhow::Result<Running>);
 
 /// The servers, as long as tests need them: those that were started stop when this is dropped.
@@ -95,8 +95,8 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Finds or starts every server, and says how. Fails with what to install if a server cannot
-    /// be had in any way.
+    /// Finds or starts every server, and says how. If a server cannot be had in any way, the error names the packages
+    /// to install.
     pub(crate) fn start(run: &RunFolder) -> anyhow::Result<Services> {
         let mut processes = Vec::new();
         let mut running: Vec<Running> = Vec::new();
@@ -143,7 +143,7 @@ impl Services {
         Ok(Services { running, _processes: processes })
     }
 
-    /// Tells a command where the servers are.
+    /// Sets the servers' URLs in a command's environment.
     pub(crate) fn tell(&self, command: &mut Command) {
         for found in &self.running {
             command.env(found.service.variable(), &found.url);

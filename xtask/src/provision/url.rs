@@ -1,4 +1,4 @@
-//! Servers that somebody else runs, given by URL.
+//! Servers outside of this run, given by URL.
 
 use std::{
     env,

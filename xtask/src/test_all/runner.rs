@@ -1,4 +1,4 @@
-//! The test runner, and what of its output is worth repeating at the end.
+//! The test runner, and the part of its output that is worth repeating at the end.
 
 use std::{
     fs,
@@ -12,13 +12,13 @@ use rustix::process::Signal;
 
 use crate::{cargo::cargo, process::Process, provision::Services, run_folder::RunFolder, say::say};
 
-/// Tests add a line here for what this machine could not run: a passing test's output is not shown.
+/// Tests add a line here for each test that this machine could not run: a passing test's output is not shown.
 const SKIPS: &str = "STRAIT_TEST_SKIPS";
 
-/// What the run ends with.
+/// The last lines of a run.
 #[derive(Default)]
 pub(super) struct Notes {
-    /// The runner's own last word.
+    /// The last line of the runner.
     pub(super) summary: Option<String>,
     pub(super) skipped: Vec<String>,
     /// Tests that failed and passed when they were run once more (`.config/nextest.toml`, profile `ci`).
@@ -128,7 +128,7 @@ fn nextest_flaky(output: &str) -> Vec<String> {
     names
 }
 
-/// `cargo test` has a summary per binary, `test result: ok. 2 passed; 0 failed; …`, and none of all.
+/// `cargo test` has a summary per binary, `test result: ok. 2 passed; 0 failed; …`, and no total.
 fn cargo_test_summary(output: &str) -> String {
     let count = |word: &str| -> u64 {
         let results = output.lines().filter(|line| line.starts_with("test result: "));

@@ -2,7 +2,7 @@ use std::{fs, os::unix::fs::PermissionsExt};
 
 use crate::xtask::{Folder, run};
 
-/// Tested was nothing, which is neither a success nor a failure of the server.
+/// Nothing was tested: that is neither a success nor a failure of the server.
 fn cannot(variables: &[(&str, &str)], reason: &str) {
     let folder = Folder::new();
     let (status, output) = run(&folder, &["conformance", "--subset"], variables);

@@ -80,7 +80,7 @@ fn containers_without_their_keeper_are_removed_by_the_next_run() {
     kill_process(keeper(&folder), Signal::KILL).unwrap();
     held.signal(Signal::KILL);
     assert_eq!(held.status(), None);
-    // A test beside this one may be the next run.
+    // Another test may be the next run.
     let next = Held::start_by("docker", &folder).expect("it could a moment ago");
     held.assert_gone();
     next.assert_answer();

@@ -1,6 +1,6 @@
 use crate::xtask::{Folder, Held, run};
 
-/// Where no engine is, on any machine.
+/// An address without an engine, on any machine.
 const NO_ENGINE: (&str, &str) = ("DOCKER_HOST", "unix:///nowhere/docker.sock");
 
 fn check(way: &str) {
@@ -43,11 +43,11 @@ fn given_servers_are_used_and_left_alone() {
 #[test]
 fn a_way_that_fails_is_told_and_the_next_is_taken() {
     let (outer, inner) = (Folder::new(), Folder::new());
-    // Whoever cannot start local servers has no next way.
+    // A machine that cannot start local servers has no next way.
     let Some(giver) = Held::start_by("local", &outer) else {
         return;
     };
-    // Port 1 on loopback: nothing listens there.
+    // Port 1 on loopback has no listener.
     let given =
         [("STRAIT_TEST_REDIS_URL", "redis://127.0.0.1:1/0"), ("STRAIT_TEST_POSTGRES_URL", &*giver.postgres), NO_ENGINE];
     let held = Held::start(&inner, &given).unwrap();

@@ -8,7 +8,7 @@ use std::{
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// Where the server of a URL listens.
+/// The address of a URL's server.
 pub(crate) fn address(url: &str) -> SocketAddr {
     use std::net::ToSocketAddrs;
     let authority = url.split('/').nth(2).expect("scheme://authority/database");

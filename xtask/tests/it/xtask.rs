@@ -1,5 +1,4 @@
-//! Runs `xtask` in a temporary folder of its own, so that what it leaves can be seen and other runs
-//! stay untouched.
+//! Runs `xtask` in a temporary folder of its own: tests see the files that it leaves, and other runs stay untouched.
 
 use std::{
     env, fs,
@@ -20,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::wire;
 
-/// Compiling xtask-containers may be a part of it.
+/// The start may include compiling xtask-containers.
 const START_LIMIT: Duration = Duration::from_secs(300);
 const END_LIMIT: Duration = Duration::from_secs(30);
 
@@ -39,7 +38,7 @@ impl Folder {
         &self.0
     }
 
-    /// The run has cleaned up after itself, wholly.
+    /// Checks that the run has cleaned up wholly.
     pub(crate) fn assert_empty(&self) {
         let left: Vec<_> = fs::read_dir(&self.0).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert!(left.is_empty(), "left behind: {left:?}");
@@ -52,7 +51,7 @@ impl Drop for Folder {
     }
 }
 
-/// `xtask`, knowing nothing of the services of the run that this test is a part of.
+/// `xtask`, without the service variables of the run that this test is a part of.
 pub(crate) fn command(folder: &Folder, args: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
     for name in ["STRAIT_TEST_REDIS_URL", "STRAIT_TEST_POSTGRES_URL", "STRAIT_TEST_SERVICES"] {
@@ -79,7 +78,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// `Err` with all it said if it ended instead.
+    /// `Err` with all its output if it ended instead.
     pub(crate) fn start(folder: &Folder, variables: &[(&str, &str)]) -> Result<Held, String> {
         let mut child =
             command(folder, &["services"], variables).stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
@@ -137,7 +136,7 @@ impl Held {
         wait_until("xtask ends", || self.child.try_wait().unwrap()).code()
     }
 
-    /// As a caller does who needs the servers no more.
+    /// As a caller does that needs the servers no more.
     pub(crate) fn close_input(&mut self) {
         drop(self.child.stdin.take());
     }
@@ -169,8 +168,8 @@ pub(crate) fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) ->
     }
 }
 
-/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide
-/// what a passing test prints.
+/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide the output of a
+/// passing test.
 pub(crate) fn skip(reason: &str) {
     let test = thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");

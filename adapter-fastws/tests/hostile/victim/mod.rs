@@ -1,4 +1,4 @@
-//! A server that is attacked, seen from outside.
+//! A server under attack, seen from outside.
 
 mod server;
 
@@ -23,7 +23,7 @@ pub(crate) struct Victim {
     before: Count,
 }
 
-/// What must be the same after an attack as before.
+/// The counts that must be the same after an attack as before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Count {
     tasks: usize,
@@ -59,14 +59,14 @@ impl Victim {
         let address = answer(&mut answers).parse().expect("an address");
         let before = Count { tasks: 0, descriptors: 0, channels: 0, records: 0, panics: 0 };
         let mut victim = Self { address, process, asks, answers, before };
-        // What the first connection brings for good is not left by an attack.
+        // Resources that the first connection allocates for good are not left by an attack.
         for _ in 0..2 {
             let mut client = victim.client("/echo").await;
             client.text("hello").await;
             client.expect("hello").await;
             client.leave().await;
         }
-        // The task of the last one may still be ending: the least that is found counts.
+        // The task of the last connection may still be ending: the least count is right.
         for _ in 0..20 {
             let now = victim.count();
             if (now.channels, now.records) == (0, 0) && (victim.before.tasks == 0 || now.tasks <= victim.before.tasks) {
@@ -104,14 +104,14 @@ impl Victim {
         self.memory("VmRSS")
     }
 
-    /// The most that was resident since the last time.
+    /// The most that was resident since the last call.
     pub(crate) fn peak(&self) -> usize {
         let peak = self.memory("VmHWM");
         fs::write(self.proc("clear_refs"), "5").expect("the peak can be forgotten");
         peak
     }
 
-    /// A socket on which nothing was sent yet.
+    /// A socket without a request so far.
     pub(crate) async fn socket(&self) -> TcpClient {
         Client::new(within(TcpStream::connect(self.address)).await.expect("the server listens"))
     }
@@ -123,7 +123,7 @@ impl Victim {
         client
     }
 
-    /// A client that was let in, whose kernel takes little before its owner reads.
+    /// A client that was let in, with a small kernel buffer: the kernel takes little before the client reads.
     pub(crate) async fn narrow_client(&self, path: &str) -> TcpClient {
         let socket = TcpSocket::new_v4().expect("there are sockets");
         socket.set_recv_buffer_size(4 * 1024).expect("the buffer can be set");
@@ -132,13 +132,13 @@ impl Victim {
         client
     }
 
-    /// Nothing is left of anybody, and it still serves.
+    /// Waits until the server's counts are as before the first client.
     pub(crate) async fn is_left_by_all(&mut self) {
         let before = self.before;
         becomes(|| self.count(), before).await;
     }
 
-    /// Nothing is left but so many honest clients.
+    /// Waits until only this number of honest clients is left.
     pub(crate) async fn is_left_by_all_but(&mut self, clients: usize) {
         let Count { descriptors, channels, records, .. } = self.before;
         let expected = (descriptors + clients, channels + clients, records + clients);
@@ -146,7 +146,7 @@ impl Victim {
         becomes(|| found(self.count()), expected).await;
     }
 
-    /// All of it, and the server ends well.
+    /// Checks that the server still serves, keeps nothing of its clients, and ends well.
     pub(crate) async fn ends_unharmed(mut self) {
         let mut client = self.client("/echo").await;
         client.text("still here").await;
@@ -168,7 +168,7 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        // A test that has failed leaves no server behind; one that has passed has none any more.
+        // A failed test must leave no server behind; after a passed one there is none.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

@@ -1,4 +1,4 @@
-//! The server that is attacked: this test program again, as a child.
+//! The server under attack: this test program again, as a child.
 
 use std::future::pending;
 use std::io::{BufRead, Write, stdin, stdout};
@@ -14,18 +14,18 @@ use tokio::runtime::{Builder, RuntimeMetrics};
 
 use crate::kit::{echo, server_limits};
 
-/// Says that a process is the server, and how many milliseconds a handshake may take.
+/// Tells the process to be the server, with the milliseconds that a handshake may take.
 pub(super) const SERVES: &str = "STRAIT_HOSTILE_SERVES";
-/// What the server says begins with it; the test harness has its own lines on the same stream.
+/// The server's lines begin with it; the test harness has its own lines on the same stream.
 pub(super) const SAYS: char = '@';
-/// How long handlers take that are to be interrupted.
+/// The time that a handler takes, for tests that interrupt it.
 pub(crate) const PAUSE: Duration = Duration::from_millis(5);
 /// The limit on messages at `/small`.
 pub(crate) const SMALL: usize = 1_000;
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
-/// The defaults in bytes and numbers. What a test would wait for is short, or as long as an attack lasts.
+/// The defaults in bytes and numbers. Times that a test would wait for are short, or as long as an attack lasts.
 fn limits(handshake: Duration) -> Limits {
     Limits {
         ping: handshake * 2 / 3,
@@ -59,7 +59,7 @@ fn app(store: MemoryStore, limits: &Limits) -> App {
         });
     App::new()
         .endpoint(echo("/echo").limits(limits.clone()))
-        // Who is honest may be silent for longer than it takes to find out who is not.
+        // An honest client may be silent for longer than the server takes to detect a hostile one.
         .endpoint(on("honest").limits(Limits { rate: None, ..Limits::default() }).on_message(|text: String| async { text }))
         .endpoint(
             on("small").limits(Limits { message: SMALL, ..limits.clone() }).on_message(|text: String| async { text }),
@@ -79,7 +79,7 @@ fn app(store: MemoryStore, limits: &Limits) -> App {
         .expect("the application can be built")
 }
 
-/// No test but the other side of all of them.
+/// Not a test, but the server for all of them.
 #[test]
 #[ignore = "the other tests start it"]
 fn serves() {
@@ -100,7 +100,8 @@ fn serves() {
         println!("\n{SAYS}{}", listener.local_addr().expect("it listens"));
         let (handle, metrics) = (server.handle(), tokio::runtime::Handle::current().metrics());
         thread::spawn(move || {
-            // Each line asks; the end of the parent, or of its patience, ends this process.
+            // Each line asks for counts. The input ends with the parent, or when its patience ends; then this process
+            // ends.
             for _ in stdin().lock().lines() {
                 println!("\n{SAYS}{}", report(&app, &store, &metrics));
                 stdout().flush().expect("the parent reads");

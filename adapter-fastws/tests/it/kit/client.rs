@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::within;
 
-/// The key of RFC 6455 §1.3, and what answers it.
+/// The example of a key and its answer in RFC 6455 §1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
@@ -18,7 +18,7 @@ const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// A client that sends what it is told, right or wrong.
+/// A client that sends any bytes, right or wrong.
 pub(crate) struct Client<S> {
     pub(crate) socket: S,
     received: BytesMut,
@@ -26,7 +26,7 @@ pub(crate) struct Client<S> {
 
 pub(crate) type TcpClient = Client<TcpStream>;
 
-/// What came from the server.
+/// A message from the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Got {
     Text(String),
@@ -130,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         within(sent).await.expect("the server takes it");
     }
 
-    /// Sends what the server may no longer take.
+    /// Sends bytes that the server may no longer take.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
         let sent = async {
             self.socket.write_all(bytes.as_ref()).await?;
@@ -155,7 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         assert_eq!(answer.header("sec-websocket-accept"), Some(&*ACCEPT.to_ascii_lowercase()));
     }
 
-    /// Reads more; `false` at the end, whichever it is.
+    /// Reads more; `false` at any end of the socket.
     async fn read(&mut self) -> bool {
         match within(self.socket.read_buf(&mut self.received)).await {
             Ok(read) => read > 0,

@@ -16,9 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use client::{Client, Got, TcpClient, binary, close, frame, handshake, header, ping, pong, text};
 pub(crate) use node::{Node, echo, serve, serve_app, serve_on, serve_with, server_limits, store};
 
-/// No test waits longer for anything.
+/// The longest wait of a test.
 const BOUND: Duration = Duration::from_secs(10);
-/// How long the peer of a closing handshake is waited for.
+/// The longest wait for the peer of a closing handshake.
 pub(crate) const CLOSING: Duration = Duration::from_millis(150);
 
 /// Waits for a future, and fails rather than hangs.
@@ -35,7 +35,7 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a value is what it must become.
+/// Waits until a value becomes the expected one.
 pub(crate) async fn becomes<T: PartialEq + Debug>(mut look: impl FnMut() -> T, expected: T) {
     let give_up = Instant::now() + BOUND;
     loop {
@@ -48,7 +48,7 @@ pub(crate) async fn becomes<T: PartialEq + Debug>(mut look: impl FnMut() -> T, e
     }
 }
 
-/// The default limits, but for what a test would wait for, and without a rate limit.
+/// The default limits, but for times that a test would wait for, and without a rate limit.
 pub(crate) fn limits() -> Limits {
     Limits { closing: CLOSING, rate: None, ..Limits::default() }
 }
@@ -71,7 +71,7 @@ impl Gate {
     }
 }
 
-/// What handlers note for a test to look at.
+/// Notes of handlers for a test to look at.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Notes(Arc<parking_lot::Mutex<Vec<String>>>);
 
@@ -84,7 +84,7 @@ impl Notes {
         self.0.lock().clone()
     }
 
-    /// Waits until so much was noted, and no more.
+    /// Waits until exactly these notes are there.
     pub(crate) async fn become_these(&self, expected: &[&str]) {
         let expected: Vec<String> = expected.iter().map(|note| (*note).to_owned()).collect();
         becomes(|| self.all(), expected).await;

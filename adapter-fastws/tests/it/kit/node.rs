@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Client, TcpClient, within};
 
-/// A drain that has nothing to wait for ends long before.
+/// The drain's limit: a drain with nothing to wait for ends long before.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// A server on a port of its own.
@@ -35,12 +35,12 @@ pub(crate) async fn serve_app(app: AppBuilder) -> Node {
     serve_with(app, |server| server.limits(server_limits())).await
 }
 
-/// Serves an application with a server that is set up otherwise.
+/// Serves an application on a server with other settings.
 pub(crate) async fn serve_with(app: AppBuilder, set: impl FnOnce(Server) -> Server) -> Node {
     serve_on(app, &Faults::new(), set).await
 }
 
-/// Serves an application whose store has faults.
+/// Serves an application on a store with faults.
 pub(crate) async fn serve_on(app: AppBuilder, faults: &Faults, set: impl FnOnce(Server) -> Server) -> Node {
     let store = store();
     let faulty = Faulty::new(Arc::new(store.clone()), faults.clone());
@@ -57,18 +57,18 @@ pub(crate) fn store() -> MemoryStore {
     MemoryStore::new()
 }
 
-/// Whoever drains waits for nothing but what a test is about.
+/// Limits under which a drain waits only for the subject of a test.
 pub(crate) fn server_limits() -> ServerLimits {
     ServerLimits { spread: Duration::from_millis(20), drain: DRAIN, ..ServerLimits::default() }
 }
 
 impl Node {
-    /// A socket on which nothing was sent yet.
+    /// A socket without a request so far.
     pub(crate) async fn socket(&self) -> TcpClient {
         Client::new(within(tokio::net::TcpStream::connect(self.address)).await.expect("the server listens"))
     }
 
-    /// A socket whose kernel takes little before its owner reads.
+    /// A socket with a small kernel buffer: the kernel takes little before the client reads.
     pub(crate) async fn narrow_socket(&self) -> TcpClient {
         let socket = TcpSocket::new_v4().expect("there are sockets");
         socket.set_recv_buffer_size(4 * 1024).expect("the buffer can be set");
@@ -82,7 +82,7 @@ impl Node {
         client
     }
 
-    /// A client that was let in, whose kernel takes little before its owner reads.
+    /// A client that was let in, with a small kernel buffer: the kernel takes little before the client reads.
     pub(crate) async fn narrow_client(&self, path: &str) -> TcpClient {
         let mut client = self.narrow_socket().await;
         client.open(path).await;
@@ -99,19 +99,19 @@ impl Node {
         super::becomes(|| (self.app.hub().channels(), self.app.hub().topics(), self.stored()), (0, 0, 0)).await;
     }
 
-    /// Drains the server, and checks that nothing is left of anybody.
+    /// Drains the server, and checks that no client left anything behind.
     pub(crate) async fn end(self) {
         let start = Instant::now();
         self.handle.drain();
         within(self.served).await.expect("the server does not panic").expect("the server ends well");
-        // It would have waited for a connection that is still registered.
+        // The drain would have waited for a connection that is still registered.
         assert!(start.elapsed() < DRAIN, "a connection has not ended");
         assert_eq!((self.app.hub().channels(), self.app.hub().topics()), (0, 0));
         assert_eq!(self.store.stats(), Stats::default());
     }
 }
 
-/// An endpoint: `echo` answers with what it gets, other text and bytes come back whole.
+/// An endpoint: `echo` answers with its body, other text and bytes come back whole.
 pub(crate) fn echo(path: &str) -> Endpoint {
     Endpoint::new("echo", path)
         .public()

@@ -1,4 +1,4 @@
-//! How many store operations things take: the book's table, counted.
+//! The store operations of each action: the book's table, counted.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use strait_core::{App, Channel, Endpoint, Error, NoReply, Ordering, Payload, Ret
 use super::fake::{FakeGateway, Function};
 use crate::node::faulty;
 
-/// What stores are asked by invocations.
+/// The store operations that invocations use.
 const OPERATIONS: [&str; 15] = [
     "open",
     "get",
@@ -31,7 +31,7 @@ fn calls(faults: &Faults) -> usize {
     OPERATIONS.iter().chain(&["relay", "relay_done", "presence", "deliver"]).map(|op| faults.calls(op)).sum()
 }
 
-/// Who counts: the store's operations and the gateway's requests.
+/// The counters: the store's operations and the gateway's requests.
 struct Counts(Faults, FakeGateway);
 
 impl Counts {
@@ -95,7 +95,7 @@ async fn operations_are_those_that_the_book_tells() {
     assert_eq!(counts.both(function.message("r0", "t")).await, (1 + 1 + 2, 300), "a publication to 300 members");
     assert_eq!(counts.both(function.message("r0", "kept")).await, (1 + 5 + 2, 300), "a publication that is kept");
     assert_eq!(counts.both(function.disconnect("c1")).await, (3, 0), "a disconnect");
-    // Three besides those in the room; one of them keeps a sequence, and one topic is kept.
+    // Three members besides those in the room; one of them keeps a sequence, and one topic is retained.
     let expected = (16 + 2 * 303 + 1 + 4, 303);
     assert_eq!(counts.both(function.sweep()).await, expected, "the janitor");
 }

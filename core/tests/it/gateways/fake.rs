@@ -16,7 +16,7 @@ use crate::log::PATIENCE;
 
 const ENDPOINT: &str = "https://gateway.example/prod";
 
-/// What a connection has seen, and whether it is there.
+/// The messages that a connection has seen, and whether it is there.
 #[derive(Debug, Default, Clone)]
 struct Connection {
     seen: Vec<String>,
@@ -24,7 +24,7 @@ struct Connection {
     closed: bool,
 }
 
-/// What a post is answered with instead.
+/// The answer to a post instead of success.
 type Fault = Box<dyn FnMut(&str, &str) -> Option<Posted> + Send>;
 
 /// Clones are the same gateway.
@@ -37,15 +37,15 @@ pub(crate) struct FakeGateway {
 struct Inner {
     connections: HashMap<String, Connection>,
     fault: Option<Fault>,
-    /// How long a post takes.
+    /// The time that a post takes.
     latency: Duration,
-    /// The connections at which posts take as long as they may, and fail.
+    /// The connections at which posts last until their limit, and fail.
     stuck: HashSet<String>,
     posts: usize,
     probes: usize,
-    /// Until when each post was to be tried.
+    /// The deadline of each post.
     deadlines: Vec<Instant>,
-    /// What was posted, kept so that no other one gets its place.
+    /// Posted frames, kept so that no other one gets the same address.
     frames: Vec<Frame>,
 }
 
@@ -84,7 +84,7 @@ impl FakeGateway {
         self
     }
 
-    /// Answers posts otherwise: by connection and text.
+    /// Gives posts another answer, by connection and text.
     pub(crate) fn fault(&self, fault: impl FnMut(&str, &str) -> Option<Posted> + Send + 'static) {
         self.inner.lock().fault = Some(Box::new(fault));
     }
@@ -127,7 +127,7 @@ impl FakeGateway {
         self.inner.lock().connections.entry(connection.to_owned()).or_default().established = true;
     }
 
-    /// The connection breaks, and nobody is told.
+    /// The connection breaks without notice.
     pub(crate) fn lose(&self, connection: &str) {
         self.inner.lock().connections.remove(connection);
     }
@@ -226,7 +226,7 @@ impl Gateway for FakeGateway {
     }
 }
 
-/// Keeps what is handed over until the test goes on with it.
+/// Keeps the work handed over until the test continues it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Later(Arc<Mutex<Vec<String>>>);
 
@@ -239,7 +239,7 @@ impl Continuation for Later {
 }
 
 impl Later {
-    /// How many bytes each of them is.
+    /// The size of each, in bytes.
     pub(crate) fn sizes(&self) -> Vec<usize> {
         self.0.lock().iter().map(String::len).collect()
     }
@@ -250,7 +250,7 @@ impl Later {
     }
 }
 
-/// One process of a function: as good as any other one.
+/// One process of a function; processes are interchangeable.
 #[derive(Clone)]
 pub(crate) struct Function {
     pub(crate) app: App,

@@ -159,7 +159,7 @@ async fn one_member_that_is_stuck_keeps_no_other_one_waiting() {
     for n in (0..MEMBERS).filter(|n| *n != 1) {
         function.gateway.sees(&format!("c{n}"), &["event"]).await;
     }
-    // Nor the next publication.
+    // The next publication does not wait either.
     publish(&function, "next").await;
     for n in (0..MEMBERS).filter(|n| *n != 1) {
         function.gateway.sees(&format!("c{n}"), &["event", "next"]).await;
@@ -171,7 +171,7 @@ async fn what_is_handed_over_fits_into_an_asynchronous_invocation() {
     let (store, gateway, later) = (MemoryStore::new(), FakeGateway::new(), Later::default());
     let function = Function::new(app(&store).continuation(later.clone()), &gateway);
     function.connect("c1", "/?path=/a").await;
-    // An invocation whose time is over: whatever it publishes is handed over.
+    // An invocation without time left: all its publications are handed over.
     let over = function.app.invocation(std::time::Instant::now());
     for n in 0..8 {
         publish(&function, &n.to_string().repeat(60 * 1024)).await;

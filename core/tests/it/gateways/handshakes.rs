@@ -265,8 +265,8 @@ async fn sessions_are_seen_by_the_next_invocation_and_a_logout_too() {
     gateway.sees("c1", &expected).await;
 }
 
-/// The gateway takes nothing for a connection before its handshake is answered, and the answer waits for what is being
-/// posted.
+/// The gateway takes no message for a connection before its handshake is answered, and the answer waits for messages
+/// that are being posted.
 #[tokio::test]
 async fn on_connects_own_events_and_sends_to_its_own_user_are_held_too() {
     async fn join(channel: Channel, hub: strait_core::EventHub) -> Result<(), Error> {
@@ -289,7 +289,7 @@ async fn on_connects_own_events_and_sends_to_its_own_user_are_held_too() {
     gateway.establish("c1");
     function.connected(&held).await;
     gateway.sees("c1", &["direct", "1 sent", "joined"]).await;
-    // From here on it is a connection like others.
+    // From here on the connection is like others.
     function.handshake("c2", "/?path=/a").await.expect("let in");
     crate::log::eventually("the second one's", || gateway.seen("c1").len() == 5).await;
 }

@@ -56,7 +56,7 @@ async fn what_cannot_last_so_long_is_ended_without_asking() {
     assert_eq!(log.all(), ["disconnect"]);
 }
 
-/// Its record is all that there is of it.
+/// The store has a record of the channel, and nothing else.
 #[tokio::test]
 async fn a_channel_whose_process_died_before_it_was_listed_is_found_in_its_time() {
     let ((store, faults), log, gate) = (faulty(), Log::default(), Gate::new());
@@ -93,7 +93,7 @@ async fn it_ends_what_somebody_died_ending() {
     ends(&function, &log).await;
 }
 
-/// The first run of each `on_disconnect` finds something away.
+/// The first run of each `on_disconnect` finds the database away.
 fn app_that_needs_two_runs<S: Store + Clone>(store: &S, log: &Log) -> AppBuilder {
     let leave = async |State(log): State<Log>| {
         log.note("run");
@@ -122,7 +122,7 @@ async fn it_runs_on_disconnect_again_while_something_is_away() {
     let record = store.find(&at("c1").location()).await.expect("answers").expect("it is there");
     let dead = strait_core::NodeId::unique();
     store.claim(&record.fence(), &dead, Duration::from_millis(1)).await.expect("answers").expect("a claim");
-    // On a busy machine a look may come too late to claim anything.
+    // On a busy machine a sweep may come too late to claim anything.
     for _ in 0..20 {
         function.sweep().await;
         if store.find(&at("c1").location()).await.expect("answers").is_none() {
@@ -133,7 +133,7 @@ async fn it_runs_on_disconnect_again_while_something_is_away() {
     assert!(log.count("run") >= 2);
 }
 
-/// On a busy machine a look may come too late to claim anything.
+/// On a busy machine a sweep may come too late to claim anything.
 async fn ends(function: &Function, log: &Log) {
     for _ in 0..20 {
         function.sweep().await;
@@ -144,7 +144,7 @@ async fn ends(function: &Function, log: &Log) {
     assert_eq!(log.all(), ["disconnect"]);
 }
 
-/// Looking at the connections takes longer than a lease.
+/// A look at the connections that takes longer than a lease.
 #[tokio::test]
 async fn it_ends_what_is_abandoned_however_many_connections_there_are() {
     let ((store, faults), log, gate, gateway) = (faulty(), Log::default(), Gate::new(), FakeGateway::new());
@@ -156,7 +156,7 @@ async fn it_ends_what_is_abandoned_however_many_connections_there_are() {
     let dead = strait_core::NodeId::unique();
     store.claim(&record.fence(), &dead, Duration::from_millis(1)).await.expect("answers").expect("a claim");
     faults.always("topics", Fault::Hang(gate.clone()));
-    // On a busy machine one may come too late to claim anything.
+    // On a busy machine a sweep may come too late to claim anything.
     for _ in 0..20 {
         let function = function();
         tokio::spawn(async move { function.sweep().await });

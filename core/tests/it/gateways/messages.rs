@@ -69,7 +69,7 @@ async fn who_sends_and_leaves_keeps_no_invocation_waiting() {
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
 
-/// As after a freeze, when the store's connections have died and nobody was told.
+/// As after a freeze, when the store's connections have died without notice.
 #[tokio::test]
 async fn a_store_that_does_not_answer_at_first_loses_no_message_and_no_end() {
     let ((store, faults), log) = (faulty(), Log::default());
@@ -86,7 +86,7 @@ async fn a_store_that_does_not_answer_at_first_loses_no_message_and_no_end() {
     faults.next("find", 1, &late);
     function.disconnect("c1").await;
     assert_eq!(log.all(), ["gone"]);
-    // One that stays away is given up soon, and what is no outage at once.
+    // A store that stays away is given up soon, and an error that is no outage at once.
     for (kind, tries) in [(StoreErrorKind::Unavailable, 3), (StoreErrorKind::Corrupt, 1)] {
         faults.always("find", Fault::Refuse(kind));
         let before = faults.calls("find");

@@ -82,7 +82,7 @@ async fn sequenced_messages_are_handled_in_the_clients_order() {
     let (function, log, turnstile) = function(Ordering::Sequenced("seq".to_owned()));
     function.connect("c1", "/?path=/a").await;
     let [slow, second, third] = [r#"{"seq":1,"x":"slow"}"#, r#"{"seq":2}"#, r#"{"seq":3}"#];
-    // The third comes first, and waits for what is missing.
+    // The third comes first, and waits for the missing ones.
     function.message("c1", third).await;
     assert!(log.all().is_empty());
     let rest = async {

@@ -1,4 +1,4 @@
-//! Retained topics: a gateway's members miss nothing without being told, whoever dies half-way.
+//! Retained topics: a gateway's members get each event or notice of a gap, even if a publisher dies half-way.
 
 use std::time::Duration;
 
@@ -42,7 +42,8 @@ async fn a_retained_topic_is_posted_in_order_by_whoever_publishes() {
     gateway.sees("c1", &expected).await;
 }
 
-/// What two members have seen once a publisher was killed that could not post to everybody, and another one has published.
+/// The messages at two members after a publisher was killed before it posted to all, and after another one has
+/// published.
 fn killed_half_way(hinder: fn(&FakeGateway), before: [&[&str]; 2], after: [&[&str]; 2]) {
     let (store, gateway) = (MemoryStore::new(), FakeGateway::new());
     let doomed = tokio::runtime::Runtime::new().expect("a runtime");
@@ -66,7 +67,7 @@ fn killed_half_way(hinder: fn(&FakeGateway), before: [&[&str]; 2], after: [&[&st
     gateway.latency(Duration::ZERO);
     gateway.unstick("c1");
     other.block_on(async {
-        // What the dead one holds ends with its lease.
+        // The dead publisher's hold on the relay ends with its lease.
         crate::log::eventually_async("the relay", async || {
             survivor.sweep().await;
             gateway.seen("c1").len() == 2
@@ -104,7 +105,7 @@ async fn one_member_that_is_stuck_does_not_delay_a_retained_topic_for_the_others
         for connection in ["c0", "c2"] {
             gateway.sees(connection, &["one", "two", "three"][..=n]).await;
         }
-        // However long it lasts.
+        // The hold lasts for any time.
         crate::log::eventually("the relay is held on", || faults.calls("relay_done") > 3 * n).await;
     }
 }

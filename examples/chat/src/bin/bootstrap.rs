@@ -1,6 +1,6 @@
-//! The chat as a Lambda function behind an API Gateway WebSocket API. `CHAT_STORE` says where channels and topics are
-//! kept; with `memory`, the default, one instance is all there can be. With `CHAT_LOAD_TESTS=1` it has the endpoints of load
-//! tests, too.
+//! The chat as a Lambda function behind an API Gateway WebSocket API. `CHAT_STORE` names the store of channels and
+//! topics; with `memory`, the default, there can be only one instance. With `CHAT_LOAD_TESTS=1` it has the endpoints of
+//! load tests, too.
 
 use anyhow::Context;
 use chat::Store;

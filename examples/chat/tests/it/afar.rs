@@ -1,4 +1,4 @@
-//! Sends and closes from afar, between processes of one application: a node's client and a function's.
+//! Sends and closes from other processes of one application: a node's client and a function's.
 
 use std::io::Write;
 use std::process::Command;
@@ -43,7 +43,7 @@ async fn close_user(hub: EventHub, Json(Users { to }): Json<Users>) -> Result<Js
     Ok(Json(hub.close_user(&to, Close::normal("bye")).await?))
 }
 
-/// Not a test: this program, as a process of the application.
+/// Not a test: this program, as another process of the application.
 #[test]
 #[ignore = "it is what the tests here start"]
 fn process() {
@@ -90,7 +90,7 @@ async fn at_a_node_and_at_a_gateway(store: String) {
         assert_eq!(ask(&mut ada, "close", &id).await, true);
         is_closed(client).await;
         let mut client = other.client(&format!("/afar/{carl}")).await;
-        // It is logged in once it is answered.
+        // The answer shows that the login is done.
         ask(&mut client, "id", &Value::Null).await;
         assert_eq!(ask(&mut ada, "close_user", &json!(carl)).await, 1);
         is_closed(client).await;

@@ -38,7 +38,7 @@ fn an_error_about_a_store_repeats_no_password() {
     }
 }
 
-/// The package has two programs: `cargo run -p chat` must know which one is meant.
+/// The package has two programs: `cargo run -p chat` must know the right one.
 #[test]
 fn cargo_runs_the_chat() {
     let mut cargo = std::process::Command::new(env!("CARGO"));

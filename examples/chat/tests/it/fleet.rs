@@ -10,12 +10,12 @@ fn url(variable: &str) -> String {
     std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set: use `cargo xtask test-all`"))
 }
 
-/// A name of this test's own.
+/// A name for this test alone.
 fn part(test: &str) -> String {
     format!("chat_{test}_{}", std::process::id())
 }
 
-/// Runs a chat on a part of the test run's Redis that nobody else uses, and empties it.
+/// Runs a chat on a part of the test run's Redis that no other test uses, and empties it.
 pub(crate) async fn on_redis<F: Future<Output = ()> + Send + 'static>(test: &str, chat: impl FnOnce(String) -> F) {
     let (url, part) = (url("STRAIT_TEST_REDIS_URL"), part(test));
     let chatted = tokio::spawn(chat(format!("{url}?prefix={part}:"))).await;
@@ -81,11 +81,11 @@ async fn are_one_chat(one: &Server, two: &Server) -> (Client, Client) {
 async fn chat_on_two_nodes(store: String) {
     let (one, two) = (Server::start(&["--store", &store]), Server::start(&["--store", &store]));
     let (mut ada, bob) = are_one_chat(&one, &two).await;
-    // Who leaves one node has left the other one.
+    // A user that leaves one node has left the other one.
     bob.leave().await;
     ada.expect(r#"{"event":"left","user":"bob"}"#).await;
     assert_eq!(ada.ask(r#"{"action":"who"}"#).await, json!({ "action": "who", "users": ["ada"] }));
-    // And what a node's end takes with it is gone, too.
+    // Users on a node that ends are gone, too.
     let mut carl = join(&two, "lobby").await;
     login(&mut carl, "carl").await;
     ada.expect(r#"{"event":"joined","user":"carl"}"#).await;

@@ -1,4 +1,4 @@
-//! A fleet whose nodes die and whose Redis goes away.
+//! Faults of a fleet: nodes die and Redis goes away.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn node(redis: &testkit::Server) -> Server {
     Server::start(&["--store", &url, "--lease", &LEASE.as_millis().to_string()])
 }
 
-/// Joins, logs in, and drops what others are told of it.
+/// Joins, logs in, and drops the events that others get of it.
 async fn guest(server: &Server, nickname: &str) -> Client {
     let mut client = server.client("/rooms/lobby").await;
     client.json().await;
@@ -63,7 +63,7 @@ async fn are_sent_away<const N: usize>(clients: [&mut Client; N]) {
     }
 }
 
-/// Clients of both see each other, and nothing of who was there before.
+/// Clients of both nodes see each other, and nothing of earlier clients.
 async fn are_one_chat(one: &Server, two: &Server) {
     let (mut carl, mut dora) = (guest(one, "carl").await, guest(two, "dora").await);
     carl.send(r#"{"action":"typing"}"#).await;
@@ -98,9 +98,9 @@ async fn the_channels_of_a_killed_node_end_once_each_and_soon() {
         }
     }
     eprintln!("kill -9: 20 channels have ended after {:?}", killed.elapsed());
-    // A lease, and the time until somebody looks.
+    // A lease, and the time until a janitor looks.
     assert!(killed.elapsed() < LEASE * 3, "{:?}", killed.elapsed());
-    // Whoever leaves after them is told of after them.
+    // A client that leaves after them is reported after them.
     survivors.pop().expect("the last one").leave().await;
     loop {
         let event = watcher.json().await;
@@ -126,7 +126,7 @@ async fn while_redis_is_away_sockets_stay_and_afterwards_everything_goes_on() {
     for outage in [LEASE / 4, LEASE * 2] {
         redis.kill();
         let began = Instant::now();
-        // As long as the lease surely holds, what needs the store is refused soon.
+        // As long as the lease surely holds, calls that need the store are refused soon.
         let answer = ask(&mut ada, "post", r#"{"action":"post","text":"to nobody"}"#).await;
         assert_eq!(answer["error"]["code"], "unavailable", "{answer}");
         assert!(began.elapsed() < LEASE, "{:?}", began.elapsed());

@@ -1,4 +1,4 @@
-//! What happens to a function's processes: they are killed, and frozen between invocations.
+//! Faults of a function's processes: they are killed, and frozen between invocations.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -32,13 +32,13 @@ async fn processes(chat: &Server) -> Vec<u32> {
     chat.gateway().processes()
 }
 
-/// What becomes of connections while a process is frozen.
+/// The fate of connections while a process is frozen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fate {
     Lives,
     /// The other side closes.
     Closed,
-    /// Something in between forgets the connection, and tells nobody.
+    /// A middlebox forgets the connection, without notice.
     Forgotten,
 }
 
@@ -115,7 +115,7 @@ async fn a_process_that_is_killed_fails_its_invocation_at_once_and_the_next_one_
     client.expect(r#"{"messages":[]}"#).await;
     let processes = processes(&chat).await;
     eventually("it has nothing to do", || chat.gateway().is_idle()).await;
-    // Now it asks for the next event.
+    // By now it asks for the next event.
     tokio::time::sleep(Duration::from_millis(300)).await;
     signal(&processes, "-STOP");
     client.send(r#"{"action":"who"}"#).await;

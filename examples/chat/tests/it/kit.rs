@@ -18,7 +18,7 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 
 pub(crate) use skip::skip;
 
-/// How long anything may take.
+/// The longest time for anything.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) fn chat(arguments: &[&str]) -> Command {
@@ -50,7 +50,7 @@ impl Server {
         Self::run(chat(&["--listen", "127.0.0.1:0"]))
     }
 
-    /// A node whose environment has these variables too.
+    /// A node with these environment variables, too.
     pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, String)]) -> Self {
         let mut command = chat(&["--listen", "127.0.0.1:0", "--load-tests"]);
         command.args(arguments).envs(variables.iter().cloned());
@@ -93,7 +93,7 @@ impl Server {
         Self { runs: Runs::Functions(gateway), address }
     }
 
-    /// What a node must know to post to the connections of these functions' gateway.
+    /// The variables that a node needs to post to connections of these functions' gateway.
     #[cfg(feature = "lambda")]
     pub(crate) fn variables(&self) -> Vec<(&'static str, String)> {
         match &self.runs {
@@ -120,7 +120,8 @@ impl Server {
     pub(crate) async fn client(&self, path: &str) -> Client {
         let stream = TcpStream::connect(&self.address).await.expect("it listens");
         let path = match &self.runs {
-            // Behind API Gateway the path is in the query, as its own query is; encoded, as it is decoded once more on its way.
+            // Behind API Gateway the query holds the path and the path's own query; it is encoded, as it is decoded
+            // once more on its way.
             #[cfg(feature = "lambda")]
             Runs::Functions(_) if !path.starts_with("/?") => {
                 format!("/?path={}", path.replace('%', "%25").replace('?', "&"))
@@ -177,7 +178,7 @@ impl Drop for Server {
                 let _ = process.kill();
                 let _ = process.wait();
             }
-            // Its processes end with it.
+            // The gateway's processes end with it.
             #[cfg(feature = "lambda")]
             Runs::Functions(_) => {}
         }
@@ -195,7 +196,7 @@ impl Client {
         self.0.send(message.into()).await.expect("it is sent");
     }
 
-    /// What comes next that is no ping.
+    /// The next message that is no ping.
     pub(crate) async fn next(&mut self) -> Message {
         loop {
             let next = timeout(LIMIT, self.0.next()).await.expect("it comes in time");
@@ -218,7 +219,7 @@ impl Client {
         self.0.send(message.into()).await.is_ok()
     }
 
-    /// What comes next that is no ping, however long it takes; `None` if the connection ends without a close.
+    /// The next message that is no ping, however late it comes; `None` if the connection ends without a close.
     pub(crate) async fn try_next(&mut self) -> Option<Message> {
         loop {
             match self.0.next().await?.ok()? {

@@ -2,7 +2,7 @@ use std::process::Command;
 
 use crate::kit::skip;
 
-/// Its script, in Node.js: see the file.
+/// The page's script, in Node.js: see the file.
 #[test]
 fn the_page_comes_back_in_its_turn() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/page/reconnect.test.mjs");

@@ -1,4 +1,4 @@
-//! What a topic costs that a node only hears.
+//! The cost of a topic that a node only hears.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn the_memory_of_remote_topics_is_told() {
             let name = |n: usize| format!("fan:the-topic-{n:06}");
             let subscribe = |n| format!(r#"{{"action":"subscribe","topic":"{}"}}"#, name(n));
             ask_all(&mut client, (topics..topics + A_CLIENT).map(subscribe).collect()).await;
-            // Each has been heard once.
+            // One event for each topic, so that each has been heard.
             let publish = |n| format!(r#"{{"action":"publish","topic":"{}","data":{{"n":{n}}}}}"#, name(n));
             ask_all(&mut publisher, (topics..topics + A_CLIENT).map(publish).collect()).await;
             for _ in 0..A_CLIENT {
@@ -53,7 +53,7 @@ async fn the_memory_of_remote_topics_is_told() {
             clients.push(client);
             topics += A_CLIENT;
         }
-        // What was needed on the way is given back.
+        // Memory that was needed on the way is given back.
         tokio::time::sleep(Duration::from_secs(2)).await;
         let now = resident(here.process());
         if before > 0 {

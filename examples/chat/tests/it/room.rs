@@ -110,7 +110,7 @@ async fn another_nickname_is_told_as_leaving_and_joining(server: Server) {
     assert_eq!(other.ask(r#"{"action":"who"}"#).await["users"], json!(["grace"]));
 }
 
-/// What the store refuses once, at each step of a login.
+/// An operation that the store refuses once, at each step of a login.
 #[tokio::test]
 async fn a_login_that_failed_half_way_is_told_once_it_is_repeated() {
     let faults = Faults::new();
@@ -133,7 +133,7 @@ async fn a_login_that_failed_half_way_is_told_once_it_is_repeated() {
         assert_eq!(answer["error"]["code"], "unavailable", "{step}: {answer}");
         login(&mut ada, "ada").await;
         bob.expect(r#"{"event":"joined","user":"ada"}"#).await;
-        // A third time there is nothing to tell.
+        // A third login has nothing to announce.
         ada.send(r#"{"action":"login","nickname":"ada"}"#).await;
         ada.expect(r#"{"action":"login"}"#).await;
         ada.leave().await;

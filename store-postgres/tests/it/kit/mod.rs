@@ -16,7 +16,7 @@ use strait_store_postgres::{PostgresConfig, PostgresStore};
 
 pub(crate) use skip::skip;
 
-/// How long a test waits for what must come.
+/// The longest wait of a test.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The server that the tests are given.
@@ -71,7 +71,7 @@ impl Schema {
 }
 
 impl Drop for Schema {
-    /// Also when the test has failed.
+    /// Runs also after a failed test.
     fn drop(&mut self) {
         let (url, sql) = (self.url.clone(), self.sql("DROP SCHEMA IF EXISTS {s} CASCADE"));
         let dropped = std::thread::spawn(move || {
@@ -98,12 +98,12 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
     }
 }
 
-/// Until somebody waits for a lock with a statement like this one.
+/// Waits until a session waits for a lock with a statement like this one.
 pub(crate) async fn waits_for_lock(schema: &Schema, statement: &str) {
     eventually("a statement to wait", async || (count_waiting(schema, statement).await > 0).then_some(())).await;
 }
 
-/// How many wait for a lock with a statement like this one.
+/// The number of sessions that wait for a lock with a statement like this one.
 pub(crate) async fn count_waiting(schema: &Schema, statement: &str) -> i64 {
     let sql = format!(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%{statement}%' \
@@ -116,7 +116,7 @@ pub(crate) async fn count_waiting(schema: &Schema, statement: &str) -> i64 {
 pub(crate) async fn count_rows(schema: &Schema, table: &str) -> i64 {
     let sql = schema.sql(&format!("SELECT count(*) FROM {{s}}.{table}"));
     let mut connection = schema.connection().await;
-    // Counted by an index, so that a test of scans does not find this one.
+    // This count uses an index, so that a test of scans does not see it.
     query("SET enable_seqscan = off").execute(&mut connection).await.unwrap();
     query_scalar(sql).fetch_one(&mut connection).await.unwrap()
 }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of bytes.
+/// The fate of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
     Open,
@@ -26,7 +26,7 @@ pub(crate) struct Proxy {
     address: SocketAddr,
     way: watch::Sender<Way>,
     connections: Arc<AtomicUsize>,
-    /// Bytes of the server's.
+    /// The number of bytes from the server.
     brought: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -113,7 +113,7 @@ async fn copy(
     loop {
         let Ok(read @ 1..) = from.read(&mut buffer).await else { return };
         passing(read);
-        // The way may be stalled until the bytes are there.
+        // The proxy may be stalled before the bytes are there.
         let Ok(way) = ways.wait_for(|way| *way != Way::Stalled).await.map(|way| *way) else { return };
         if let Way::Slow(time) = way {
             tokio::time::sleep(time).await;

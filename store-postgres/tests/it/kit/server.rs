@@ -1,4 +1,4 @@
-//! A server of a test's own, for what must not be done to the one that the tests share: from the machine's programs.
+//! A server of a test's own, from the machine's programs, for faults that the shared server must not have.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use strait_core::NodeId;
 
 use crate::kit::skip;
 
-/// How long a program may take to start or to end.
+/// The longest time for a program to start or to end.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// A program's path: on `PATH`, or where Debian keeps those of Postgres.
@@ -24,7 +24,7 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// The user and group ids that run a server which refuses to be root's; `None` if we are not root.
+/// The user and group ids for a server that refuses to run as root; `None` if we are not root.
 pub(crate) fn unprivileged() -> Option<(u32, u32)> {
     let own = Command::new("id").arg("-u").output().unwrap();
     if own.stdout != b"0\n" {
@@ -43,7 +43,7 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// A folder that goes with its owner.
+/// A folder that is removed with its owner.
 #[derive(Debug)]
 pub(crate) struct Folder(pub(crate) PathBuf);
 
@@ -54,7 +54,7 @@ impl Folder {
         Self(path)
     }
 
-    /// Runs a program in it, as somebody who is not root.
+    /// Runs a program in the folder, as a user that is not root.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.0).env("LC_ALL", "C").stdin(Stdio::null());
@@ -109,7 +109,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// `None`, and said so, if the machine has not got the programs.
+    /// `None`, with a message, if the machine lacks the programs.
     pub(crate) async fn start() -> Option<Self> {
         Self::start_in(Folder::new(), &[]).await
     }

@@ -1,8 +1,8 @@
 use std::fs;
 use std::io::Write;
 
-/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide what a passing test
-/// prints.
+/// Says that this machine cannot run a test: here, and at the end of test-all, since runners hide the output of a
+/// passing test.
 pub(crate) fn skip(reason: &str) {
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     let _ = writeln!(std::io::stderr(), "skipped: {test}: {reason}");

@@ -1,4 +1,4 @@
-//! Servers, and what tests do to them.
+//! Servers, and the faults that tests give them.
 
 pub(crate) mod placed;
 
@@ -32,7 +32,7 @@ pub(crate) fn unique_prefix() -> String {
     format!("test:{}:", NodeId::unique())
 }
 
-/// Quick to give up and to prove, so that tests need not wait.
+/// Short time-outs, so that tests need not wait.
 pub(crate) fn quick(config: RedisConfig) -> RedisConfig {
     config.probe(Duration::from_millis(50), Duration::from_millis(200))
 }
@@ -58,7 +58,7 @@ pub(crate) async fn delete(connection: &mut MultiplexedConnection, keys: &[Vec<u
     }
 }
 
-/// The keys of a topic's counter and log among others.
+/// Picks the keys of a topic's counter and log.
 pub(crate) fn of_log(keys: Vec<Vec<u8>>, topic: &Topic) -> Vec<Vec<u8>> {
     let of_log = |key: &Vec<u8>| {
         let (_, name) = std::str::from_utf8(key).unwrap().split_once('}').unwrap();
@@ -67,7 +67,7 @@ pub(crate) fn of_log(keys: Vec<Vec<u8>>, topic: &Topic) -> Vec<Vec<u8>> {
     keys.into_iter().filter(of_log).collect()
 }
 
-/// How often a server has run a command since `CONFIG RESETSTAT`.
+/// The number of times that a server ran a command since `CONFIG RESETSTAT`.
 pub(crate) async fn calls(server: &Server, command: &str) -> u64 {
     let info: String = server.ask(&["INFO", "commandstats"]).await;
     let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));

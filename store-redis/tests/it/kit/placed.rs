@@ -13,7 +13,7 @@ pub(crate) fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
 }
 
-/// Hears a topic on one runtime, and notes on which one it did.
+/// Hears a topic on one runtime, and notes the runtime of each event.
 #[derive(Debug)]
 pub(crate) struct Placed {
     pub(crate) ears: Arc<Ears>,
@@ -22,7 +22,7 @@ pub(crate) struct Placed {
 }
 
 impl Placed {
-    /// The topic is heard on that runtime, others where the bus was started.
+    /// Hears the topic on that runtime, others where the bus was started.
     pub(crate) fn new(topic: &Topic, runtime: &Runtime) -> Arc<Self> {
         let at = (topic.clone(), runtime.handle().clone());
         Arc::new(Self { ears: Ears::new(), at, heard: Mutex::default() })
@@ -59,7 +59,7 @@ pub(crate) async fn listening(server: &Server) -> Vec<String> {
     list.lines().filter_map(|line| Some(line.split(' ').next()?.to_owned())).collect()
 }
 
-/// On how many connections probes are heard.
+/// The number of connections that hear probes.
 pub(crate) async fn probed(server: &Server) -> usize {
     let channels: Vec<String> = server.ask(&["PUBSUB", "SHARDCHANNELS", "*}probe:*"]).await;
     let Some(channel) = channels.first() else { return 0 };

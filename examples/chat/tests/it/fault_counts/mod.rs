@@ -1,5 +1,5 @@
-//! What is lost, comes twice or comes late when something goes wrong, counted: numbered messages from one node to another
-//! one through each fault, on a topic that is kept and on one that is not. Prints the rows of the book's tables.
+//! Counts the messages that are lost, come twice or come late through each fault. Numbered messages go from one node to
+//! another one, on a topic that is kept and on one that is not. Prints the rows of the book's tables.
 
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::kit::{Client, Server};
 
 const LEASE: Duration = Duration::from_millis(1000);
-/// What takes longer is late.
+/// A message that takes longer is late.
 const LATE: Duration = Duration::from_millis(250);
 const EVERY: Duration = Duration::from_millis(10);
 const QUIET: Duration = Duration::from_millis(1500);
@@ -31,7 +31,7 @@ enum Topic {
 
 #[derive(Default)]
 struct Seen {
-    /// Numbers that were answered as published, by when they were sent.
+    /// Numbers with an answer, by the time they were sent.
     published: BTreeMap<u64, Instant>,
     refused: usize,
     heard: Vec<(u64, Instant)>,
@@ -137,7 +137,7 @@ impl Seen {
             first.entry(*n).or_insert(*at);
         }
         let twice = self.heard.len() - first.len();
-        // What was published before the listener had subscribed was not for it.
+        // Messages published before the listener had subscribed were not for it.
         let from = first.keys().next().copied().unwrap_or_default();
         let lost = self.published.range(from..).filter(|(n, _)| !first.contains_key(n)).count();
         let delays = self.published.iter().filter_map(|(n, sent)| Some(first.get(n)?.duration_since(*sent)));
@@ -180,7 +180,7 @@ async fn through(
         }
     }
     fault.await;
-    // Until it goes on again, however long that takes.
+    // Waits until messages arrive again, however long that takes.
     for (topic, seen, ..) in &all {
         let (before, began) = (seen.lock().heard.len(), Instant::now());
         while seen.lock().heard.len() < before + 50 {

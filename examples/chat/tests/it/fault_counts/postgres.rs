@@ -18,11 +18,11 @@ mod server;
 use proxy::{Proxy, Way};
 use server::Server as Postgres;
 
-/// For less than the lease, and for longer.
+/// Shorter than the lease, and longer.
 const SHORT: Duration = Duration::from_millis(500);
 const LONG: Duration = Duration::from_millis(2500);
 
-/// What a fault is done to.
+/// The servers and nodes that a fault is done to.
 struct Scene<'a> {
     postgres: &'a mut Postgres,
     /// Before the database, for all nodes.
@@ -31,7 +31,7 @@ struct Scene<'a> {
 }
 
 impl Scene<'_> {
-    /// Past the proxy.
+    /// A connection past the proxy.
     async fn connection(&self) -> PgConnection {
         PgConnection::connect(&self.postgres.url()).await.expect("Postgres answers")
     }
@@ -40,7 +40,7 @@ impl Scene<'_> {
         sqlx::raw_sql(sql).execute(&mut self.connection().await).await.expect("it is done");
     }
 
-    /// The processes of the server's that notify nodes.
+    /// The server's processes that notify nodes.
     async fn listening(&self) -> Vec<i32> {
         let sql = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%'";
         sqlx::query_scalar(sql).fetch_all(&mut self.connection().await).await.expect("Postgres answers")
@@ -53,7 +53,7 @@ impl Scene<'_> {
     }
 }
 
-/// Processes that do nothing until it is dropped. A stopped one would outlive its server.
+/// Stopped processes, until it is dropped. A stopped one would outlive its server.
 struct Stopped(Vec<i32>);
 
 impl Stopped {
@@ -163,7 +163,7 @@ async fn a_lock_that_somebody_holds() {
     .await;
 }
 
-/// Half open: the server's end of it no longer does anything, until others have taken its place.
+/// Half open: the server's end of the connection does nothing, until others have taken its place.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn a_listen_that_dies_in_silence() {
     through("`LISTEN` dies in silence", async |scene| {
