@@ -198,9 +198,10 @@ async fn count_turns(schema: &Schema, connection: &mut PgConnection) {
         "ALTER FUNCTION {s}.sequence_outbox RENAME TO sequence_uncounted",
         "CREATE SEQUENCE {s}.turns",
         "CREATE FUNCTION {s}.sequence_outbox( \
-         local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[]) \
+         local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[], \
+         OUT o_broken text) \
          LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('{s}.turns'); \
-         SELECT * INTO o_wake, o_done, o_more, o_relay FROM {s}.sequence_uncounted(local); END $$",
+         SELECT * INTO o_wake, o_done, o_more, o_relay, o_broken FROM {s}.sequence_uncounted(local); END $$",
     ] {
         promptly(schema, connection, sql).await;
     }
