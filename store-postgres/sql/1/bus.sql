@@ -1,5 +1,5 @@
--- Puts a node on the bus, for a time, under a number of its own; false if a node of that name is on it. Who has not heard
--- that it got its place, and asks again, gets another one.
+-- Puts a node on the bus, for a time, under a number of its own; false if a node of that name is on it. A node whose
+-- answer was lost asks again, and gets another place.
 CREATE FUNCTION {s}.join_bus(a_id text, a_ttl bigint, a_holder text, a_number bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM {s}.sweep_bus();
@@ -22,7 +22,7 @@ CREATE FUNCTION {s}.clear_place(a_node bigint) RETURNS void LANGUAGE sql AS $$
     DELETE FROM {s}.mail WHERE node = a_node;
 $$;
 
--- Takes nodes that have not been heard of off the bus.
+-- Takes silent nodes off the bus.
 CREATE FUNCTION {s}.sweep_bus() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp(); -- What changes from row to row could not be looked up in an index.
@@ -38,7 +38,7 @@ BEGIN
 END
 $$;
 
--- Stays on the bus for another time; false if the node is no longer on it.
+-- Keeps a node on the bus for another time; false if the node is no longer on it.
 CREATE FUNCTION {s}.beat_bus(a_node bigint, a_id text, a_ttl bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     is_on boolean;
@@ -51,9 +51,9 @@ BEGIN
 END
 $$;
 
--- Ends and begins hearing. No rows and an error if the node is not on the bus. What is published after the head that
--- is answered finds the row of interest: both hold the topic's lock. A node numbers its calls (a_asked): what a later one
--- said holds, also if an earlier one comes after it, from a connection that was given up say.
+-- Ends and begins hearing. No rows and an error if the node is not on the bus. Publications after the answered head
+-- find the row of interest: both hold the topic's lock. A node numbers its calls (a_asked). The state of a later call
+-- holds, also if an earlier one comes after it, from a connection that was given up say.
 CREATE FUNCTION {s}.hear(a_node bigint, a_id text, begin_at text[], end_at text[], a_asked bigint)
 RETURNS TABLE (o_name text, o_topic bigint, o_epoch bigint, o_number bigint, o_mark bigint) LANGUAGE plpgsql AS $$
 DECLARE
@@ -81,7 +81,8 @@ BEGIN
 END
 $$;
 
--- Ends interest that no call later than a_asked has asked for: of what a node does not want, and hears all the same.
+-- Ends interest that no call later than a_asked has asked for: in topics that a node does not want, and hears all the
+-- same.
 CREATE FUNCTION {s}.unhear(a_node bigint, unwanted bigint[], a_asked bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -98,7 +99,7 @@ CREATE FUNCTION {s}.send_commands(
 DECLARE
     to_node bigint;
 BEGIN
-    -- Who takes the place away waits, and then finds what is put here.
+    -- A session that takes the place away waits for this lock, and then finds the commands.
     SELECT number INTO to_node FROM {s}.hearer WHERE id = a_id AND until > clock_timestamp() FOR KEY SHARE;
     IF NOT FOUND THEN RETURN false; END IF;
     IF (SELECT count(*) FROM (SELECT FROM {s}.mail WHERE node = to_node LIMIT most) m) >= most THEN
@@ -112,7 +113,7 @@ BEGIN
 END
 $$;
 
--- What a node has taken out of its mailbox.
+-- Deletes the commands that a node has taken out of its mailbox.
 CREATE FUNCTION {s}.take_mail(a_node bigint, taken bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM set_config('synchronous_commit', 'off', true);
@@ -120,9 +121,9 @@ BEGIN
 END
 $$;
 
--- Turns the ring of the feed. A slot that has been written to for ten seconds gives its turn to one that is free. It is
--- sealed then; closed ten seconds later, when every node has read it; emptied another five seconds later, when no node
--- looks into it any more.
+-- Turns the ring of the feed. A slot that has been written to for ten seconds gives its turn to a free one, and is
+-- sealed. It is closed ten seconds later, when every node has read it. It is emptied another five seconds later, when
+-- no node looks into it any more.
 CREATE FUNCTION {s}.rotate_feed() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     now_at CONSTANT timestamptz := clock_timestamp();
@@ -154,8 +155,8 @@ BEGIN
 END
 $$;
 
--- Empties a closed slot, unless somebody uses it: a dump, or a publication that has yet to commit. What became visible
--- after the seal may not have been read: it is written anew. Who has read it passes over it.
+-- Empties a closed slot, unless another session uses it: a dump, or a publication that has yet to commit. Nodes may not
+-- have read rows that became visible after the seal: these are written anew. Nodes that have read them pass over them.
 CREATE FUNCTION {s}.empty_slot(k {s}.slot, current smallint) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     is_free boolean := true;
@@ -179,9 +180,8 @@ BEGIN
 END
 $$;
 
--- Drops what is too old and forgets topics of which nobody knows, a part at a time. One process does it at a time. Tells
--- whether it found so much that the next part should not wait: else more could come than goes. Topics that fail are passed
--- over.
+-- Drops too old events and forgets unused topics, a part at a time, in one process at a time. Answers whether it found
+-- so much that the next part should not wait: else more could come than goes. Topics that fail are passed over.
 CREATE FUNCTION {s}.sweep_topics(most bigint) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp();
@@ -212,8 +212,8 @@ BEGIN
 END
 $$;
 
--- Sweeps the topics that come next. As single ones, each in a subtransaction of its own, those that fail are passed over;
--- that takes ten times as long, as each subtransaction plans anew.
+-- Sweeps the next topics. With singly, each topic has a subtransaction of its own, and those that fail are passed over.
+-- That takes ten times as long, as each subtransaction plans anew.
 CREATE FUNCTION {s}.sweep_part(
     after bigint, most bigint, singly boolean, OUT o_last bigint, OUT o_seen bigint, OUT o_swept bigint
 ) LANGUAGE plpgsql AS $$
@@ -243,7 +243,7 @@ BEGIN
 END
 $$;
 
--- How much there was to do with one topic.
+-- Sweeps one topic; answers how much there was to do.
 CREATE FUNCTION {s}.sweep_topic(t {s}.topic) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     first bigint;
@@ -275,7 +275,7 @@ BEGIN
 END
 $$;
 
--- Whether a topic without a log has nothing else that it must be known for.
+-- Whether a topic without a log has nothing else for which it must be remembered.
 CREATE FUNCTION {s}.is_unknown(t {s}.topic) RETURNS boolean LANGUAGE sql VOLATILE AS $$
     SELECT CASE WHEN t.name LIKE chr(1) || '%'
         THEN NOT EXISTS (SELECT FROM {s}.channel WHERE id = substr(t.name, 2))

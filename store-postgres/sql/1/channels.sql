@@ -27,7 +27,7 @@ BEGIN
 END
 $$;
 
--- status: 0 attached, 1 refused. The displaced location is null if nobody was displaced.
+-- status: 0 attached, 1 refused. The displaced location is null if no connection was displaced.
 CREATE FUNCTION {s}.attach_channel(
     a_id text, a_token bytea, a_generation bigint, a_gateway boolean, a_place text, a_connection text, a_next bytea,
     OUT o_status smallint, OUT o_channel {s}.channel,
@@ -119,14 +119,15 @@ RETURNS SETOF {s}.channel LANGUAGE sql AS $$
     ) RETURNING *
 $$;
 
--- Channels of dead nodes whose end is left to other nodes: tombstones that are due at once. The caller has locked them.
+-- Leaves channels of dead nodes to other nodes: they become tombstones that are due at once. The caller has locked
+-- them.
 CREATE FUNCTION {s}.leave_to_others(ids text[], a_endpoints text[]) RETURNS void LANGUAGE sql AS $$
     UPDATE {s}.channel SET phase = 3, generation = generation + 1, due = clock_timestamp(), claimant = NULL
     WHERE id = ANY (ids) AND phase < 2 AND endpoint <> ALL (a_endpoints)
 $$;
 
--- Claims what is due. Channels that somebody else works on are left for the next time. Where endpoints are named, those of
--- others are left to other nodes until they have been due for so long.
+-- Claims due channels. Channels that another session works on are left for the next time. Where endpoints are named,
+-- channels of other endpoints are left to other nodes until they have been due for so long.
 CREATE FUNCTION {s}.claim_due(most bigint, a_ttl bigint, a_endpoints text[], a_patience bigint) RETURNS SETOF {s}.channel LANGUAGE plpgsql AS $$
 DECLARE
     now_at timestamptz := clock_timestamp(); -- What changes from row to row could not be looked up in an index.
@@ -134,8 +135,8 @@ DECLARE
     dead text;
     at_once CONSTANT bigint := greatest(most, 1024);
 BEGIN
-    -- A node's row ends its lease: while the row is there, and be it late, the channels are the node's. A renewal under way
-    -- has locked the row, which is passed over then; one that comes later finds none.
+    -- A node's lease ends with its row: while the row is there, even after its time, the channels are the node's. A
+    -- renewal under way has locked the row, so it is passed over here; a later renewal finds no row.
     DELETE FROM {s}.node WHERE id = ANY (ARRAY(
         SELECT id FROM {s}.node WHERE until <= now_at FOR UPDATE SKIP LOCKED
     ));
@@ -163,7 +164,7 @@ BEGIN
             SELECT id FROM {s}.channel WHERE NOT at_gateway AND phase < 2 AND place = dead LIMIT at_once
             FOR NO KEY UPDATE SKIP LOCKED
         );
-        -- It may have come back meanwhile.
+        -- The node may have come back meanwhile.
         CONTINUE WHEN EXISTS (SELECT FROM {s}.node n WHERE n.id = dead);
         UPDATE {s}.channel SET phase = 2, due = clock_timestamp() + {s}.millis(grace)
             WHERE id = ANY (ids) AND phase = 1 AND grace IS NOT NULL;

@@ -8,7 +8,7 @@ RETURNS bytea LANGUAGE sql STABLE AS $$
         || coalesce(a_data, '') || convert_to('}', 'UTF8')
 $$;
 
--- Tells of a coming (1) or going (2), kept like the last publication was.
+-- Publishes a join (1) or a leave (2), kept like the last publication was.
 CREATE FUNCTION {s}.tell_presence(t {s}.topic, m {s}.member, a_kind smallint) RETURNS {s}.topic LANGUAGE plpgsql AS $$
 BEGIN
     RETURN {s}.append(
@@ -32,7 +32,7 @@ BEGIN
 END
 $$;
 
--- What a member that others see, or that is indexed, leaves behind when its row has gone.
+-- Cleans up behind an indexed or present member whose row has gone.
 CREATE FUNCTION {s}.left(t {s}.topic, m {s}.member) RETURNS {s}.topic LANGUAGE plpgsql AS $$
 BEGIN
     IF m.present THEN t := {s}.tell_presence(t, m, 2::smallint); END IF;
@@ -128,7 +128,7 @@ BEGIN
 END
 $$;
 
--- Takes a member out of its topic; tells whether other nodes must be woken.
+-- Takes a member out of its topic; answers whether other nodes must be woken.
 CREATE FUNCTION {s}.end_membership(m {s}.member, local bigint[]) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     t {s}.topic;
@@ -169,7 +169,7 @@ BEGIN
 END
 $$;
 
--- Sweeps what is left of claimed channels, the record last.
+-- Sweeps the rows of claimed channels, the record last.
 CREATE FUNCTION {s}.remove_channels(ids text[], generations bigint[], local bigint[])
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
@@ -199,7 +199,7 @@ BEGIN
 END
 $$;
 
--- Where direct sends go. status: 0 absent, 1 stored, 2 at the location. number is null where nothing is kept.
+-- The target of direct sends. status: 0 absent, 1 stored, 2 at the location. number is null where nothing is kept.
 CREATE FUNCTION {s}.deliver_slice(
     channels text[], kinds smallint[], formats smallint[], payloads bytea[], publishers text[], turns bigint[],
     excludes text[], a_count bigint, a_age bigint

@@ -1,4 +1,4 @@
--- Gives what users' transactions published on a locked topic, and is visible by now, its place. An event that fails is
+-- Gives offsets to the visible events that users' transactions published on a locked topic. An event that fails is
 -- lost, and a hole in the offsets: the others neither fail with it nor wait for it.
 CREATE FUNCTION {s}.drain(t {s}.topic, most bigint, heard boolean) RETURNS {s}.topic LANGUAGE plpgsql AS $$
 DECLARE
@@ -33,7 +33,8 @@ BEGIN
 END
 $$;
 
--- Gives an offset to an event that is lost. Nodes that hear the topic cannot read its kind, and tell of a gap. A log goes on.
+-- Gives an offset to an event that is lost. Nodes that hear the topic cannot read its kind, and report a gap. A log
+-- goes on.
 CREATE FUNCTION {s}.lose(t {s}.topic, heard boolean) RETURNS {s}.topic LANGUAGE sql AS $$
     SELECT {s}.append(t, -1::smallint, 2::smallint, ''::bytea, NULL, NULL, NULL,
         CASE WHEN t.before IS NOT NULL THEN t.keep_count END, CASE WHEN t.before IS NOT NULL THEN t.keep_age END, heard)
@@ -66,9 +67,9 @@ BEGIN
 END
 $$;
 
--- The sequencer: gives what waits in the outbox its place, topics that are locked aside, and those whose own row fails.
--- Tells whether nodes must be woken, whether anything was given its place, whether something may be left that could be,
--- and which retained topics have something for indexed members.
+-- The sequencer: gives offsets to the events in the outbox, except those of topics that are locked or whose own row
+-- fails. Answers whether nodes must be woken, whether an event got an offset, whether events may be left that could get
+-- one, and the retained topics with events for indexed members.
 CREATE FUNCTION {s}.sequence_outbox(
     local bigint[], OUT o_wake boolean, OUT o_done boolean, OUT o_more boolean, OUT o_relay text[], OUT o_broken text
 ) LANGUAGE plpgsql AS $$
@@ -98,7 +99,7 @@ BEGIN
     LOOP
         IF NOT EXISTS (SELECT FROM {s}.topic p WHERE p.name = wanted) THEN
             BEGIN
-                -- Who makes it at the same time may wait for the lock of another topic.
+                -- A session that makes the topic at the same time may wait for the lock of another topic.
                 PERFORM set_config('lock_timeout', '20ms', true);
                 INSERT INTO {s}.topic (name, epoch) VALUES (wanted, {s}.new_epoch()) ON CONFLICT (name) DO NOTHING;
                 PERFORM set_config('lock_timeout', patience, true);

@@ -1,6 +1,5 @@
 -- For users' transactions: the event exists if and only if the transaction commits. Takes no lock that another
--- transaction waits for. These functions run in sessions that are not Strait's, so that they say themselves where names are
--- looked for.
+-- transaction waits for. These functions run in sessions that are not Strait's, so each sets its own search path.
 CREATE FUNCTION {s}.enqueue(
     a_topic text, a_format smallint, a_payload bytea, a_key bytea, a_count bigint, a_age bigint
 ) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

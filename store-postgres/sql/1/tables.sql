@@ -3,7 +3,7 @@
 
 -- Holders of locks, relays and places on the bus are told apart by it.
 CREATE SEQUENCE {s}.holder;
--- It goes on from the clock: no number is given twice, also if the schema is lost and made anew.
+-- Begins at the clock: no number is given twice, also if the schema is lost and made anew.
 SELECT setval('{s}.holder', (extract(epoch FROM clock_timestamp()) * 1000000)::bigint);
 
 CREATE TABLE {s}.node (
@@ -12,8 +12,8 @@ CREATE TABLE {s}.node (
 );
 CREATE INDEX node_until ON {s}.node (until);
 
--- phase: 0 opening, 1 open, 2 detached, 3 dead. due: the end of the grace of the detached, of the claim of the dead, of the
--- time at a gateway of the others. claimant: may ask again for its claim of the dead.
+-- phase: 0 opening, 1 open, 2 detached, 3 dead. due: the end of the grace (detached), of the claim (dead), or of the
+-- time at a gateway (the others). claimant: the caller that may ask again for its claim of a dead channel.
 CREATE TABLE {s}.channel (
     id text COLLATE "C" PRIMARY KEY,
     endpoint text NOT NULL,
@@ -108,9 +108,10 @@ CREATE INDEX member_topic ON {s}.member (topic);
 CREATE INDEX member_indexed ON {s}.member (topic, seat) WHERE indexed;
 CREATE INDEX member_present ON {s}.member (topic, seat) WHERE present;
 
--- What users' transactions publish, until the sequencer gives it its place. keep: 0 as the topic's log is kept,
--- 1 not, 2 as keep_count and keep_age say. Users' roles may write to this table, so that its checks refuse what no node
--- could read. convert_from refuses what is no UTF-8, and zero bytes, which UTF-8 may have: they are replaced before.
+-- Events that users' transactions publish, until the sequencer gives them offsets. keep: 0 as the topic's log is kept,
+-- 1 not, 2 as keep_count and keep_age say. Users' roles may write to this table, so its checks refuse events that no
+-- node could read. convert_from refuses text that is no UTF-8, and zero bytes, which UTF-8 may have: they are replaced
+-- before.
 CREATE TABLE {s}.outbox (
     topic text COLLATE "C" NOT NULL,
     id bigint GENERATED ALWAYS AS IDENTITY,
@@ -146,14 +147,14 @@ CREATE UNLOGGED TABLE {s}.hearer (
 );
 CREATE INDEX hearer_until ON {s}.hearer (until);
 
--- A crash of the server or of a backend empties it, as all that is unlogged: a node that finds another life than before
--- knows that acknowledged events may have been rolled back.
+-- A crash of the server or of a backend empties it, like every unlogged table. A node that finds another life than
+-- before knows that acknowledged events may have been rolled back.
 CREATE UNLOGGED TABLE {s}.life (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     id text NOT NULL DEFAULT gen_random_uuid()::text
 );
 
--- asked: the turn of the call that the row is from. A call that reaches the database late undoes no later one.
+-- asked: the number of the call that wrote the row. A call that reaches the database late undoes no later one.
 CREATE UNLOGGED TABLE {s}.interest (
     topic bigint NOT NULL,
     node bigint NOT NULL,
@@ -162,10 +163,10 @@ CREATE UNLOGGED TABLE {s}.interest (
 );
 CREATE INDEX interest_node ON {s}.interest (node);
 
--- What nodes have yet to hear: events of topics that some node hears. A ring of partitions, emptied by TRUNCATE: nothing
--- is deleted row by row, nothing is vacuumed. Nobody may name the table as a whole but to insert into it: that would lock
--- all partitions, and wait for the one that is emptied.
--- xid: nodes read what has become visible since their last snapshot, so that a late commit is not skipped.
+-- Events that nodes have yet to hear, of topics that some node hears. A ring of partitions, emptied by TRUNCATE:
+-- nothing is deleted row by row, nothing is vacuumed. Only an INSERT may name the table as a whole: any other statement
+-- would lock all partitions, and wait for the one that is emptied. xid: nodes read rows that became visible since their
+-- last snapshot, so that a late commit is not skipped.
 CREATE TABLE {s}.feed (
     slot smallint NOT NULL,
     seq bigint NOT NULL,
@@ -205,8 +206,8 @@ CREATE UNLOGGED TABLE {s}.mail (
     PRIMARY KEY (node, seq)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
 
--- sealed: what this snapshot saw of a slot that is no longer written to, every node has read ten seconds later. closed_at:
--- since then no poll looks into it.
+-- sealed: the snapshot at which the slot was no longer written to; every node has read its rows ten seconds later.
+-- closed_at: since then no poll looks into the slot.
 CREATE TABLE {s}.slot (
     slot smallint PRIMARY KEY,
     sealed_at timestamptz,
@@ -215,7 +216,7 @@ CREATE TABLE {s}.slot (
 );
 INSERT INTO {s}.slot (slot) VALUES (0), (1), (2), (3);
 
--- The slot that is written to. Who holds its lock is the one that turns the ring.
+-- The slot that is written to. The session that holds its lock turns the ring.
 CREATE TABLE {s}.turn (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     slot smallint NOT NULL,
@@ -223,7 +224,7 @@ CREATE TABLE {s}.turn (
 );
 INSERT INTO {s}.turn (slot, since) VALUES (0, now());
 
--- How far the sweep through the topics has come. Who holds its lock is the one that sweeps.
+-- How far the sweep through the topics has come. The session that holds its lock sweeps.
 CREATE TABLE {s}.sweep (
     one boolean PRIMARY KEY DEFAULT true CHECK (one),
     after_topic bigint NOT NULL,

@@ -15,8 +15,8 @@ CREATE FUNCTION {s}.millis(duration bigint) RETURNS interval LANGUAGE sql IMMUTA
     SELECT CASE WHEN duration > 3153600000000 THEN 3153600000000 ELSE duration END * interval '1 millisecond'
 $$;
 
--- The topic, made if need be, locked against other publishers or, if not alone, merely kept from being forgotten. Whoever
--- locks several does so in the order of names, and channels before topics.
+-- The topic, made if need be, locked against other publishers. If not alone, it is only kept from being forgotten. To
+-- lock several topics, lock them in the order of names, and channels before topics.
 CREATE FUNCTION {s}.lock_topic(wanted text, alone boolean DEFAULT true) RETURNS {s}.topic LANGUAGE plpgsql AS $$
 DECLARE
     t {s}.topic;
@@ -35,8 +35,8 @@ BEGIN
 END
 $$;
 
--- Gives an event its place in a locked topic. Not kept (a_count is null), it ends the log: a replay must not pass over
--- it. The caller saves the topic.
+-- Gives an event its offset in a locked topic. An event that is not kept (a_count is null) ends the log: a replay must
+-- not pass over it. The caller saves the topic.
 CREATE FUNCTION {s}.append(
     t {s}.topic, a_kind smallint, a_format smallint, a_payload bytea, a_publisher text, a_turn bigint, a_exclude text,
     a_count bigint, a_age bigint, heard boolean
@@ -73,7 +73,7 @@ BEGIN
 END
 $$;
 
--- Drops what is too much of the log, and writes the topic.
+-- Trims the log to its count, and writes the topic.
 CREATE FUNCTION {s}.save_topic(t {s}.topic) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     through bigint := t.head - t.keep_count;
@@ -92,7 +92,7 @@ BEGIN
 END
 $$;
 
--- The place that a key was published at, if it is remembered.
+-- The position that a key was published at, if it is remembered.
 CREATE FUNCTION {s}.known_key(a_topic bigint, a_hash bytea) RETURNS SETOF {s}.key LANGUAGE sql VOLATILE AS $$
     SELECT * FROM {s}.key WHERE topic = a_topic AND hash = a_hash AND until > clock_timestamp()
 $$;
@@ -106,7 +106,7 @@ CREATE FUNCTION {s}.remember_key(t {s}.topic, a_hash bytea, a_age bigint) RETURN
             epoch = excluded.epoch, number = excluded.number, mark = excluded.mark, until = excluded.until
 $$;
 
--- Publishes a slice. Nothing is written of an event that is not kept on a topic of which nobody knows.
+-- Publishes a slice. An event that is not kept writes nothing on an unknown topic.
 CREATE FUNCTION {s}.publish_slice(
     topics text[], kinds smallint[], formats smallint[], payloads bytea[], publishers text[], turns bigint[],
     excludes text[], counts bigint[], ages bigint[], keys bytea[], local bigint[]
@@ -143,7 +143,7 @@ BEGIN
                 o_wake := heard AND EXISTS (SELECT FROM {s}.interest n WHERE n.topic = t.id AND n.node <> ALL (local));
                 o_indexed := EXISTS (SELECT FROM {s}.member m WHERE m.topic = t.id AND m.indexed);
                 IF EXISTS (SELECT FROM {s}.outbox b WHERE b.topic = t.name) THEN
-                    -- They were committed before: what comes now comes after them.
+                    -- The events of the outbox were committed before, so they get their offsets first.
                     t := {s}.drain(t, NULL, heard);
                     kept := true;
                 END IF;
@@ -178,13 +178,13 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     IF t.id IS NOT NULL THEN PERFORM {s}.save_topic(t); END IF;
-    -- What is at most once need not wait for the disk.
+    -- An event that is at most once need not wait for the disk.
     IF NOT kept THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
 END
 $$;
 
--- Takes the right to relay a topic; no row while somebody else has it, or without indexed members. Where there are no nodes
--- nobody else may have given what waits in the outbox its place.
+-- Takes the right to relay a topic; no row while another process has it, or without indexed members. Without nodes,
+-- nothing else may have given the events in the outbox their offsets.
 CREATE FUNCTION {s}.hold_relay(wanted text, a_ttl bigint) RETURNS SETOF {s}.topic LANGUAGE plpgsql AS $$
 DECLARE
     t {s}.topic;
@@ -199,8 +199,8 @@ BEGIN
 END
 $$;
 
--- Pages of listings, by seat. As joins with the topic, or by a bitmap, they would be sorted, and each page would read all that
--- comes after it.
+-- Pages of listings, by seat. As joins with the topic, or by a bitmap, they would be sorted, and each page would read
+-- all later rows.
 CREATE FUNCTION {s}.page_of_members(a_topic text, after bigint, most bigint) RETURNS TABLE (
     seat bigint, id text, generation bigint, at_gateway boolean, place text, connection text,
     epoch bigint, number bigint, mark bigint
@@ -220,15 +220,15 @@ CREATE FUNCTION {s}.page_of_presence(a_topic text, after bigint, most bigint) RE
     ORDER BY m.seat LIMIT most
 $$;
 
--- Where a log begins that is as young as it must be; no row if nothing is kept. A bitmap, which the planner
--- takes for a log that it thinks is short, would read all of it for the first row.
+-- Where a log begins, without its too old events; no row if nothing is kept. A bitmap, which the planner takes for a
+-- log that it thinks is short, would read all of it for the first row.
 CREATE FUNCTION {s}.first_kept(t {s}.topic) RETURNS bigint LANGUAGE sql STABLE SET enable_bitmapscan = off AS $$
     SELECT l.number FROM {s}.log l
     WHERE l.topic = t.id AND l.number > t.before AND l.at > clock_timestamp() - {s}.millis(t.keep_age)
     ORDER BY l.number LIMIT 1
 $$;
 
--- What came after a place. The first row is the head, and whether there is a gap before it.
+-- The events after a position. The first row is the head, and whether there is a gap before it.
 CREATE FUNCTION {s}.replay_topic(t {s}.topic, after_epoch bigint, after_number bigint, after_mark bigint, most bigint)
 RETURNS TABLE (
     o_gap boolean, o_epoch bigint, o_number bigint, o_mark bigint, o_kind smallint, o_format smallint, o_payload bytea,

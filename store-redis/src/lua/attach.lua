@@ -1,5 +1,5 @@
 -- KEYS channel, connected, due. ARGV channel, location, node or '', next token or '', 't' or 'h', token or generation.
--- {displaced location or '', record, location to vacate, …}, or {} if it is refused.
+-- Answers {displaced location or '', record, location to vacate, …}, or {} if the attachment is refused.
 local r = redis.call('HMGET', KEYS[1], 'g', 'p', 'l', 'n', 'k', 'q', 'v')
 local generation, phase, location, node = r[1], r[2], r[3], r[4]
 if not generation or phase == 'x' then return {} end
@@ -13,7 +13,7 @@ end
 local displaced, vacate = '', {}
 if moved then
   if phase ~= 'd' then displaced = location end
-  -- The one before too: whoever was to vacate it may have been interrupted.
+  -- Vacate the location before too: the process that was to vacate it may have been interrupted.
   vacate = {location, r[7] or nil}
   redis.call('HSET', KEYS[1], 'v', location)
 end

@@ -1,7 +1,7 @@
--- Ends a channel. KEYS channel, connected, due, topics. ARGV channel, for how long, then: 'fence', the generation and the
--- claimant; 'due', '' and ''; 'orphan', the generation and the node that died. Then for how long channels of other
--- endpoints are left to others, and the endpoints; nothing if they are not.
--- {record, topics}, or {} if there is nothing to claim.
+-- Ends a channel. KEYS channel, connected, due, topics. ARGV channel, the claim's time, then: 'fence', the generation
+-- and the claimant; 'due', '' and ''; 'orphan', the generation and the node that died. Then, optional: the time for
+-- which channels of unknown endpoints are left to other nodes, and the known endpoints. Answers {record, topics}, or {}
+-- if there is nothing to claim.
 local r = redis.call('HMGET', KEYS[1], 'g', 'p', 'n', 'r', 'c', 'e')
 local generation, phase, node = r[1], r[2], r[3]
 local score = redis.call('ZSCORE', KEYS[3], ARGV[1])

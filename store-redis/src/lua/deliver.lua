@@ -1,5 +1,5 @@
--- Finds a channel and keeps what it is sent, if it is detached or can be. KEYS channel, inbox meta, inbox log.
--- ARGV event, epoch, check, count, age. {} if there is none, {where or '', position or ''}.
+-- Finds a channel and keeps the event for it, if the channel is detached or can be. KEYS channel, inbox meta, inbox
+-- log. ARGV event, epoch, check, count, age. Answers {} if there is no channel, else {location or '', position or ''}.
 local r = redis.call('HMGET', KEYS[1], 'p', 'l', 'r')
 if not r[1] or r[1] == 'x' then return {} end
 local position = ''

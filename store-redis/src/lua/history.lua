@@ -1,5 +1,5 @@
--- KEYS meta, log. ARGV limit, up to which id or '+'. The last events that are kept, the last first:
--- {epoch, id, event, id, event, …}.
+-- The last kept events, the last first. KEYS meta, log. ARGV limit, up to which id or '+'. Answers {epoch, id, event,
+-- id, event, …}.
 local h = read(KEYS[1])
 if not h[4] then return {} end
 local answer, time = {h[1]}, now()

@@ -1,6 +1,6 @@
--- What may be due in a partition of channels: {due channels, nodes with connected channels, the last of these if there may
--- be more, else ''}. KEYS connected, due. ARGV limit, after which node or '', a random number: of more due channels than
--- the limit the answer is a part from anywhere.
+-- Finds channels of a partition that may be due. KEYS connected, due. ARGV limit, after which node or '', a random
+-- number. Answers {due channels, nodes with connected channels, the last of these nodes if there may be more, else ''}.
+-- If more channels are due than the limit, the answer is a part of them from anywhere.
 local nodes, node, more = {}, ARGV[2], false
 while #nodes < 500 do
   local after = node == '' and '-' or '(' .. node .. '\1'

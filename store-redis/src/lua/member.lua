@@ -1,6 +1,6 @@
--- Makes a channel's rows in a topic what it asks for: in the index or not, present or not.
--- KEYS meta, log, members, present, rows. ARGV shard channel, channel, indexed, present, entry, join event before and
--- after its time, epoch, check, topic's time[, only if one of its rows has this number].
+-- Sets a channel's rows in a topic as the channel asks: in the index or not, present or not. KEYS meta, log, members,
+-- present, rows. ARGV shard channel, channel, indexed, present, entry, join event before and after its time, epoch,
+-- check, topic's time[, only if one of its rows has this number].
 local meta, log, members, present, rows = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local channel, epoch, check = ARGV[2], ARGV[8], ARGV[9]
 local was_indexed, was_present = redis.call('ZSCORE', members, channel), redis.call('ZSCORE', present, channel)

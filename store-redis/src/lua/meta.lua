@@ -1,6 +1,6 @@
--- A stream is a meta hash (e epoch, o offset and c check of the head; i that the topic has indexed members; while a log is
--- kept: r how many, a for how long, f the first offset kept, b the position before the log's beginning) and a log, whose
--- entries are named offset-check.
+-- A stream is a meta hash and a log, whose entries are named offset-check. The hash has e, o and c: epoch, offset and
+-- check of the head. i: the topic has indexed members. While a log is kept: r, its count; a, its age; f, the first kept
+-- offset; b, the position before the log's beginning.
 
 local function int(n) return string.format('%.0f', n) end
 
@@ -26,13 +26,12 @@ local function tell_indexed(meta, members)
   return indexed
 end
 
--- A counter is forgotten after so long, but not before what is kept: an eighth later, so that it need not be put off at
--- each event.
+-- A counter expires after this time, but not before the topic's log. An eighth more saves putting it off at each event.
 local function expire(meta, h, time)
   redis.call('PEXPIRE', meta, int(math.ceil(math.max(time, h[5] or 0) * 9 / 8)))
 end
 
--- The counter of a topic without indexed members expires. `due` is whether that is to be put off.
+-- The counter of a topic without indexed members expires. `due`: put its expiry off now.
 local function put_off(meta, h, indexed, due, time)
   if not h[1] and indexed == 1 then redis.call('HSET', meta, 'i', 1) end
   if indexed == 0 and (due or not h[1]) then expire(meta, h, time) end
@@ -50,8 +49,8 @@ local function head(meta, seed)
   return h
 end
 
--- Gives n events their places without keeping them; what was kept goes. `check` is the last one's, `h` what was read.
--- Answers the first one's epoch and offset.
+-- Gives n events their offsets without keeping them; the kept log goes. `check` is the last event's check, `h` the head
+-- as it was read. Answers the first event's epoch and offset.
 local function pass(meta, log, h, seed, n, check)
   local epoch, last = h[1] or seed, int((h[2] or 0) + n)
   if h[4] or not h[1] then

@@ -1,7 +1,7 @@
--- A slice of one topic's publications; with a key it is one. KEYS meta, log, members[, key]. ARGV shard channel, epoch,
--- how many, topic's time, whether expiries are due, key's time, count, age, checks, events, beginning of the frame behind
--- its offset. The first one's position with 1 for its check if there are indexed members, or {position, the same} of the
--- publication that had the key before.
+-- Publishes a slice of one topic; with an idempotency key it is one event. KEYS meta, log, members[, key]. ARGV shard
+-- channel, epoch, the slice's length, topic's time, whether expiries are due, key's time, count, age, checks, events,
+-- beginning of the frame behind its offset. Answers the first event's position, with 1 for its check if there are
+-- indexed members, or {position, the same} of the publication that had the key before.
 local h, n = read(KEYS[1]), tonumber(ARGV[3])
 local indexed = indexed_in(h, KEYS[3])
 local seen = KEYS[4] and redis.call('GET', KEYS[4])

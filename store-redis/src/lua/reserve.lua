@@ -1,5 +1,5 @@
--- Notes which channel is at a location. KEYS location. ARGV channel, instead of whom or '', for how long or ''.
--- {1} it does now, {2} it did before, else {0, who does, whether for a time only}.
+-- Notes which channel is at a location. KEYS location. ARGV channel, the channel that it replaces or '', for how long
+-- or ''. Answers {1} if it holds the location now, {2} if it did before, else {0, the holder, whether for a time only}.
 local holder = redis.call('GET', KEYS[1])
 if holder == ARGV[1] then
   if ARGV[3] == '' then redis.call('PERSIST', KEYS[1]) end

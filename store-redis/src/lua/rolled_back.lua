@@ -1,6 +1,6 @@
--- Begins another epoch if a stream has lost a position that it had: a fail-over, or a restart, rolled it back. What is
--- kept stays. KEYS meta, log. ARGV shard channel, new epoch, the position's epoch, offset and check. The head, or {} if
--- there is none.
+-- Begins another epoch if a stream has lost a position that it had: a fail-over, or a restart, rolled it back. Kept
+-- events stay. KEYS meta, log. ARGV shard channel, new epoch, the position's epoch, offset and check. Answers the head,
+-- or {} if there is none.
 local h = read(KEYS[1])
 if not h[1] then return {} end
 local lost = false
@@ -16,7 +16,7 @@ end
 if lost then
   h[1] = ARGV[2]
   redis.call('HSET', KEYS[1], 'e', h[1])
-  -- Those who hear it need not wait for the next event. A message without an event tells of a gap.
+  -- Subscribers need not wait for the next event: a message without an event tells of a gap.
   redis.call('SPUBLISH', ARGV[1], at(h) .. '\n')
 end
 return {at(h)}

@@ -1,10 +1,10 @@
--- What is kept of a stream, behind meta.lua.
+-- A stream's log, behind meta.lua.
 
 -- One script drops no more events than this.
 local MOST_DROPPED = 10000
 
--- Drops what is too old but the last of it, whose check a replay from there needs: what one call leaves, the next ones
--- drop, and nobody reads it. Offsets follow each other, so that the last one is found by halves.
+-- Drops too old events but the last one: a replay from there needs its check. One call may leave some. The next ones
+-- drop them, and no replay reads them. Offsets have no holes, so bisection finds the last old event.
 local function age_out(log, time, age)
   local function old(offset)
     local entry = redis.call('XRANGE', log, int(offset), int(offset), 'COUNT', 1)[1]
@@ -28,14 +28,14 @@ local function age_out(log, time, age)
   if last > from then redis.call('XTRIM', log, 'MINID', '=', found) end
 end
 
--- Gives n events their places and keeps them: `of` has from `at` on their checks, then the events. `due` is whether the
--- log's expiry is to be put off, to so much of its age more that it need not be at each event.
+-- Gives n events their offsets and keeps them: `of` has from `at` on their checks, then the events. `due`: put the
+-- log's expiry off now, to an eighth more than its age, so that each event need not do so.
 local function keep(meta, log, h, seed, n, of, at, count, age, due)
   count, age = tonumber(count), tonumber(age)
   if count == 0 or age == 0 then return pass(meta, log, h, seed, n, of[at + n - 1]) end
   local epoch, before, time = h[1] or seed, tonumber(h[2] or 0), now()
   local t, last = int(time), before + n
-  -- A log that is to be shorter becomes so in steps; what is beyond `count` is not read meanwhile.
+  -- A log that is to be shorter becomes so in steps; events beyond `count` are not read meanwhile.
   local length = math.max(count, tonumber(h[4] or 0) - MOST_DROPPED)
   local function add(i, make)
     local id = int(before + i) .. '-' .. of[at + i - 1]

@@ -1,5 +1,5 @@
--- KEYS channel, topics. ARGV generation, topic, whether its rows are gone. 0 was no member, 1 was one, 2 its rows must
--- go first.
+-- KEYS channel, topics. ARGV generation, topic, whether its rows are gone. Answers 0 if it was no member, 1 if it was
+-- one, 2 if its rows must go first.
 local r = redis.call('HMGET', KEYS[1], 'g', 'p')
 if r[1] ~= ARGV[1] or r[2] == 'x' then return 0 end
 local rows = redis.call('HGET', KEYS[2], ARGV[2])

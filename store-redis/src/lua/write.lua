@@ -1,5 +1,6 @@
 -- KEYS channel. ARGV generation, opened, token confirmed, then for state and session: expected version or '', whether
--- there is a value, the value (of a session the user and the value). 0 is stale, 1 done, a record a conflict.
+-- there is a value, the value (of a session the user and the value). Answers 0 if the generation is stale, 1 if it is
+-- done, a record on a conflict.
 local r = redis.call('HMGET', KEYS[1], 'g', 'p', 'sv', 'uv')
 if r[1] ~= ARGV[1] then return 0 end
 local state, session = ARGV[4] ~= '', ARGV[7] ~= ''
